@@ -1,0 +1,1 @@
+"""Serves node images and lts.conf to machines that PXE-boot."""

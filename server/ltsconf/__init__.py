@@ -1,0 +1,1 @@
+"""lts.conf: grammar, resolver, renderer; pure."""

@@ -1,0 +1,1 @@
+"""Sans-IO protocol cores: bytes and time in, bytes and events out."""

@@ -1,0 +1,1 @@
+"""Thin shells around the protocol cores: sockets, files, timers."""
