@@ -1,0 +1,47 @@
+"""What a path of the boot tree leads to: a file on disk, bytes made for the asker, or a refusal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """A file to be served as it lies on disk. size: in bytes, when it was looked up."""
+
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesContent:
+    """Bytes made for who asks (a rendered menu, a node's lts.conf)."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+Content = FileContent | BytesContent
+
+
+class NotFound(Exception):  # noqa: N818 - an answer, named as the contract names it
+    """Nothing is served at this path. reason: one line, without the path's owner's secrets."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Refused(Exception):  # noqa: N818 - likewise
+    """Something is there, but not for this client. reason: one line fit for the client."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+Lookup = Callable[[str, str], Content]
+"""(path, client IP) -> Content; raises NotFound or Refused, and nothing else on any input."""
