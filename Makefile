@@ -29,6 +29,9 @@ check: install ## format, lint, types, shell, unit tests, floors: under a minute
 	shellcheck $(SHELL_FILES)
 	$(VENV)/bin/pytest -q -m "not integration and not e2e"
 
+test: ## every test, end-to-end boots included; prints the minutes of each part
+	@tests/run
+
 format: $(STAMP) ## let ruff format and sort
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .

@@ -1,0 +1,104 @@
+"""A module imports only from the floors below its own (docs/design.md, Floors)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent
+
+# Bottom to top. A name stands for the module and all modules below it in the
+# tree; the longest name that fits decides. Modules on one line are neighbours
+# and do not import each other.
+FLOORS = [
+    ["imagebuild.errors"],
+    ["imagebuild.run", "imagebuild.manifest"],
+    ["imagebuild.store"],
+    ["imagebuild.recipe"],
+    ["imagebuild.stages"],
+    ["imagebuild.pipeline"],
+    ["imagebuild.container"],
+    ["imagebuild.cli"],
+    ["server.errors"],
+    ["server.events", "server.content"],
+    ["server.ltsconf", "server.protocols"],
+    ["server.config"],
+    ["server.bootplan", "server.nodes"],
+    ["server.boottree"],
+    ["server.services", "server.web", "server.kubernetes"],
+    ["server.app"],
+    ["server.cli"],
+    ["rack.errors"],
+    ["rack"],
+    ["rack.cli"],
+    ["bootfarm"],
+]
+PACKAGES = ("bootfarm", "imagebuild", "server", "rack")
+# What `server` may use of `imagebuild`: the meeting place and its format.
+MEETING_PLACE = {"imagebuild.store", "imagebuild.manifest"}
+
+
+def list_modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(HOUSE.rglob("*.py")):
+        parts = path.relative_to(HOUSE).with_suffix("").parts
+        if parts[0] in PACKAGES and "rootfs" not in parts:
+            yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def find_floor(module: str) -> tuple[int, str]:
+    """The floor of `module` and the room (entry of FLOORS) that it belongs to."""
+    best = (-1, "")
+    for number, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if (module == room or module.startswith(room + ".")) and len(room) > len(best[1]):
+                best = (number, room)
+    return best
+
+
+def list_imports(path: Path) -> Iterator[str]:
+    """Absolute names of the project's own modules that the file imports, wherever it does."""
+    modules = dict(list_modules())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            base = node.module or ""
+            names = [
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base
+                for alias in node.names
+            ]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)
+
+
+@pytest.mark.parametrize(("module", "path"), list(list_modules()), ids=lambda value: str(value))
+def test_imports_only_from_floors_below(module: str, path: Path) -> None:
+    floor, room = find_floor(module)
+    if module in PACKAGES and module != "bootfarm" and room != module:
+        return  # a package's docstring
+    assert floor >= 0, f"{module} stands on no floor: add it to FLOORS"
+    for name in list_imports(path):
+        other_floor, other_room = find_floor(name)
+        if module.startswith("imagebuild."):
+            assert not name.startswith(("server", "rack")), f"{module} imports {name}"
+        if module.startswith("server."):
+            assert not name.startswith("rack"), f"{module} imports {name}"
+            if name.startswith("imagebuild"):
+                assert name in MEETING_PLACE, f"{module} imports {name}"
+        assert other_room == room or other_floor < floor, (
+            f"{module} (floor {floor}, {room}) imports {name} (floor {other_floor}, {other_room})"
+        )
+
+
+def test_every_floor_but_planned_ones_is_used() -> None:
+    rooms = {find_floor(module)[1] for module, _ in list_modules()}
+    planned = {
+        "imagebuild.container",
+        "server.web",
+        "server.kubernetes",
+    }
+    missing = {room for line in FLOORS for room in line} - rooms - planned
+    assert not missing
