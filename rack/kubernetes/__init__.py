@@ -1,0 +1,1 @@
+"""Kubernetes from Debian's own source package: .deb files, a repository, images."""
