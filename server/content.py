@@ -45,3 +45,18 @@ class Refused(Exception):  # noqa: N818 - likewise
 
 Lookup = Callable[[str, str], Content]
 """(path, client IP) -> Content; raises NotFound or Refused, and nothing else on any input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A file served over NBD.
+
+    name: as the server knows it. size: in bytes. digest: of the image that it
+    belongs to, "" for a file that is none. description: one line for `nbdinfo`.
+    """
+
+    name: str
+    path: Path
+    size: int
+    digest: str = ""
+    description: str = ""
