@@ -1,0 +1,284 @@
+"""A real control plane: etcd and Kubernetes' own programs as processes.
+
+kubeadm's phases prepare it, as on a real machine; only the static pods are
+replaced by processes in the rack's network namespace.
+"""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rack.errors import RackError
+from rack.kubernetes.build import Packages
+from rack.kubernetes.packages import KUBERNETES
+from rack.namespace import Namespace
+from rack.network import API_IP
+from rack.process import Process, wait_for
+from rack.progress import Progress
+
+API_PORT = 6443
+ETCD_CLIENT = "http://127.0.0.1:2379"
+ETCD_PEER = "http://127.0.0.1:2380"
+SERVICE_SUBNET = "10.96.0.0/12"
+GRACE_PERIOD = "10m0s"
+"""How long a silent Node stays Ready: so long that no test passes by luck."""
+OWN_NODE = "control-plane"
+
+
+@dataclass(frozen=True)
+class JoinFacts:
+    """What `kubeadm join` on a node is told."""
+
+    api: str
+    token: str
+    ca_hash: str
+
+
+def make_token() -> str:
+    """A bootstrap token, `[a-z0-9]{6}.[a-z0-9]{16}`."""
+    return f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
+
+
+def render_kubeadm_config(directory: Path, token: str) -> str:
+    """kubeadm's configuration (kubeadm.k8s.io/v1beta2) for a cluster below `directory`."""
+    documents = [
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "kind": "InitConfiguration",
+            "bootstrapTokens": [{"token": token, "ttl": "24h0m0s"}],
+            "localAPIEndpoint": {"advertiseAddress": API_IP, "bindPort": API_PORT},
+            "nodeRegistration": {"name": OWN_NODE, "criSocket": "/var/run/dockershim.sock"},
+        },
+        {
+            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "kind": "ClusterConfiguration",
+            "kubernetesVersion": f"v{KUBERNETES}",
+            "clusterName": "rack",
+            "controlPlaneEndpoint": f"{API_IP}:{API_PORT}",
+            "certificatesDir": str(directory / "pki"),
+            "etcd": {"external": {"endpoints": [ETCD_CLIENT]}},
+            "networking": {"serviceSubnet": SERVICE_SUBNET, "dnsDomain": "cluster.local"},
+        },
+        {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "cgroupDriver": "systemd",
+        },
+    ]
+    return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def etcd_argv(program: Path, directory: Path) -> list[str]:
+    """etcd on loopback, its data below `directory`."""
+    return [
+        str(program),
+        f"--data-dir={directory / 'etcd'}",
+        f"--listen-client-urls={ETCD_CLIENT}",
+        f"--advertise-client-urls={ETCD_CLIENT}",
+        f"--listen-peer-urls={ETCD_PEER}",
+        f"--initial-advertise-peer-urls={ETCD_PEER}",
+        f"--initial-cluster=default={ETCD_PEER}",
+    ]
+
+
+def apiserver_argv(programs: Path, directory: Path) -> list[str]:
+    """kube-apiserver with the flags of kubeadm's static pod."""
+    pki = directory / "pki"
+    return [
+        str(programs / "kube-apiserver"),
+        f"--advertise-address={API_IP}",
+        "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC",
+        f"--client-ca-file={pki / 'ca.crt'}",
+        "--enable-admission-plugins=NodeRestriction",
+        "--enable-bootstrap-token-auth=true",
+        f"--etcd-servers={ETCD_CLIENT}",
+        "--insecure-port=0",
+        f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
+        f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
+        "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
+        f"--proxy-client-cert-file={pki / 'front-proxy-client.crt'}",
+        f"--proxy-client-key-file={pki / 'front-proxy-client.key'}",
+        "--requestheader-allowed-names=front-proxy-client",
+        f"--requestheader-client-ca-file={pki / 'front-proxy-ca.crt'}",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-username-headers=X-Remote-User",
+        f"--secure-port={API_PORT}",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={pki / 'sa.pub'}",
+        f"--service-account-signing-key-file={pki / 'sa.key'}",
+        f"--service-cluster-ip-range={SERVICE_SUBNET}",
+        f"--tls-cert-file={pki / 'apiserver.crt'}",
+        f"--tls-private-key-file={pki / 'apiserver.key'}",
+    ]
+
+
+def controller_manager_argv(programs: Path, directory: Path) -> list[str]:
+    """kube-controller-manager as kubeadm's, with the long grace period."""
+    pki = directory / "pki"
+    config = directory / "controller-manager.conf"
+    return [
+        str(programs / "kube-controller-manager"),
+        f"--authentication-kubeconfig={config}",
+        f"--authorization-kubeconfig={config}",
+        "--bind-address=127.0.0.1",
+        f"--client-ca-file={pki / 'ca.crt'}",
+        "--cluster-name=rack",
+        f"--cluster-signing-cert-file={pki / 'ca.crt'}",
+        f"--cluster-signing-key-file={pki / 'ca.key'}",
+        "--controllers=*,bootstrapsigner,tokencleaner",
+        f"--kubeconfig={config}",
+        "--leader-elect=false",
+        f"--node-monitor-grace-period={GRACE_PERIOD}",
+        "--port=0",
+        f"--requestheader-client-ca-file={pki / 'front-proxy-ca.crt'}",
+        f"--root-ca-file={pki / 'ca.crt'}",
+        f"--service-account-private-key-file={pki / 'sa.key'}",
+        "--use-service-account-credentials=true",
+    ]
+
+
+def scheduler_argv(programs: Path, directory: Path) -> list[str]:
+    """kube-scheduler as kubeadm's."""
+    config = directory / "scheduler.conf"
+    return [
+        str(programs / "kube-scheduler"),
+        f"--authentication-kubeconfig={config}",
+        f"--authorization-kubeconfig={config}",
+        "--bind-address=127.0.0.1",
+        f"--kubeconfig={config}",
+        "--leader-elect=false",
+        "--port=0",
+    ]
+
+
+class ControlPlane:
+    """The running control plane. `start` it once; the namespace's end ends it."""
+
+    def __init__(self, namespace: Namespace, packages: Packages, directory: Path) -> None:
+        self._namespace = namespace
+        self._packages = packages
+        self._directory = directory
+        self._processes: dict[str, Process] = {}
+        self._token = make_token()
+        self._facts: JoinFacts | None = None
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self._directory / "admin.conf"
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        return tuple(self._processes.values())
+
+    @property
+    def facts(self) -> JoinFacts:
+        if self._facts is None:
+            raise RackError("the control plane does not run", hint="start it first")
+        return self._facts
+
+    def start(self, progress: Progress) -> JoinFacts:
+        """Start it and prepare it for joins; what a node needs to know to join."""
+        directory, programs = self._directory, self._packages.programs
+        directory.mkdir(parents=True, exist_ok=True)
+        config = directory / "kubeadm.yaml"
+        config.write_text(render_kubeadm_config(directory, self._token))
+        progress("control plane: certificates and kubeconfigs (kubeadm)")
+        self._phase("certs", "all")
+        for name in ("admin", "controller-manager", "scheduler"):
+            self._phase("kubeconfig", name, f"--kubeconfig-dir={directory}")
+        progress("control plane: etcd and kube-apiserver")
+        self._start("etcd", etcd_argv(self._packages.etcd, directory))
+        apiserver = self._start("kube-apiserver", apiserver_argv(programs, directory))
+        etcd = self._processes["etcd"]
+        wait_for(
+            lambda: self._answers("/healthz"),
+            120,
+            "an answer of /healthz",
+            processes=(apiserver, etcd),
+        )
+        progress("control plane: controller manager, scheduler, what joins need (kubeadm)")
+        self._start("kube-controller-manager", controller_manager_argv(programs, directory))
+        self._start("kube-scheduler", scheduler_argv(programs, directory))
+        self._prepare_joins()
+        return self.facts
+
+    def _prepare_joins(self) -> None:
+        kubeconfig = f"--kubeconfig={self.kubeconfig}"
+        self._phase("upload-config", "kubeadm", kubeconfig)
+        # The phase ends by patching the control plane's own Node, and waits two
+        # minutes for it: there is none here, so it gets one to patch.
+        labels = {"kubernetes.io/hostname": OWN_NODE}
+        metadata = {"name": OWN_NODE, "labels": labels}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+        self.kubectl("create", "-f", "-", stdin=json.dumps(node))
+        self._phase("upload-config", "kubelet", kubeconfig)
+        self.kubectl("delete", "node", OWN_NODE)
+        self._phase("bootstrap-token", kubeconfig)
+        line = self._kubeadm("token", "create", "--print-join-command", kubeconfig)
+        found = re.search(r"--discovery-token-ca-cert-hash\s+(sha256:[0-9a-f]{64})", line)
+        if found is None:
+            raise RackError(f"kubeadm printed no CA hash: {line.strip()!r}")
+        self._facts = JoinFacts(f"{API_IP}:{API_PORT}", self._token, found.group(1))
+
+    def kubectl(self, *words: str, stdin: str = "", timeout: float = 60.0) -> str:
+        """Run kubectl as the administrator; its output, or RackError."""
+        program = str(self._packages.programs / "kubectl")
+        argv = [program, f"--kubeconfig={self.kubeconfig}", *words]
+        return self._namespace.run(argv, stdin=stdin, timeout=timeout)
+
+    def wait_node_ready(self, name: str, timeout: float, is_hopeless: Callable[[], None]) -> float:
+        """Wait until the cluster says that Node `name` is Ready; the seconds it took.
+
+        `is_hopeless` is called at each try and raises to end the wait early.
+        """
+        began = time.monotonic()
+        template = '{.status.conditions[?(@.type=="Ready")].status}'
+        status = ""
+        while status != "True":
+            is_hopeless()
+            for process in self.processes:
+                process.check()
+            if time.monotonic() - began > timeout:
+                raise RackError(
+                    f"node {name} is not Ready after {timeout:g} s "
+                    f"(the cluster says {status or 'it does not know it'!r})"
+                )
+            time.sleep(0.5)
+            status = self.kubectl(
+                "get", "node", name, "--ignore-not-found", "-o", f"jsonpath={template}"
+            )
+        return time.monotonic() - began
+
+    def stop(self) -> None:
+        """Stop every process, the last started first."""
+        for process in reversed(self.processes):
+            process.stop()
+        self._processes.clear()
+
+    def _start(self, name: str, argv: list[str]) -> Process:
+        process = self._namespace.start(name, argv, self._directory / f"{name}.log")
+        self._processes[name] = process
+        return process
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return self.kubectl("get", "--raw", path, timeout=10).strip() == "ok"
+        except RackError:
+            return False
+
+    def _phase(self, *words: str) -> None:
+        config = f"--config={self._directory / 'kubeadm.yaml'}"
+        self._kubeadm("init", "phase", *words, config)
+
+    def _kubeadm(self, *words: str) -> str:
+        argv = [str(self._packages.programs / "kubeadm"), *words]
+        return self._namespace.run(argv, timeout=180)

@@ -1,0 +1,44 @@
+"""The rack's network: a bridge, the servers' addresses and a tap for each NIC."""
+
+import ipaddress
+
+from rack.namespace import Namespace
+
+BRIDGE = "rack0"
+SUBNET = ipaddress.ip_network("10.9.0.0/16")
+SERVER_IP = "10.9.0.1"
+"""DHCP, DNS, TFTP, NBD and HTTP."""
+NETCONSOLE_IP = "10.9.0.15"
+API_IP = "10.9.0.20"
+"""The API server of the control plane."""
+ADDRESSES = (SERVER_IP, NETCONSOLE_IP, API_IP)
+IPV6_PREFIX = "fd09:9::"
+FIRST_NODE = ipaddress.IPv4Address("10.9.100.1")
+"""Nodes get this address and those after it, in the order they are added."""
+
+
+def set_up_network(namespace: Namespace) -> None:
+    """Make the bridge with the servers' addresses. No way leads out of it."""
+    commands = [
+        "link set lo up",
+        f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
+        *(f"address add {ip}/{SUBNET.prefixlen} dev {BRIDGE}" for ip in ADDRESSES),
+        f"address add {IPV6_PREFIX}1/64 dev {BRIDGE} nodad",
+        f"link set {BRIDGE} up",
+    ]
+    namespace.run(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
+
+
+def add_tap(namespace: Namespace, name: str) -> None:
+    """Make a tap on the bridge; a NIC without a cable has it set down."""
+    commands = [
+        f"tuntap add dev {name} mode tap",
+        f"link set {name} master {BRIDGE}",
+        f"link set {name} up",
+    ]
+    namespace.run(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
+
+
+def node_address(index: int) -> str:
+    """The IPv4 address of the rack's node number `index` (from 0)."""
+    return str(FIRST_NODE + index)
