@@ -11,6 +11,7 @@ import yaml
 from imagebuild.errors import BuildError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _KINDS = {
     dict: "a mapping",
@@ -34,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int | float | bool) or key is None:
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -51,10 +52,10 @@ def _construct_map(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_map)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:timestamp",
-    lambda loader, node: loader.construct_scalar(node),
-)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def load_yaml(path: Path) -> Any:
@@ -85,12 +86,47 @@ def did_you_mean(word: str, choices: Collection[str], otherwise: str = "") -> st
 
 
 class Node:
-    """A value of the document with the way to it (`builds[0].outputs`)."""
+    """A value of the document with the file that it stands in and the way to it there.
+
+    A mapping's value is a dict of Nodes, a list's a list of Nodes, so that a
+    document merged from several files still knows where each part is from.
+    """
 
     def __init__(self, value: Any, file: Path, path: str = "") -> None:
-        self.value = value
         self.file = file
         self.path = path
+        self.value: Any = value
+        if isinstance(value, dict):
+            self.value = {key: self._child(item, key) for key, item in value.items()}
+        elif isinstance(value, list):
+            self.value = [self._child(item, index) for index, item in enumerate(value)]
+
+    def _child(self, value: Any, key: object) -> "Node":
+        if isinstance(value, Node):
+            return value
+        if isinstance(key, int):
+            return Node(value, self.file, f"{self.path}[{key}]")
+        return Node(value, self.file, f"{self.path}.{key}" if self.path else str(key))
+
+    def merged(self, over: "Node") -> "Node":
+        """This mapping with `over` laid on it.
+
+        Mappings merge key by key; anything else replaces what was there; a
+        key written `key+` appends its list; `null` takes a key away.
+        """
+        if not isinstance(self.value, dict) or not isinstance(over.value, dict):
+            return over
+        result: dict[Any, Node] = dict(self.value)
+        for key, node in over.value.items():
+            if isinstance(key, str) and key.endswith("+"):
+                below = result.get(key[:-1])
+                items = list(below.items()) if below is not None else []
+                result[key[:-1]] = Node(items + node.items(), node.file, node.path)
+            elif node.value is None:
+                result.pop(key, None)
+            else:
+                result[key] = result[key].merged(node) if key in result else node
+        return Node(result, over.file, over.path)
 
     def error(self, what: str, hint: str = "") -> RecipeError:
         where = f"{self.file}: {self.path}" if self.path else str(self.file)
@@ -105,30 +141,26 @@ class Node:
                 f"expected {_KINDS[kind]}, got {_KINDS.get(type(self.value), 'something else')}",
                 hint,
             )
-        return self.value  # type: ignore[no-any-return]
+        return self.value
 
     # Mappings
 
     def mapping(self, allowed: Collection[str] | None = None) -> dict[str, "Node"]:
         """The children; with `allowed`, any other key is an error."""
-        value: dict[Any, Any] = self._typed(dict)
-        children: dict[str, Node] = {}
-        for key, child in value.items():
+        children: dict[Any, Node] = self._typed(dict)
+        for key, node in children.items():
             if not isinstance(key, str):
                 raise self.error(f"the key {key!r} is not text", "put it in quotes")
-            node = Node(child, self.file, f"{self.path}.{key}" if self.path else key)
             if allowed is not None and key not in allowed:
                 raise node.error(
                     "unknown key",
                     did_you_mean(key, allowed, f"known keys: {', '.join(sorted(allowed))}"),
                 )
-            children[key] = node
         return children
 
     def items(self) -> list["Node"]:
         """The elements of a list."""
-        value: list[Any] = self._typed(list)
-        return [Node(item, self.file, f"{self.path}[{i}]") for i, item in enumerate(value)]
+        return self._typed(list)
 
     # Scalars
 
@@ -191,7 +223,7 @@ class Section:
     def has(self, key: str) -> bool:
         return key in self.children
 
-    def get(self, key: str, read: Callable[[Node], T], default: T) -> T:
+    def get(self, key: str, read: Callable[[Node], T], default: U) -> T | U:
         """`read(child)`, or the default where the key is absent."""
         return read(self.children[key]) if key in self.children else default
 
