@@ -1,0 +1,51 @@
+# shellcheck shell=sh
+# This node's own flat lts.conf: from the server by HTTP, then by TFTP, else the image's. Sourced.
+
+# Each fetch_* writes the text to $1.
+fetch_by_http() {
+    http_get "/ltsp/$(state_get name)/lts.conf?mac=$(state_get mac)" 15 >"$1"
+}
+
+fetch_by_tftp() {
+    busybox timeout 30 busybox tftp -g -b 1428 -l "$1" -r "/ltsp/$(state_get name)/lts.conf" \
+        "$(state_get server)" 2>/dev/null
+}
+
+fetch_from_image() {
+    cat "$BOOTFARM_ROOT/etc/lts.conf" >"$1" 2>/dev/null
+}
+
+# try_source NAME FUNCTION: keeps what it gives, if that is a whole flat text.
+try_source() {
+    rm -f "$BOOTFARM_STATE/lts.conf.new"
+    "$2" "$BOOTFARM_STATE/lts.conf.new" || return 1
+    if ! flat_is_whole "$BOOTFARM_STATE/lts.conf.new"; then
+        shout "the lts.conf from $1 is cut or no flat text (first line '# bootfarm lts.conf'," \
+            "last line '# end'): not used"
+        return 1
+    fi
+    mv "$BOOTFARM_STATE/lts.conf.new" "$BOOTFARM_STATE/lts.conf"
+    state_put lts.conf-from "$1"
+    say "lts.conf from $1: $(grep -c '="' "$BOOTFARM_STATE/lts.conf") values"
+}
+
+get_ltsconf() {
+    for ltsconf_try in 1 2 3; do
+        if try_source "the server by HTTP" fetch_by_http ||
+            try_source "the server by TFTP" fetch_by_tftp; then
+            report ltsconf ok "$(state_get lts.conf-from)"
+            return 0
+        fi
+        say "no lts.conf from $(state_get server) yet, try $ltsconf_try of 3"
+        sleep 2
+    done
+    shout "no lts.conf from $(state_get server) (HTTP port $(state_get http), TFTP):" \
+        "going on with the image's own"
+    if try_source "the image" fetch_from_image; then
+        report ltsconf error "no lts.conf from the server: the image's own is used"
+        return 0
+    fi
+    fail "no lts.conf from the server, and the image has none" \
+        "/ltsp/$(state_get name)/lts.conf from $(state_get server)" \
+        "http://$(state_get server):$(state_get http)/healthz"
+}

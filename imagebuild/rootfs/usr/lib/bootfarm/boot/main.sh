@@ -1,0 +1,42 @@
+# shellcheck shell=sh
+# The steps of the initramfs, in order. Sourced by scripts/bootfarm; docs/boot.md tells what each
+# prints.
+
+BOOTFARM_ROOT=${BOOTFARM_ROOT-}
+BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
+
+. "$BOOTFARM_LIB/lib/console.sh"
+. "$BOOTFARM_LIB/lib/cmdline.sh"
+. "$BOOTFARM_LIB/lib/flat.sh"
+. "$BOOTFARM_LIB/lib/state.sh"
+. "$BOOTFARM_LIB/boot/failure.sh"
+. "$BOOTFARM_LIB/boot/server.sh"
+. "$BOOTFARM_LIB/boot/hardware.sh"
+. "$BOOTFARM_LIB/boot/nic.sh"
+. "$BOOTFARM_LIB/boot/dhcp.sh"
+. "$BOOTFARM_LIB/boot/clock.sh"
+. "$BOOTFARM_LIB/boot/ltsconf.sh"
+. "$BOOTFARM_LIB/boot/nbd.sh"
+. "$BOOTFARM_LIB/boot/ram.sh"
+. "$BOOTFARM_LIB/boot/overlay.sh"
+
+report() {
+    "$BOOTFARM_LIB/report" "$@"
+}
+
+bootfarm_mountroot() {
+    mkdir -p "$BOOTFARM_STATE"
+    cat "$BOOTFARM_ROOT/proc/sys/kernel/random/boot_id" >"$BOOTFARM_STATE/boot-id"
+    step initramfs read_server
+    warn_of_nics_without_driver
+    step network choose_nic
+    step network ask_dhcp
+    report initramfs ok "$(uname -r)"
+    report network ok "$(state_get interface) $(state_get ip)"
+    set_clock
+    step ltsconf get_ltsconf
+    step root attach_root
+    step root move_root_to_ram
+    step root mount_overlay
+    report root ok "$(state_get root-mode)"
+}

@@ -1,0 +1,135 @@
+# shellcheck shell=sh
+# The network card that PXE used, by BOOTIF=, with its link up. Sourced.
+
+NIC_SECONDS=${NIC_SECONDS-30}
+LINK_SECONDS=${LINK_SECONDS-60}
+
+# bootif_mac VALUE: 01-52-54-00-12-34-56, with colons or dashes, with or without the hardware
+# type, in any case -> 52:54:00:12:34:56; fails on anything else.
+bootif_mac() {
+    bootif=$(printf '%s\n' "$1" | tr 'A-F-' 'a-f:')
+    case $bootif in
+    ??:??:??:??:??:??:??) bootif=${bootif#??:} ;;
+    esac
+    case $bootif in
+    *[!0-9a-f:]*) return 1 ;;
+    ??:??:??:??:??:??) printf '%s\n' "$bootif" ;;
+    *) return 1 ;;
+    esac
+}
+
+# ethernet_nics: names of what may be a network card (bridges, loopback and the like are not).
+ethernet_nics() {
+    for nic_path in "$BOOTFARM_ROOT"/sys/class/net/*; do
+        if [ -e "$nic_path/device" ] && [ "$(cat "$nic_path/type" 2>/dev/null)" = 1 ]; then
+            printf '%s\n' "${nic_path##*/}"
+        fi
+    done
+}
+
+nic_address() {
+    cat "$BOOTFARM_ROOT/sys/class/net/$1/address" 2>/dev/null
+}
+
+nic_with_address() {
+    for nic in $(ethernet_nics); do
+        if [ "$(nic_address "$nic")" = "$1" ]; then
+            printf '%s\n' "$nic"
+            return 0
+        fi
+    done
+    return 1
+}
+
+has_carrier() {
+    [ "$(cat "$BOOTFARM_ROOT/sys/class/net/$1/carrier" 2>/dev/null)" = 1 ]
+}
+
+# known_nics: "eth0 (52:54:…), eth1 (…)" for a message.
+known_nics() {
+    nic_list=
+    for nic in $(ethernet_nics); do
+        nic_list="$nic_list${nic_list:+, }$nic ($(nic_address "$nic"))"
+    done
+    printf '%s\n' "${nic_list:-none}"
+}
+
+# wait_for SECONDS WHAT COMMAND...: polls, and says so every five seconds.
+wait_for() {
+    wait_left=$(($1 * 2))
+    wait_what=$2
+    shift 2
+    until "$@"; do
+        [ "$wait_left" -gt 0 ] || return 1
+        wait_left=$((wait_left - 1))
+        if [ $((wait_left % 10)) -eq 0 ]; then
+            say "waiting for $wait_what ($((wait_left / 2)) s more)"
+        fi
+        sleep 0.5
+    done
+}
+
+link_up() {
+    ip link set dev "$1" up
+}
+
+# Without BOOTIF: the first card that gets a link.
+nic_with_link() {
+    for nic in $(ethernet_nics); do
+        if has_carrier "$nic"; then
+            printf '%s\n' "$nic"
+            return 0
+        fi
+    done
+    return 1
+}
+
+choose_by_mac() {
+    wait_for "$NIC_SECONDS" "network card $1" nic_with_address "$1" >/dev/null || {
+        fail "no network card with the address $1 (BOOTIF) appeared" \
+            "the card that PXE used, with a driver; Linux has: $(known_nics)" \
+            "cards without a driver: $(nics_without_driver | tr '\n' ';')"
+        return 1
+    }
+    nic=$(nic_with_address "$1")
+    link_up "$nic"
+    wait_for "$LINK_SECONDS" "link on $nic" has_carrier "$nic" || {
+        fail "$nic ($1) has no link" "carrier on the card that PXE used" \
+            "cable, switch port, ip link show $nic"
+        return 1
+    }
+}
+
+choose_by_link() {
+    wait_for "$NIC_SECONDS" "any network card" any_nic || {
+        fail "there is no network card" "one with a driver" \
+            "cards without a driver: $(nics_without_driver | tr '\n' ';')"
+        return 1
+    }
+    for nic in $(ethernet_nics); do
+        link_up "$nic"
+    done
+    wait_for "$LINK_SECONDS" "link on any card" nic_with_link >/dev/null || {
+        fail "no network card has a link" "carrier on one of: $(known_nics)" \
+            "cable, switch port"
+        return 1
+    }
+    nic=$(nic_with_link)
+}
+
+any_nic() {
+    [ -n "$(ethernet_nics)" ]
+}
+
+choose_nic() {
+    nic_bootif=$(cmdline_value BOOTIF) && nic_mac=$(bootif_mac "$nic_bootif") || nic_mac=
+    if [ -n "$nic_mac" ]; then
+        choose_by_mac "$nic_mac" || return 1
+    else
+        say "no usable BOOTIF= on the kernel command line: taking the first card with a link"
+        choose_by_link || return 1
+    fi
+    state_put interface "$nic"
+    state_put mac "$(nic_address "$nic")"
+    say "network card $nic, address $(nic_address "$nic")"
+}
