@@ -1,0 +1,616 @@
+"""TFTP over UDP: a shell of raw non-blocking sockets around the protocol core."""
+
+import asyncio
+import errno
+import heapq
+import itertools
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from server.content import Lookup, NotFound, Refused
+from server.events import Emit, Event
+from server.protocols.tftp import MAX_BLKSIZE, NEVER, Outcome, Transfer, negotiate
+from server.protocols.tftp_wire import (
+    MAX_REQUEST,
+    ErrorCode,
+    Opcode,
+    Request,
+    RequestError,
+    pack_error,
+    parse_request,
+)
+from server.services.blocks import BlockCache, Reader
+from server.services.ports import bind_port, raise_file_limit
+from server.services.ratelimit import RateLimit
+
+__all__ = ["TftpLimits", "TftpService"]
+
+REQUESTS_PER_TURN: Final = 32
+UDP_SEGMENT: Final = 103
+MAX_SEGMENTS: Final = 64
+MAX_DATAGRAM: Final = 65000
+"""Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
+TICK: Final = 0.005
+"""Seconds; due retransmissions this close together are done in one turn."""
+_SOL_UDP: Final = socket.IPPROTO_UDP
+_IP_PKTINFO: Final = 8
+_PKTINFO: Final = struct.Struct("=I4s4s")
+_SEGMENT: Final = struct.Struct("=H")
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class TftpLimits:
+    """What one server grants.
+
+    transfers: in all; per_client: of one address; unconfirmed: of one address,
+    started without options and not answered yet (these could be meant to flood
+    somebody). requests_per_second, errors_per_second: answered for one address,
+    with bursts of twice and four times that. give_up_seconds: without progress.
+    cache_bytes: for packets that several clients are likely to fetch.
+    """
+
+    transfers: int = 4096
+    per_client: int = 128
+    unconfirmed: int = 8
+    requests_per_second: float = 200.0
+    errors_per_second: float = 50.0
+    max_blksize: int = MAX_BLKSIZE
+    max_windowsize: int = 64
+    give_up_seconds: float = 30.0
+    cache_bytes: int = 64 * 1024 * 1024
+    send_buffer: int = 1024 * 1024
+    stop_seconds: float = 5.0
+    events_per_second: float = 1.0
+    """Of errors and refusals, by client."""
+
+
+class TftpService:
+    """Serves what `lookup` finds. All methods belong to the loop's thread.
+
+    single_port: answer from the port that was asked, for clients behind NAT;
+    else each transfer has a port of its own (RFC 1350, section 4).
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        address: str,
+        port: int,
+        lookup: Lookup,
+        emit: Emit,
+        limits: TftpLimits | None = None,
+        single_port: bool = False,
+        reuse_port: bool = False,
+        listener: socket.socket | None = None,
+    ) -> None:
+        self.loop = loop
+        self.limits = limits or TftpLimits()
+        self.cache = BlockCache(loop, self.limits.cache_bytes)
+        self.single_port = single_port
+        self._address = address
+        self._port = port
+        self._lookup = lookup
+        self._emit = emit
+        self._reuse_port = reuse_port
+        self._listener = listener
+        self._links: dict[Address, _Link] = {}
+        self._per_client: dict[str, int] = {}
+        limits = self.limits
+        self._requests = RateLimit(limits.requests_per_second, 2 * limits.requests_per_second)
+        self._errors = RateLimit(limits.errors_per_second, 4 * limits.errors_per_second)
+        limit = limits.events_per_second
+        self._complaints = RateLimit(limit, max(5.0, 5 * limit))
+        self._timers: list[tuple[float, int, _Link]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+        self._stopped: asyncio.Future[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, or was asked for."""
+        if self._listener is not None:
+            return int(self._listener.getsockname()[1])
+        return self._port
+
+    @property
+    def listener(self) -> socket.socket:
+        """The socket that takes requests, for workers."""
+        if self._listener is None:
+            raise RuntimeError("TftpService.bind was not called")
+        return self._listener
+
+    def bind(self) -> None:
+        """Take the port. Raises ServerError that says who has it."""
+        if self._listener is None:
+            self._listener = bind_port(
+                "tftp", "udp", self._address, self._port, reuse_port=self._reuse_port
+            )
+
+    def start(self) -> None:
+        """Serve, once bound."""
+        raise_file_limit()
+        sock = self.listener
+        # Which of this machine's addresses was asked: the answer comes from it.
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        if self.single_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 1024 * 1024)
+        self.loop.add_reader(sock.fileno(), self._on_readable)
+
+    async def stop(self) -> None:
+        """Take no new requests, let transfers end for stop_seconds, abort the others."""
+        if self._listener is None:
+            return
+        self._stopped = self.loop.create_future()
+        self._check_stopped()
+        try:
+            await asyncio.wait_for(self._stopped, self.limits.stop_seconds)
+        except TimeoutError:
+            for link in list(self._links.values()):
+                link.transfer.fail("the server is stopping")
+                link.finish()
+        self.loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.cache.close()
+
+    def transfer_count(self) -> int:
+        return len(self._links)
+
+    # Requests.
+
+    def _on_readable(self) -> None:
+        for _ in range(REQUESTS_PER_TURN):
+            try:
+                packet, ancillary, _, peer = self.listener.recvmsg(MAX_REQUEST + 1, 64)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue  # somebody's ICMP error
+            client = (str(peer[0]), int(peer[1]))
+            link = self._links.get(client)
+            if link is not None and link.sock is None and packet[:2] != b"\0\1":
+                link.on_packet(packet)
+                continue
+            local = _asked_address(ancillary)
+            if local is not None and self._stopped is None and client[1] != 0:
+                self._on_request(packet, client, local)
+
+    def _on_request(self, packet: bytes, client: Address, local: str) -> None:
+        now = self.loop.time()
+        opcode = int.from_bytes(packet[:2], "big")
+        if opcode not in (Opcode.RRQ, Opcode.WRQ):
+            return  # a late ACK, or an answer to an answer: never answered
+        if not self._requests.allow(client[0], now):
+            self.complain(client[0], "", "more requests than limits.requests_per_second")
+            return
+        link = self._links.get(client)
+        if link is not None:
+            if link.packet == packet and not link.transfer.confirmed:
+                link.repeat(now)
+                return
+            # The port is used anew: the old transfer is over for the client.
+            link.transfer.outcome = link.transfer.outcome or Outcome(
+                "stop", "the client began anew"
+            )
+            link.finish()
+        try:
+            request = parse_request(packet)
+            self._start(request, packet, client, local, now)
+        except RequestError as error:
+            self._refuse(client, local, "", error.code, str(error))
+
+    def _start(
+        self, request: Request, packet: bytes, client: Address, local: str, now: float
+    ) -> None:
+        limits = self.limits
+        path = request.path
+        running = self._per_client.get(client[0], 0)
+        if running >= limits.per_client:
+            self._refuse(
+                client, local, path, ErrorCode.UNDEFINED, f"more than {limits.per_client} transfers"
+            )
+            return
+        if len(self._links) >= limits.transfers:
+            why = f"the server has its {limits.transfers} transfers"
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, why)
+            return
+        try:
+            content = self._lookup(path, client[0])
+            source = self.cache.open(content, netascii=request.netascii)
+        except NotFound as error:
+            self._refuse(client, local, path, ErrorCode.NOT_FOUND, error.reason)
+            return
+        except Refused as error:
+            self._refuse(client, local, path, ErrorCode.ACCESS, error.reason)
+            return
+        except OSError as error:
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
+            return
+        negotiated = negotiate(
+            request.options,
+            source.size,
+            max_blksize=limits.max_blksize,
+            max_windowsize=limits.max_windowsize,
+        )
+        if not negotiated.oack and running:
+            unconfirmed = sum(
+                1
+                for link in self._links.values()
+                if link.client[0] == client[0]
+                and not link.transfer.confirmed
+                and not link.transfer.oack
+            )
+            if unconfirmed >= limits.unconfirmed:
+                self.complain(client[0], path, "too many transfers that were never answered")
+                return
+        transfer = Transfer(source.size, negotiated, give_up=limits.give_up_seconds)
+        reader = Reader(self.cache, source, negotiated.blksize)
+        try:
+            link = _Link(self, client, local, packet, path, transfer, reader)
+        except OSError as error:
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
+            return
+        self._links[client] = link
+        self._per_client[client[0]] = running + 1
+        self.report(link, "start")
+        link.start(now)
+
+    def _refuse(
+        self, client: Address, local: str, path: str, code: ErrorCode, message: str
+    ) -> None:
+        self.complain(client[0], path, message)
+        if self._errors.allow(client[0], self.loop.time()):
+            self.tell(pack_error(code, message), client, local)
+
+    def send_from_listener(
+        self, buffers: Sequence[bytes | memoryview], client: Address, local: str, segment: int = 0
+    ) -> None:
+        """Send from the port that takes requests, and the address that was asked.
+
+        segment: bytes to cut the buffers into, 0 for one datagram. Raises OSError.
+        """
+        ancillary: list[tuple[int, int, bytes]] = []
+        if segment:
+            ancillary.append((_SOL_UDP, UDP_SEGMENT, _SEGMENT.pack(segment)))
+        if local:
+            info = _PKTINFO.pack(0, socket.inet_aton(local), bytes(4))
+            ancillary.append((socket.IPPROTO_IP, _IP_PKTINFO, info))
+        self.listener.sendmsg(buffers, ancillary, 0, client)
+
+    def tell(self, packet: bytes, client: Address, local: str) -> None:
+        """Send one packet that nobody waits for."""
+        try:
+            self.send_from_listener([packet], client, local)
+        except OSError:
+            pass
+
+    # Timers: one entry a transfer, put off lazily, so that an ACK costs nothing here.
+
+    def watch(self, link: "_Link") -> None:
+        """Call link.on_timeout at its transfer's deadline, or somewhat later."""
+        deadline = link.transfer.deadline
+        if deadline == NEVER:
+            link.watched = NEVER
+            return
+        link.watched = deadline
+        heapq.heappush(self._timers, (deadline, next(self._order), link))
+        if deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self.loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer_at = NEVER
+        self._timer = None
+        now = self.loop.time()
+        timers = self._timers
+        while timers and timers[0][0] <= now + TICK:
+            at, _, link = heapq.heappop(timers)
+            if link.closed or link.watched != at:
+                continue
+            link.on_timer(now)
+        if timers:
+            self._timer_at = max(timers[0][0], now + TICK)
+            self._timer = self.loop.call_at(self._timer_at, self._on_timer)
+
+    # Ends and events.
+
+    def ended(self, link: "_Link") -> None:
+        if self._links.get(link.client) is link:
+            del self._links[link.client]
+        left = self._per_client.get(link.client[0], 0) - 1
+        if left > 0:
+            self._per_client[link.client[0]] = left
+        else:
+            self._per_client.pop(link.client[0], None)
+        outcome = link.transfer.outcome
+        if outcome is not None:
+            self.report(link, outcome.status, outcome.message)
+        self._check_stopped()
+
+    def report(self, link: "_Link", status: str, message: str = "") -> None:
+        transfer = link.transfer
+        if status == "ok":
+            sent = transfer.size
+        else:
+            sent = min(transfer.size, max(0, transfer.acked) * transfer.blksize)
+        detail: dict[str, str | int | float | bool] = {
+            "path": link.path,
+            "bytes": sent,
+            "size": transfer.size,
+            "seconds": round(self.loop.time() - link.began, 6),
+            "retries": transfer.retries,
+            "status": status,
+        }
+        if message:
+            detail["message"] = message
+        self._tell(link.client[0], detail)
+
+    def complain(self, client: str, path: str, message: str) -> None:
+        """Tell of something refused, at a bounded rate for each client."""
+        if self._complaints.allow(client, self.loop.time()):
+            self._tell(client, {"path": path, "status": "error", "message": message})
+
+    def _tell(self, client: str, detail: Mapping[str, str | int | float | bool]) -> None:
+        self._emit(Event(time.time(), client, "tftp", "transfer", detail))
+
+    def _check_stopped(self) -> None:
+        if self._stopped is not None and not self._links and not self._stopped.done():
+            self._stopped.set_result(None)
+
+
+class _Link:
+    """One transfer with its socket (None: the service's own)."""
+
+    __slots__ = (
+        "_loading",
+        "_local",
+        "_reader",
+        "_segments",
+        "_service",
+        "began",
+        "client",
+        "closed",
+        "packet",
+        "path",
+        "sock",
+        "transfer",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        service: TftpService,
+        client: Address,
+        local: str,
+        packet: bytes,
+        path: str,
+        transfer: Transfer,
+        reader: Reader,
+    ) -> None:
+        """Raises OSError when there is no socket to be had."""
+        self.client = client
+        self.packet = packet
+        self.path = path
+        self.transfer = transfer
+        self.closed = False
+        self.watched = NEVER
+        self.began = service.loop.time()
+        self._service = service
+        self._reader = reader
+        self._loading = False
+        self._local = local
+        stride = reader.layout.stride
+        self._segments = min(MAX_SEGMENTS, MAX_DATAGRAM // stride)
+        """Packets in one call; 1: the kernel cannot segment for this path."""
+        self.sock: socket.socket | None = None
+        if not service.single_port:
+            self.sock = self._open(local)
+
+    def _open(self, local: str) -> socket.socket:
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_INET, kind)
+        try:
+            # Connected: the kernel drops strangers' packets and tells of closed ports.
+            sock.bind((local, 0))
+            sock.connect(self.client)
+            if self.transfer.windowsize > 1:
+                window = self.transfer.windowsize * self._reader.layout.stride
+                size = max(self._service.limits.send_buffer, 2 * window)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+                self._set_segment(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _set_segment(self, sock: socket.socket) -> None:
+        if self._segments > 1:
+            try:
+                sock.setsockopt(_SOL_UDP, UDP_SEGMENT, self._reader.layout.stride)
+            except OSError:
+                self._segments = 1
+        else:
+            self._segments = 1
+
+    def start(self, now: float) -> None:
+        self.transfer.start(now)
+        if self.sock is not None:
+            self._service.loop.add_reader(self.sock.fileno(), self._on_readable)
+        self._send()
+        self._watch()
+
+    def repeat(self, now: float) -> None:
+        if not self._loading and self.transfer.repeat(now):
+            self._send()
+
+    def _on_readable(self) -> None:
+        sock = self.sock
+        if sock is None:
+            return
+        try:
+            packet = sock.recv(1024)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._gone()
+            return
+        transfer = self.transfer
+        if transfer.receive(packet, self._service.loop.time()):
+            if not self._loading:
+                self._send()
+                if transfer.deadline < self.watched:
+                    self._watch()
+        elif transfer.outcome is not None:
+            self.finish()
+
+    def on_packet(self, packet: bytes) -> None:
+        """A packet that came to the service's own socket."""
+        transfer = self.transfer
+        if transfer.receive(packet, self._service.loop.time()):
+            if not self._loading:
+                self._send()
+                if transfer.deadline < self.watched:
+                    self._watch()
+        elif transfer.outcome is not None:
+            self.finish()
+
+    def on_timer(self, now: float) -> None:
+        transfer = self.transfer
+        if not self._loading and transfer.timeout(max(now, min(transfer.deadline, now + TICK))):
+            self._send()
+        if transfer.outcome is not None:
+            self.finish()
+        elif not self.closed:
+            self._watch()
+
+    def finish(self) -> None:
+        """The transfer has its outcome: send the last word, close, report."""
+        if self.closed:
+            return
+        self.closed = True
+        transfer = self.transfer
+        if transfer.farewell:
+            if self.sock is None:
+                self._service.tell(transfer.farewell, self.client, self._local)
+            else:
+                try:
+                    self.sock.send(transfer.farewell)
+                except OSError:
+                    pass
+        if self.sock is not None:
+            self._service.loop.remove_reader(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        self._service.ended(self)
+
+    def _watch(self) -> None:
+        self._service.watch(self)
+
+    def _gone(self) -> None:
+        self.transfer.unreachable()
+        self.finish()
+
+    # Sending.
+
+    def _send(self) -> None:
+        """Send what the transfer wants sent."""
+        transfer = self.transfer
+        first, count = transfer.first, transfer.count
+        if first == 0:
+            self._put([memoryview(transfer.oack)], 0)
+            return
+        step = self._segments
+        while count > 0:
+            part = count if count < step else step
+            packets = self._reader.packets(first, part)
+            if packets is None:
+                self._load()
+                return
+            if not self._put(packets, part):
+                return
+            first += part
+            count -= part
+
+    def _put(self, packets: list[memoryview], count: int) -> bool:
+        """Hand packets to the kernel; False when the rest had better not follow now."""
+        sock = self.sock
+        try:
+            if sock is None:
+                segment = self._reader.layout.stride if count > 1 else 0
+                self._service.send_from_listener(packets, self.client, self._local, segment)
+            elif len(packets) == 1:
+                sock.send(packets[0])
+            else:
+                sock.sendmsg(packets)
+        except (BlockingIOError, InterruptedError):
+            # As if lost on the way: the client or the timer will ask again.
+            return False
+        except ConnectionRefusedError:
+            self._gone()
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return False
+            if count > 1 and self._segments > 1:
+                return self._unsegmented(packets, count)
+            self.transfer.fail(f"cannot send: {error.strerror or error}")
+            self.finish()
+            return False
+        return True
+
+    def _unsegmented(self, packets: list[memoryview], count: int) -> bool:
+        """The path's MTU is less than a packet, or the device cannot: one by one from now on."""
+        self._segments = 1
+        if self.sock is not None:
+            try:
+                self.sock.setsockopt(_SOL_UDP, UDP_SEGMENT, 0)
+            except OSError:
+                pass
+        stride = self._reader.layout.stride
+        for packet in packets:
+            for start in range(0, len(packet), stride):
+                if not self._put([packet[start : start + stride]], 1):
+                    return False
+        return True
+
+    def _load(self) -> None:
+        """The blocks are not in memory: a thread fetches them, the timer waits."""
+        transfer = self.transfer
+        self._loading = True
+        transfer.hold()
+        self._reader.load(transfer.first, transfer.count, self._loaded)
+
+    def _loaded(self, error: OSError | None) -> None:
+        self._loading = False
+        if self.closed:
+            return
+        if error is not None:
+            self.transfer.fail(f"cannot read the file: {error.strerror or error}")
+            self.finish()
+            return
+        self.transfer.sent(self._service.loop.time())
+        self._send()
+        if not self.closed:
+            self._watch()
+
+
+def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """The local address that a request was sent to; None for a broadcast (RFC 1123, 4.2.3.4)."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO.size:
+            _, local, destination = _PKTINFO.unpack_from(data)
+            if local != destination:
+                return None
+            return socket.inet_ntoa(local)
+    return ""
