@@ -30,7 +30,7 @@ def set_up_network(namespace: Namespace) -> None:
 
 
 def add_tap(namespace: Namespace, name: str) -> None:
-    """Make a tap on the bridge; a NIC without a cable has it set down."""
+    """Make a tap on the bridge."""
     commands = [
         f"tuntap add dev {name} mode tap",
         f"link set {name} master {BRIDGE}",

@@ -1,0 +1,256 @@
+"""The virtual rack put together: network, DHCP, server, control plane, nodes.
+
+    with Rack(directory) as rack:
+        rack.start_control_plane()
+        rack.serve(store, lts_conf)
+        node = rack.boot(NodeSpec("node-1"))
+        rack.wait_ready(node)
+
+Everything runs in namespaces of its own and ends with the `with` block, or
+with the process, however that ends.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rack.cache import need_tools, run
+from rack.controlplane import ControlPlane, JoinFacts
+from rack.dhcp import Dhcp, render_boot_options
+from rack.errors import RackError
+from rack.kubernetes.build import Packages, build
+from rack.ltsconf import render_lts_conf
+from rack.machine import TCG, MachineFiles, NodeSpec
+from rack.namespace import Namespace
+from rack.network import NETCONSOLE_IP, SERVER_IP, node_address, set_up_network
+from rack.node import Node
+from rack.pods import PodResult, run_pod
+from rack.process import Process
+from rack.progress import Progress
+from rack.server import Server
+from rack.timeline import describe_timeline
+
+NETCONSOLE_PORT = 6666
+
+
+def silent(_: str) -> None:
+    """Progress for those who do not want any."""
+
+
+class Rack:
+    """A rack below `directory` (logs, disks, keys; kept when it is closed).
+
+    packages: what the control plane is run from; built when it is first needed.
+    accelerator: QEMU's; TCG unless the caller has probed KVM (rack.kvm).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        progress: Progress = silent,
+        packages: Packages | None = None,
+        accelerator: Sequence[str] = TCG,
+        image_name: str = "amd64",
+    ) -> None:
+        self.directory = directory.resolve()
+        self.nodes: dict[str, Node] = {}
+        self.server: Server | None = None
+        self._progress = progress
+        self._packages = packages
+        self._accelerator = tuple(accelerator)
+        self._image_name = image_name
+        self._control_plane: ControlPlane | None = None
+        self._processes: list[Process] = []
+        self._taps = 0
+
+    def __enter__(self) -> "Rack":
+        need_tools("unshare", "nsenter", "ip", "dnsmasq", "qemu-system-x86_64", "ssh", "ssh-keygen")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # Short, because a unix socket's path is.
+        self.sockets = Path(tempfile.mkdtemp(prefix="bootfarm-rack-"))
+        try:
+            self.namespace = Namespace()
+        except BaseException:
+            shutil.rmtree(self.sockets, ignore_errors=True)
+            raise
+        try:
+            self._start_network()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start_network(self) -> None:
+        set_up_network(self.namespace)
+        self.dhcp = Dhcp(self.namespace, self._subdirectory("dhcp"))
+        self.dhcp.start(render_boot_options(self._image_name))
+        argv = [sys.executable, "-m", "rack.netconsole", NETCONSOLE_IP, str(NETCONSOLE_PORT)]
+        self._processes.append(self.namespace.start("netconsole", argv, self.netconsole_log))
+        self.ssh_key = self._subdirectory("ssh") / "id_rsa"
+        if not self.ssh_key.exists():
+            make_key = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "rack"]
+            run([*make_key, "-f", self.ssh_key])
+
+    def close(self) -> None:
+        """Stop what wants to be stopped, and end everything else. May be called twice."""
+        for node in self.nodes.values():
+            node.power_cut()
+        if self.server is not None and self.server.is_running():
+            self.server.stop()
+        self.namespace.close()
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+    @property
+    def netconsole_log(self) -> Path:
+        """What nodes' kernels sent by netconsole; each line begins with the sender."""
+        return self.directory / "netconsole.log"
+
+    # The control plane
+
+    @property
+    def packages(self) -> Packages:
+        """Kubernetes' packages, built now if they are not yet."""
+        if self._packages is None:
+            self._packages = build(self._progress)
+        return self._packages
+
+    @property
+    def control_plane(self) -> ControlPlane:
+        if self._control_plane is None:
+            raise RackError("the rack has no control plane", hint="call start_control_plane()")
+        return self._control_plane
+
+    def start_control_plane(self) -> JoinFacts:
+        """Start etcd and Kubernetes; what nodes need to join."""
+        directory = self._subdirectory("control-plane")
+        control_plane = ControlPlane(self.namespace, self.packages, directory)
+        facts = control_plane.start(self._progress)
+        self._control_plane = control_plane
+        return facts
+
+    def kubectl(self, *words: str, stdin: str = "", timeout: float = 60.0) -> str:
+        """Run kubectl as the cluster's administrator; its output."""
+        return self.control_plane.kubectl(*words, stdin=stdin, timeout=timeout)
+
+    def wait_ready(self, node: Node, timeout: float = 300.0) -> float:
+        """Wait until the cluster says the node is Ready; the seconds it took."""
+        try:
+            return self.control_plane.wait_node_ready(node.name, timeout, node.check)
+        except RackError as error:
+            raise node.explain(error) from None
+
+    def run_pod(self, node: Node, timeout: float = 300.0, **options: str) -> PodResult:
+        """Run a pod to its end on the node (see pods.run_pod)."""
+        try:
+            return run_pod(
+                self.control_plane, node.name, timeout=timeout, check=node.check, **options
+            )
+        except RackError as error:
+            raise node.explain(error) from None
+
+    # The server
+
+    def lts_values(self) -> dict[str, str]:
+        """What the placeholders of an lts.conf stand for in this rack."""
+        values = {
+            "server": SERVER_IP,
+            "ssh_key": self.ssh_key.with_suffix(".pub").read_text().strip(),
+            "netconsole_interface": "eth0",
+            "netconsole_target": NETCONSOLE_IP,
+        }
+        if self._control_plane is not None:
+            facts = self._control_plane.facts
+            values |= {"token": facts.token, "api": facts.api, "ca_hash": facts.ca_hash}
+        return values
+
+    def serve(
+        self,
+        store: Path,
+        lts_conf: Path | str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> Server:
+        """Start `bootfarm serve` on 10.9.0.1 with an lts.conf (a file, or its text).
+
+        Placeholders in it are filled in (lts_values). config: farm.yaml's content.
+        arguments: further ones for the command.
+        """
+        template = lts_conf.read_text() if isinstance(lts_conf, Path) else lts_conf
+        directory = self._subdirectory("server")
+        path = directory / "lts.conf"
+        path.write_text(render_lts_conf(template, self.lts_values()))
+        self.server = Server(self.namespace, directory, store, path, config, arguments)
+        self.server.start()
+        return self.server
+
+    def write_lts_conf(self, template: str) -> None:
+        """Replace the served lts.conf, as an edited ConfigMap does (by rename)."""
+        if self.server is None:
+            raise RackError("the rack serves nothing", hint="call serve() first")
+        fresh = self.server.lts_conf.with_suffix(".new")
+        fresh.write_text(render_lts_conf(template, self.lts_values()))
+        fresh.rename(self.server.lts_conf)
+
+    # Nodes
+
+    def add_node(self, spec: NodeSpec) -> Node:
+        """Screw a machine into the rack: cables and a static lease; it stays off."""
+        if spec.name in self.nodes:
+            raise RackError(f"the rack has a node {spec.name} already")
+        spec = spec.completed(node_address(len(self.nodes)))
+        count = len(spec.nics)
+        taps = [f"tap{number}" for number in range(self._taps, self._taps + count)]
+        self._taps += count
+        directory = self._subdirectory("nodes") / spec.name
+        files = MachineFiles(directory, self.sockets, spec.name, taps)
+        self.dhcp.add_host(spec)
+        node = Node(
+            spec,
+            files,
+            self.namespace,
+            self.ssh_key,
+            lambda: self._seen_by_server(spec.mac),
+            self._accelerator,
+        )
+        self.nodes[spec.name] = node
+        return node
+
+    def boot(self, spec: NodeSpec) -> Node:
+        """Add a machine and switch it on."""
+        node = self.add_node(spec)
+        node.power_on()
+        return node
+
+    def timeline(self, node: Node) -> dict[str, Any]:
+        """What the server knows of the node's boot (GET /api/nodes/<mac>)."""
+        if self.server is None:
+            raise RackError("the rack serves nothing", hint="call serve() first")
+        found: dict[str, Any] = self.server.get_json(f"/api/nodes/{node.mac}")
+        return found
+
+    def _seen_by_server(self, mac: str) -> str:
+        if self.server is None or not self.server.is_running():
+            return "nothing: it does not run"
+        try:
+            return describe_timeline(self.server.get_json(f"/api/nodes/{mac}"))
+        except RackError as error:
+            return error.message
+
+    def _subdirectory(self, name: str) -> Path:
+        path = self.directory / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
