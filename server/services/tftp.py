@@ -1,19 +1,17 @@
 """TFTP over UDP: a shell of raw non-blocking sockets around the protocol core."""
 
 import asyncio
-import errno
 import heapq
 import itertools
 import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from server.content import Lookup, NotFound, Refused
 from server.events import Emit, Event
-from server.protocols.tftp import MAX_BLKSIZE, NEVER, Outcome, Transfer, negotiate
+from server.protocols.tftp import NEVER, Outcome, Transfer, negotiate
 from server.protocols.tftp_wire import (
     MAX_REQUEST,
     ErrorCode,
@@ -24,49 +22,17 @@ from server.protocols.tftp_wire import (
     parse_request,
 )
 from server.services.blocks import BlockCache, Reader
+from server.services.limits import TftpLimits
 from server.services.ports import bind_port, raise_file_limit
 from server.services.ratelimit import RateLimit
+from server.services.tftp_link import SOL_UDP, TICK, UDP_SEGMENT, Address, Link
 
 __all__ = ["TftpLimits", "TftpService"]
 
 REQUESTS_PER_TURN: Final = 32
-UDP_SEGMENT: Final = 103
-MAX_SEGMENTS: Final = 64
-MAX_DATAGRAM: Final = 65000
-"""Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
-TICK: Final = 0.005
-"""Seconds; due retransmissions this close together are done in one turn."""
-_SOL_UDP: Final = socket.IPPROTO_UDP
 _IP_PKTINFO: Final = 8
 _PKTINFO: Final = struct.Struct("=I4s4s")
 _SEGMENT: Final = struct.Struct("=H")
-Address = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class TftpLimits:
-    """What one server grants.
-
-    transfers: in all; per_client: of one address; unconfirmed: of one address,
-    started without options and not answered yet (these could be meant to flood
-    somebody). requests_per_second, errors_per_second: answered for one address,
-    with bursts of twice and four times that. give_up_seconds: without progress.
-    cache_bytes: for packets that several clients are likely to fetch.
-    """
-
-    transfers: int = 4096
-    per_client: int = 128
-    unconfirmed: int = 8
-    requests_per_second: float = 200.0
-    errors_per_second: float = 50.0
-    max_blksize: int = MAX_BLKSIZE
-    max_windowsize: int = 64
-    give_up_seconds: float = 30.0
-    cache_bytes: int = 64 * 1024 * 1024
-    send_buffer: int = 1024 * 1024
-    stop_seconds: float = 5.0
-    events_per_second: float = 1.0
-    """Of errors and refusals, by client."""
 
 
 class TftpService:
@@ -99,14 +65,14 @@ class TftpService:
         self._emit = emit
         self._reuse_port = reuse_port
         self._listener = listener
-        self._links: dict[Address, _Link] = {}
+        self._links: dict[Address, Link] = {}
         self._per_client: dict[str, int] = {}
         limits = self.limits
         self._requests = RateLimit(limits.requests_per_second, 2 * limits.requests_per_second)
         self._errors = RateLimit(limits.errors_per_second, 4 * limits.errors_per_second)
         limit = limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
-        self._timers: list[tuple[float, int, _Link]] = []
+        self._timers: list[tuple[float, int, Link]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
@@ -255,7 +221,7 @@ class TftpService:
         transfer = Transfer(source.size, negotiated, give_up=limits.give_up_seconds)
         reader = Reader(self.cache, source, negotiated.blksize)
         try:
-            link = _Link(self, client, local, packet, path, transfer, reader)
+            link = Link(self, client, local, packet, path, transfer, reader)
         except OSError as error:
             self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
             return
@@ -280,7 +246,7 @@ class TftpService:
         """
         ancillary: list[tuple[int, int, bytes]] = []
         if segment:
-            ancillary.append((_SOL_UDP, UDP_SEGMENT, _SEGMENT.pack(segment)))
+            ancillary.append((SOL_UDP, UDP_SEGMENT, _SEGMENT.pack(segment)))
         if local:
             info = _PKTINFO.pack(0, socket.inet_aton(local), bytes(4))
             ancillary.append((socket.IPPROTO_IP, _IP_PKTINFO, info))
@@ -295,7 +261,7 @@ class TftpService:
 
     # Timers: one entry a transfer, put off lazily, so that an ACK costs nothing here.
 
-    def watch(self, link: "_Link") -> None:
+    def watch(self, link: Link) -> None:
         """Call link.on_timeout at its transfer's deadline, or somewhat later."""
         deadline = link.transfer.deadline
         if deadline == NEVER:
@@ -325,7 +291,7 @@ class TftpService:
 
     # Ends and events.
 
-    def ended(self, link: "_Link") -> None:
+    def ended(self, link: Link) -> None:
         if self._links.get(link.client) is link:
             del self._links[link.client]
         left = self._per_client.get(link.client[0], 0) - 1
@@ -338,7 +304,7 @@ class TftpService:
             self.report(link, outcome.status, outcome.message)
         self._check_stopped()
 
-    def report(self, link: "_Link", status: str, message: str = "") -> None:
+    def report(self, link: Link, status: str, message: str = "") -> None:
         transfer = link.transfer
         if status == "ok":
             sent = transfer.size
@@ -367,242 +333,6 @@ class TftpService:
     def _check_stopped(self) -> None:
         if self._stopped is not None and not self._links and not self._stopped.done():
             self._stopped.set_result(None)
-
-
-class _Link:
-    """One transfer with its socket (None: the service's own)."""
-
-    __slots__ = (
-        "_loading",
-        "_local",
-        "_reader",
-        "_segments",
-        "_service",
-        "began",
-        "client",
-        "closed",
-        "packet",
-        "path",
-        "sock",
-        "transfer",
-        "watched",
-    )
-
-    def __init__(
-        self,
-        service: TftpService,
-        client: Address,
-        local: str,
-        packet: bytes,
-        path: str,
-        transfer: Transfer,
-        reader: Reader,
-    ) -> None:
-        """Raises OSError when there is no socket to be had."""
-        self.client = client
-        self.packet = packet
-        self.path = path
-        self.transfer = transfer
-        self.closed = False
-        self.watched = NEVER
-        self.began = service.loop.time()
-        self._service = service
-        self._reader = reader
-        self._loading = False
-        self._local = local
-        stride = reader.layout.stride
-        self._segments = min(MAX_SEGMENTS, MAX_DATAGRAM // stride)
-        """Packets in one call; 1: the kernel cannot segment for this path."""
-        self.sock: socket.socket | None = None
-        if not service.single_port:
-            self.sock = self._open(local)
-
-    def _open(self, local: str) -> socket.socket:
-        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        sock = socket.socket(socket.AF_INET, kind)
-        try:
-            # Connected: the kernel drops strangers' packets and tells of closed ports.
-            sock.bind((local, 0))
-            sock.connect(self.client)
-            if self.transfer.windowsize > 1:
-                window = self.transfer.windowsize * self._reader.layout.stride
-                size = max(self._service.limits.send_buffer, 2 * window)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-                self._set_segment(sock)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-
-    def _set_segment(self, sock: socket.socket) -> None:
-        if self._segments > 1:
-            try:
-                sock.setsockopt(_SOL_UDP, UDP_SEGMENT, self._reader.layout.stride)
-            except OSError:
-                self._segments = 1
-        else:
-            self._segments = 1
-
-    def start(self, now: float) -> None:
-        self.transfer.start(now)
-        if self.sock is not None:
-            self._service.loop.add_reader(self.sock.fileno(), self._on_readable)
-        self._send()
-        self._watch()
-
-    def repeat(self, now: float) -> None:
-        if not self._loading and self.transfer.repeat(now):
-            self._send()
-
-    def _on_readable(self) -> None:
-        sock = self.sock
-        if sock is None:
-            return
-        try:
-            packet = sock.recv(1024)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._gone()
-            return
-        transfer = self.transfer
-        if transfer.receive(packet, self._service.loop.time()):
-            if not self._loading:
-                self._send()
-                if transfer.deadline < self.watched:
-                    self._watch()
-        elif transfer.outcome is not None:
-            self.finish()
-
-    def on_packet(self, packet: bytes) -> None:
-        """A packet that came to the service's own socket."""
-        transfer = self.transfer
-        if transfer.receive(packet, self._service.loop.time()):
-            if not self._loading:
-                self._send()
-                if transfer.deadline < self.watched:
-                    self._watch()
-        elif transfer.outcome is not None:
-            self.finish()
-
-    def on_timer(self, now: float) -> None:
-        transfer = self.transfer
-        if not self._loading and transfer.timeout(max(now, min(transfer.deadline, now + TICK))):
-            self._send()
-        if transfer.outcome is not None:
-            self.finish()
-        elif not self.closed:
-            self._watch()
-
-    def finish(self) -> None:
-        """The transfer has its outcome: send the last word, close, report."""
-        if self.closed:
-            return
-        self.closed = True
-        transfer = self.transfer
-        if transfer.farewell:
-            if self.sock is None:
-                self._service.tell(transfer.farewell, self.client, self._local)
-            else:
-                try:
-                    self.sock.send(transfer.farewell)
-                except OSError:
-                    pass
-        if self.sock is not None:
-            self._service.loop.remove_reader(self.sock.fileno())
-            self.sock.close()
-            self.sock = None
-        self._service.ended(self)
-
-    def _watch(self) -> None:
-        self._service.watch(self)
-
-    def _gone(self) -> None:
-        self.transfer.unreachable()
-        self.finish()
-
-    # Sending.
-
-    def _send(self) -> None:
-        """Send what the transfer wants sent."""
-        transfer = self.transfer
-        first, count = transfer.first, transfer.count
-        if first == 0:
-            self._put([memoryview(transfer.oack)], 0)
-            return
-        step = self._segments
-        while count > 0:
-            part = count if count < step else step
-            packets = self._reader.packets(first, part)
-            if packets is None:
-                self._load()
-                return
-            if not self._put(packets, part):
-                return
-            first += part
-            count -= part
-
-    def _put(self, packets: list[memoryview], count: int) -> bool:
-        """Hand packets to the kernel; False when the rest had better not follow now."""
-        sock = self.sock
-        try:
-            if sock is None:
-                segment = self._reader.layout.stride if count > 1 else 0
-                self._service.send_from_listener(packets, self.client, self._local, segment)
-            elif len(packets) == 1:
-                sock.send(packets[0])
-            else:
-                sock.sendmsg(packets)
-        except (BlockingIOError, InterruptedError):
-            # As if lost on the way: the client or the timer will ask again.
-            return False
-        except ConnectionRefusedError:
-            self._gone()
-            return False
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                return False
-            if count > 1 and self._segments > 1:
-                return self._unsegmented(packets, count)
-            self.transfer.fail(f"cannot send: {error.strerror or error}")
-            self.finish()
-            return False
-        return True
-
-    def _unsegmented(self, packets: list[memoryview], count: int) -> bool:
-        """The path's MTU is less than a packet, or the device cannot: one by one from now on."""
-        self._segments = 1
-        if self.sock is not None:
-            try:
-                self.sock.setsockopt(_SOL_UDP, UDP_SEGMENT, 0)
-            except OSError:
-                pass
-        stride = self._reader.layout.stride
-        for packet in packets:
-            for start in range(0, len(packet), stride):
-                if not self._put([packet[start : start + stride]], 1):
-                    return False
-        return True
-
-    def _load(self) -> None:
-        """The blocks are not in memory: a thread fetches them, the timer waits."""
-        transfer = self.transfer
-        self._loading = True
-        transfer.hold()
-        self._reader.load(transfer.first, transfer.count, self._loaded)
-
-    def _loaded(self, error: OSError | None) -> None:
-        self._loading = False
-        if self.closed:
-            return
-        if error is not None:
-            self.transfer.fail(f"cannot read the file: {error.strerror or error}")
-            self.finish()
-            return
-        self.transfer.sent(self._service.loop.time())
-        self._send()
-        if not self.closed:
-            self._watch()
 
 
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:

@@ -1,0 +1,56 @@
+"""What the data path grants its clients; every number can be set in farm.yaml."""
+
+from dataclasses import dataclass
+
+from server.protocols.tftp import MAX_BLKSIZE
+
+
+@dataclass(frozen=True)
+class TftpLimits:
+    """What one server grants.
+
+    transfers: in all; per_client: of one address; unconfirmed: of one address,
+    started without options and not answered yet (these could be meant to flood
+    somebody). requests_per_second, errors_per_second: answered for one address,
+    with bursts of twice and four times that. give_up_seconds: without progress.
+    cache_bytes: for packets that several clients are likely to fetch.
+    """
+
+    transfers: int = 4096
+    per_client: int = 128
+    unconfirmed: int = 8
+    requests_per_second: float = 200.0
+    errors_per_second: float = 50.0
+    max_blksize: int = MAX_BLKSIZE
+    max_windowsize: int = 64
+    give_up_seconds: float = 30.0
+    cache_bytes: int = 64 * 1024 * 1024
+    send_buffer: int = 1024 * 1024
+    stop_seconds: float = 5.0
+    events_per_second: float = 1.0
+    """Of errors and refusals, by client."""
+
+
+@dataclass(frozen=True)
+class NbdLimits:
+    """What one server grants.
+
+    connections: in all; per_client: of one address; handshakes: that have not
+    chosen an export yet (the oldest is dropped for a new one);
+    handshake_seconds: for the whole negotiation. turn_requests, turn_bytes:
+    what one connection gets done before the others have theirs.
+    cold_requests: that may wait for the disk, by connection.
+    """
+
+    connections: int = 8192
+    per_client: int = 64
+    handshakes: int = 512
+    handshake_seconds: float = 20.0
+    turn_requests: int = 256
+    turn_bytes: int = 1024 * 1024
+    cold_requests: int = 128
+    close_seconds: float = 5.0
+    send_buffer: int = 0
+    """SO_SNDBUF in bytes; 0 leaves it to the kernel."""
+    events_per_second: float = 1.0
+    """Of refusals and errors, by client."""

@@ -1,0 +1,345 @@
+"""One NBD client on its socket: negotiates, transmits, waits for what it has to wait for."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from server.content import Export
+from server.protocols.nbd import Buffer, ColdRequest, Transmission
+from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
+from server.protocols.nbd_wire import Errno
+from server.services.limits import NbdLimits
+from server.services.mapped import MappedFile
+
+MAX_BUFFERS: Final = 1024
+"""IOV_MAX of Linux: most buffers in one sendmsg."""
+KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+USER_TIMEOUT_MS: Final = 120_000
+"""Unacknowledged data for so long means that the node is dead."""
+
+
+class ConnectionHost(Protocol):
+    """What a connection needs of its service."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def limits(self) -> NbdLimits: ...
+    @property
+    def scratch(self) -> bytearray: ...
+    @property
+    def sizes(self) -> BlockSizes: ...
+    def find(self, name: str, client: str) -> tuple[Export, MappedFile] | None: ...
+    def list_exports(self, client: str, /) -> Sequence[str]: ...
+    def attached(self, connection: "Connection", export: Export) -> None: ...
+    def detached(self, connection: "Connection", reason: str, payload: int) -> None: ...
+    def complain(self, client: str, export: str, message: str) -> None: ...
+
+
+class Connection:
+    """One client: negotiates, then transmits; sends what is left when it can."""
+
+    __slots__ = (
+        "__weakref__",
+        "_blocked",
+        "_cold",
+        "_core",
+        "_fd",
+        "_file",
+        "_finish",
+        "_handshake",
+        "_out",
+        "_reading",
+        "_service",
+        "_sock",
+        "_timer",
+        "client",
+        "export",
+    )
+
+    def __init__(self, service: ConnectionHost, sock: socket.socket, client: str) -> None:
+        self.client = client
+        self.export: Export | None = None
+        self._service = service
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._file: MappedFile | None = None
+        self._core: Transmission | None = None
+        self._handshake: Handshake | None = Handshake(
+            self._find,
+            lambda: service.list_exports(client),
+            service.sizes,
+        )
+        self._out: list[Buffer] = []
+        self._blocked = False
+        self._reading = False
+        self._cold = 0
+        self._finish: str | None = None
+        """Why to hang up once everything is sent."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        service = self._service
+        self._sock.setblocking(False)
+        try:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE:
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+            if service.limits.send_buffer:
+                self._sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, service.limits.send_buffer
+                )
+        except OSError as error:  # gone already
+            self.close(str(error))
+            return
+        seconds = service.limits.handshake_seconds
+        self._timer = service.loop.call_later(
+            seconds, self.close, f"chose no export in {seconds:g} s"
+        )
+        assert self._handshake is not None
+        self._send([self._handshake.greet()])
+        self._settle()
+
+    def finish(self, reason: str) -> None:
+        """Hang up as soon as everything is sent."""
+        if self._finish is None:
+            self._finish = reason
+            seconds = self._service.limits.close_seconds
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._service.loop.call_later(seconds, self.close, reason)
+        self._settle()
+
+    def close(self, reason: str) -> None:
+        """Hang up now."""
+        if self._fd < 0:
+            return
+        loop = self._service.loop
+        loop.remove_reader(self._fd)
+        loop.remove_writer(self._fd)
+        self._fd = -1
+        self._sock.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._out = []
+        payload = self._core.payload if self._core is not None else 0
+        self._core = self._handshake = self._file = None
+        self._service.detached(self, reason, payload)
+
+    def _find(self, name: str) -> Export | None:
+        found = self._service.find(name, self.client)
+        if found is None:
+            return None
+        export, self._file = found
+        return export
+
+    # Reading.
+
+    def _on_readable(self) -> None:
+        core = self._core
+        if core is None:
+            self._negotiate()
+            return
+        scratch = self._service.scratch
+        try:
+            count = self._sock.recv_into(scratch)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            return
+        if not count:
+            self.finish("the client hung up")
+            return
+        out = core.receive(scratch, count)
+        if out and not self._out and len(out) <= MAX_BUFFERS:
+            # The usual case: everything fits into the socket.
+            try:
+                sent = self._sock.sendmsg(out)
+            except (BlockingIOError, InterruptedError):
+                self._out = out
+            except OSError as error:
+                self.close(_why(error))
+                return
+            else:
+                if sent != core.queued:
+                    self._out = _after(out, sent)
+                elif not core.attention:
+                    return
+        elif out:
+            self._send(out)
+        self._settle()
+
+    def _negotiate(self) -> None:
+        handshake = self._handshake
+        if handshake is None:
+            return
+        try:
+            # Little at a time: answers may be longer than questions.
+            data = self._sock.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            return
+        if not data:
+            self.close("the client hung up while negotiating")
+            return
+        self._send([handshake.receive(data)])
+        outcome = handshake.outcome
+        if isinstance(outcome, Closed):
+            if outcome.error:
+                self._service.complain(self.client, handshake.wanted or "", outcome.reason)
+            self.finish(outcome.reason)
+            return
+        if isinstance(outcome, Attached):
+            self._attach(outcome)
+        self._settle()
+
+    def _attach(self, outcome: Attached) -> None:
+        assert self._file is not None  # _find gave the export
+        service = self._service
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._handshake = None
+        self.export = outcome.export
+        file = self._file
+        size = outcome.export.size
+        self._core = Transmission(
+            file.view[:size],
+            file.granules,
+            structured=outcome.structured,
+            allocation=outcome.allocation,
+            holes=[(start, min(end, size)) for start, end in file.holes if start < size],
+            sizes=service.sizes,
+            turn_requests=service.limits.turn_requests,
+            turn_bytes=service.limits.turn_bytes,
+        )
+        service.attached(self, outcome.export)
+        if outcome.leftover:
+            self._send(self._core.receive(outcome.leftover, len(outcome.leftover)))
+
+    def _continue(self) -> None:
+        """The next turn of a client that asked for more than one turn's worth."""
+        core = self._core
+        if core is None or self._fd < 0:
+            return
+        if core.more and not self._out:
+            self._send(core.receive(b"", 0))
+        self._settle()
+
+    # Loading.
+
+    def _load(self, core: Transmission) -> None:
+        assert self._file is not None
+        requests, core.cold = core.cold, []
+        self._cold += len(requests)
+        for request in requests:
+            self._file.load(
+                request.offset,
+                request.length,
+                lambda error, request=request: self._loaded(request, error),  # type: ignore[misc]
+            )
+
+    def _loaded(self, request: ColdRequest, error: OSError | None) -> None:
+        self._cold -= 1
+        core = self._core
+        if core is None or self._fd < 0:
+            return
+        if error is not None and self.export is not None:
+            what = f"{self.export.path}: {error.strerror or error}"
+            self._service.complain(self.client, self.export.name, what)
+        self._send(core.complete(request, Errno.EIO if error is not None else None))
+        self._settle()
+
+    # Sending.
+
+    def _send(self, buffers: list[Buffer]) -> None:
+        """Send now what the socket takes, keep the rest as views."""
+        if self._out:
+            self._out += buffers
+            return
+        self._out = buffers
+        self._flush()
+
+    def _flush(self) -> None:
+        # One sendmsg a turn is enough for many small replies; the last may be short.
+        while self._out and self._fd >= 0:
+            batch = self._out if len(self._out) <= MAX_BUFFERS else self._out[:MAX_BUFFERS]
+            try:
+                sent = self._sock.sendmsg(batch)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self.close(_why(error))
+                return
+            whole = sent == sum(map(len, batch))
+            self._out = _after(self._out, sent)
+            if not whole:
+                return
+
+    def _on_writable(self) -> None:
+        self._flush()
+        self._settle()
+
+    def _settle(self) -> None:
+        """After anything has happened: start loads, hang up if due, wait for the right thing."""
+        if self._fd < 0:
+            return
+        loop = self._service.loop
+        core = self._core
+        if core is not None:
+            if core.cold:
+                self._load(core)
+            if core.refused is not None:
+                name = self.export.name if self.export is not None else ""
+                self._service.complain(self.client, name, core.refused)
+                core.refused = None
+            core.attention = core.more
+            if core.closed is not None and self._finish is None:
+                self.finish(core.closed)
+                return
+        blocked = bool(self._out)
+        more = core is not None and core.more
+        if self._finish is not None and not blocked and not self._cold and not more:
+            self.close(self._finish)
+            return
+        if more and not blocked:
+            loop.call_soon(self._continue)
+        reading = not (
+            blocked
+            or more
+            or self._finish is not None
+            or self._cold >= self._service.limits.cold_requests
+        )
+        if reading != self._reading:
+            self._reading = reading
+            if reading:
+                loop.add_reader(self._fd, self._on_readable)
+            else:
+                loop.remove_reader(self._fd)
+        if blocked != self._blocked:
+            self._blocked = blocked
+            if blocked:
+                loop.add_writer(self._fd, self._on_writable)
+            else:
+                loop.remove_writer(self._fd)
+
+
+def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of buffers when `sent` bytes of them are gone."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            rest = buffers[index:]
+            rest[0] = memoryview(buffer)[sent:]
+            return rest
+        sent -= len(buffer)
+    return []
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,273 @@
+"""One TFTP transfer with its socket: asks the core what to send, and hands it to the kernel."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from server.protocols.tftp import NEVER, Transfer
+from server.services.blocks import Reader
+from server.services.limits import TftpLimits
+
+UDP_SEGMENT: Final = 103
+MAX_SEGMENTS: Final = 64
+MAX_DATAGRAM: Final = 65000
+"""Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
+TICK: Final = 0.005
+"""Seconds; due retransmissions this close together are done in one turn."""
+SOL_UDP: Final = socket.IPPROTO_UDP
+Address = tuple[str, int]
+
+
+class LinkHost(Protocol):
+    """What a link needs of its service."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def limits(self) -> TftpLimits: ...
+    @property
+    def single_port(self) -> bool: ...
+    def watch(self, link: "Link") -> None: ...
+    def ended(self, link: "Link") -> None: ...
+    def tell(self, packet: bytes, client: Address, local: str) -> None: ...
+    def send_from_listener(
+        self, buffers: Sequence[bytes | memoryview], client: Address, local: str, segment: int = 0
+    ) -> None: ...
+
+
+class Link:
+    """One transfer with its socket (None: the service's own)."""
+
+    __slots__ = (
+        "_loading",
+        "_local",
+        "_reader",
+        "_segments",
+        "_service",
+        "began",
+        "client",
+        "closed",
+        "packet",
+        "path",
+        "sock",
+        "transfer",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        service: LinkHost,
+        client: Address,
+        local: str,
+        packet: bytes,
+        path: str,
+        transfer: Transfer,
+        reader: Reader,
+    ) -> None:
+        """Raises OSError when there is no socket to be had."""
+        self.client = client
+        self.packet = packet
+        self.path = path
+        self.transfer = transfer
+        self.closed = False
+        self.watched = NEVER
+        self.began = service.loop.time()
+        self._service = service
+        self._reader = reader
+        self._loading = False
+        self._local = local
+        stride = reader.layout.stride
+        self._segments = min(MAX_SEGMENTS, MAX_DATAGRAM // stride)
+        """Packets in one call; 1: the kernel cannot segment for this path."""
+        self.sock: socket.socket | None = None
+        if not service.single_port:
+            self.sock = self._open(local)
+
+    def _open(self, local: str) -> socket.socket:
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_INET, kind)
+        try:
+            # Connected: the kernel drops strangers' packets and tells of closed ports.
+            sock.bind((local, 0))
+            sock.connect(self.client)
+            if self.transfer.windowsize > 1:
+                window = self.transfer.windowsize * self._reader.layout.stride
+                size = max(self._service.limits.send_buffer, 2 * window)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+                self._set_segment(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _set_segment(self, sock: socket.socket) -> None:
+        if self._segments > 1:
+            try:
+                sock.setsockopt(SOL_UDP, UDP_SEGMENT, self._reader.layout.stride)
+            except OSError:
+                self._segments = 1
+        else:
+            self._segments = 1
+
+    def start(self, now: float) -> None:
+        self.transfer.start(now)
+        if self.sock is not None:
+            self._service.loop.add_reader(self.sock.fileno(), self._on_readable)
+        self._send()
+        self._watch()
+
+    def repeat(self, now: float) -> None:
+        if not self._loading and self.transfer.repeat(now):
+            self._send()
+
+    def _on_readable(self) -> None:
+        sock = self.sock
+        if sock is None:
+            return
+        try:
+            packet = sock.recv(1024)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._gone()
+            return
+        transfer = self.transfer
+        if transfer.receive(packet, self._service.loop.time()):
+            if not self._loading:
+                self._send()
+                if transfer.deadline < self.watched:
+                    self._watch()
+        elif transfer.outcome is not None:
+            self.finish()
+
+    def on_packet(self, packet: bytes) -> None:
+        """A packet that came to the service's own socket."""
+        transfer = self.transfer
+        if transfer.receive(packet, self._service.loop.time()):
+            if not self._loading:
+                self._send()
+                if transfer.deadline < self.watched:
+                    self._watch()
+        elif transfer.outcome is not None:
+            self.finish()
+
+    def on_timer(self, now: float) -> None:
+        transfer = self.transfer
+        if not self._loading and transfer.timeout(max(now, min(transfer.deadline, now + TICK))):
+            self._send()
+        if transfer.outcome is not None:
+            self.finish()
+        elif not self.closed:
+            self._watch()
+
+    def finish(self) -> None:
+        """The transfer has its outcome: send the last word, close, report."""
+        if self.closed:
+            return
+        self.closed = True
+        transfer = self.transfer
+        if transfer.farewell:
+            if self.sock is None:
+                self._service.tell(transfer.farewell, self.client, self._local)
+            else:
+                try:
+                    self.sock.send(transfer.farewell)
+                except OSError:
+                    pass
+        if self.sock is not None:
+            self._service.loop.remove_reader(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        self._service.ended(self)
+
+    def _watch(self) -> None:
+        self._service.watch(self)
+
+    def _gone(self) -> None:
+        self.transfer.unreachable()
+        self.finish()
+
+    # Sending.
+
+    def _send(self) -> None:
+        """Send what the transfer wants sent."""
+        transfer = self.transfer
+        first, count = transfer.first, transfer.count
+        if first == 0:
+            self._put([memoryview(transfer.oack)], 0)
+            return
+        step = self._segments
+        while count > 0:
+            part = count if count < step else step
+            packets = self._reader.packets(first, part)
+            if packets is None:
+                self._load()
+                return
+            if not self._put(packets, part):
+                return
+            first += part
+            count -= part
+
+    def _put(self, packets: list[memoryview], count: int) -> bool:
+        """Hand packets to the kernel; False when the rest had better not follow now."""
+        sock = self.sock
+        try:
+            if sock is None:
+                segment = self._reader.layout.stride if count > 1 else 0
+                self._service.send_from_listener(packets, self.client, self._local, segment)
+            elif len(packets) == 1:
+                sock.send(packets[0])
+            else:
+                sock.sendmsg(packets)
+        except (BlockingIOError, InterruptedError):
+            # As if lost on the way: the client or the timer will ask again.
+            return False
+        except ConnectionRefusedError:
+            self._gone()
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return False
+            if count > 1 and self._segments > 1:
+                return self._unsegmented(packets, count)
+            self.transfer.fail(f"cannot send: {error.strerror or error}")
+            self.finish()
+            return False
+        return True
+
+    def _unsegmented(self, packets: list[memoryview], count: int) -> bool:
+        """The path's MTU is less than a packet, or the device cannot: one by one from now on."""
+        self._segments = 1
+        if self.sock is not None:
+            try:
+                self.sock.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+            except OSError:
+                pass
+        stride = self._reader.layout.stride
+        for packet in packets:
+            for start in range(0, len(packet), stride):
+                if not self._put([packet[start : start + stride]], 1):
+                    return False
+        return True
+
+    def _load(self) -> None:
+        """The blocks are not in memory: a thread fetches them, the timer waits."""
+        transfer = self.transfer
+        self._loading = True
+        transfer.hold()
+        self._reader.load(transfer.first, transfer.count, self._loaded)
+
+    def _loaded(self, error: OSError | None) -> None:
+        self._loading = False
+        if self.closed:
+            return
+        if error is not None:
+            self.transfer.fail(f"cannot read the file: {error.strerror or error}")
+            self.finish()
+            return
+        self.transfer.sent(self._service.loop.time())
+        self._send()
+        if not self.closed:
+            self._watch()
