@@ -289,7 +289,7 @@ class Transmission:
         if allowed is None:
             return Errno.EINVAL, f"unknown command {command}"
         if not self._structured:
-            allowed &= ~CommandFlag.DF
+            allowed &= ~int(CommandFlag.DF)
         if flags & ~allowed:
             return Errno.EINVAL, f"flags {flags:#x} are not for this command"
         if command == Command.FLUSH:
@@ -381,11 +381,12 @@ class Transmission:
 
 
 _FLAGS: Final[dict[int, int]] = {
+    # Plain numbers: ~ of an IntFlag knows only the flags that have names.
     # FUA has no meaning for them, and does no harm: some clients set it on everything.
-    Command.READ: CommandFlag.DF | CommandFlag.FUA,
-    Command.FLUSH: CommandFlag.FUA,
-    Command.CACHE: CommandFlag.FUA,
-    Command.BLOCK_STATUS: CommandFlag.REQ_ONE | CommandFlag.FUA,
+    Command.READ: int(CommandFlag.DF | CommandFlag.FUA),
+    Command.FLUSH: int(CommandFlag.FUA),
+    Command.CACHE: int(CommandFlag.FUA),
+    Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE | CommandFlag.FUA),
 }
 
 

@@ -133,7 +133,7 @@ class Handshake:
             return None
         (flags,) = CLIENT_FLAGS.unpack_from(self._buffer)
         self._buffer = self._buffer[CLIENT_FLAGS.size :]
-        unknown = flags & ~(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
+        unknown = flags & ~int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
         if unknown:
             self._close(f"unknown client flags {unknown:#x}")
         self._fixed = bool(flags & HandshakeFlag.FIXED_NEWSTYLE)
