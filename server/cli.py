@@ -2,4 +2,6 @@
 
 import click
 
-COMMANDS: list[click.Command] = []
+import server.ltsconf.cli
+
+COMMANDS: list[click.Command] = [*server.ltsconf.cli.COMMANDS]
