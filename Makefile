@@ -32,6 +32,9 @@ check: install ## format, lint, types, shell, unit tests, floors: under a minute
 test: ## every test, end-to-end boots included; prints the minutes of each part
 	@tests/run
 
+demo: install ## build, serve, boot a bare machine, watch it join Kubernetes
+	$(VENV)/bin/bootfarm demo
+
 format: $(STAMP) ## let ruff format and sort
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .

@@ -1,12 +1,35 @@
 """Commands of the virtual rack; see COMMANDS."""
 
+import os
+import shutil
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
+from rack.cache import checkout_directory
+from rack.control import ControlSocket, ask, state_directory, the_only_rack
+from rack.demo import DemoOptions, run_demo
+from rack.detach import Detach, run_detachable
+from rack.errors import RackError
 from rack.kubernetes.build import build
 from rack.kubernetes.repository import sources_line
+from rack.ltsconf import example_lts_conf
+from rack.machine import NodeSpec
+from rack.namespace import enter_argv
+from rack.node import ssh_argv
 from rack.progress import printed_steps
+from rack.rack import Rack
+from rack.terminal import attach_console
+from rack.timeline import format_size
+
+
+def default_store() -> Path:
+    """The store that the demo builds into: `build/store` of the checkout."""
+    return checkout_directory() / "build" / "store"
 
 
 @click.group()
@@ -29,4 +52,202 @@ def packages() -> None:
     click.echo(f"  {sources_line(made.apt)}")
 
 
-COMMANDS: list[click.Command] = [rack]
+@rack.command()
+@click.option("--store", type=click.Path(path_type=Path), help="Serve this store [build/store].")
+@click.option(
+    "--lts-conf",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Serve this lts.conf [netboot-config/examples/lts.conf]; {{ token }}, {{ api }}, "
+    "{{ ca_hash }}, {{ ssh_key }} and {{ netconsole_target }} are filled in.",
+)
+@click.option("--no-server", is_flag=True, help="DHCP only: run `bootfarm serve` yourself.")
+@click.option("--no-control-plane", is_flag=True, help="No Kubernetes.")
+def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_plane: bool) -> None:
+    """Put the rack up; it stays until `bootfarm rack down`."""
+    store = store or default_store()
+    if not no_server and not store.is_dir():
+        raise RackError(
+            f"there is no store {store}",
+            hint="name one by --store, or build it: "
+            f"`bootfarm build recipes/demo.yaml --store {store}`",
+        )
+
+    def work(detach: Detach) -> None:
+        state = state_directory()
+        with the_only_rack(state):
+            directory = state / "up"
+            shutil.rmtree(directory, ignore_errors=True)
+            with Rack(directory) as here:
+                with printed_steps() as progress:
+                    progress("network and DHCP")
+                    here.report_to(progress)
+                    if not no_control_plane:
+                        here.start_control_plane()
+                    if not no_server:
+                        progress("bootfarm serve")
+                        here.serve(store, lts_conf or example_lts_conf())
+                control = ControlSocket(here, state)
+                click.echo(f"the rack is up; its logs are in {here.directory}")
+                click.echo("  bootfarm rack boot NAME | console NAME | ssh NAME | status | down")
+                detach(here.directory / "rack.log")
+                control.down.wait()
+
+    sys.exit(run_detachable(work))
+
+
+@rack.command()
+@click.argument("name")
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
+@click.option("--memory", default=1024, show_default=True, help="MiB.")
+@click.option("--cpus", default=1, show_default=True)
+@click.option("--nic", default="virtio-net-pci", show_default=True, help="QEMU's device.")
+@click.option("--mac", default="", help="Made from the name when left out.")
+@click.option(
+    "--disk", "disks", multiple=True, type=click.Path(exists=True, resolve_path=True), help="Raw."
+)
+def boot(
+    name: str, firmware: str, memory: int, cpus: int, nic: str, mac: str, disks: tuple[str, ...]
+) -> None:
+    """Add a bare machine to the rack and switch it on."""
+    spec = NodeSpec(
+        name,
+        mac=mac,
+        firmware="uefi" if firmware == "uefi" else "bios",
+        memory=memory,
+        cpus=cpus,
+        nic=nic,
+        disks=tuple(Path(disk) for disk in disks),
+    )
+    fields = asdict(spec) | {"disks": list(disks)}
+    del fields["extra_nics"]
+    node = ask("boot", spec=fields)
+    click.echo(f"{name} is on: {node['ip']}, {node['mac']}")
+    click.echo(f"  bootfarm rack console {name}        (its log: {node['console_log']})")
+
+
+def _find_node(name: str) -> dict[str, str]:
+    nodes = {node["name"]: node for node in ask("status")["nodes"]}
+    if name not in nodes:
+        raise RackError(
+            f"the rack has no node {name}", hint=f"it has: {', '.join(nodes) or 'none'}"
+        )
+    found: dict[str, str] = nodes[name]
+    return found
+
+
+@rack.command()
+@click.argument("name")
+def console(name: str) -> None:
+    """Show a node's serial console so far and attach to it; Ctrl-] leaves."""
+    node = _find_node(name)
+    log = Path(node["console_log"])
+    if log.exists():
+        sys.stdout.buffer.write(log.read_bytes()[-4000:])
+        sys.stdout.flush()
+    if node["power"] == "off":
+        click.echo(f"\n{name} is off")
+        return
+    attach_console(Path(node["console_socket"]))
+
+
+def _exec_inside(argv: Sequence[str]) -> None:
+    words = enter_argv(ask("status")["namespace"], argv)
+    os.execvp(words[0], words)
+
+
+@rack.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(name: str, command: tuple[str, ...]) -> None:
+    """Log in to a node as root, or run COMMAND there."""
+    node = _find_node(name)
+    _exec_inside(ssh_argv(Path(ask("status")["ssh_key"]), node["ip"], command))
+
+
+@rack.command(context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def kubectl(words: tuple[str, ...]) -> None:
+    """Run kubectl as the cluster's administrator."""
+    argv = ask("status")["kubectl"]
+    if not argv:
+        raise RackError("this rack has no control plane", hint="it was put up without one")
+    _exec_inside([*argv, *words])
+
+
+@rack.command(name="run", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def run_inside(command: tuple[str, ...]) -> None:
+    """Run a command in the rack's network, such as `ping` or `curl`."""
+    _exec_inside(command)
+
+
+@rack.command()
+@click.argument("name")
+@click.argument("action", type=click.Choice(["on", "cut", "button", "reset"]))
+def power(name: str, action: str) -> None:
+    """Switch a node on, pull its plug, press its power button or its reset button."""
+    node = ask("power", name=name, action=action)
+    click.echo(f"{name}: {node['power']}")
+
+
+@rack.command()
+def status() -> None:
+    """What is in the rack, and whether it is on."""
+    answer = ask("status")
+    click.echo(f"rack up (process {answer['pid']}), files in {answer['directory']}")
+    click.echo(f"bootfarm serve: {'running' if answer['server'] else 'not running'}")
+    click.echo(f"control plane:  {'running' if answer['kubectl'] else 'none'}")
+    for node in answer["nodes"]:
+        click.echo(
+            f"{node['name']:<12} {node['power']:<9} {node['firmware']:<5} {node['ip']:<13} "
+            f"{node['mac']}  peak {format_size(node['peak_memory'])}"
+        )
+
+
+@rack.command()
+def down() -> None:
+    """End the rack: nodes, servers, control plane, namespaces."""
+    pid = ask("status")["pid"]
+    ask("down")
+    end = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and not _is_zombie(pid):
+        if time.monotonic() > end:
+            raise RackError(f"process {pid}, which holds the rack, does not end")
+        time.sleep(0.1)
+    click.echo("the rack is down")
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the rack up; end it by `bootfarm rack down`.")
+@click.option("--store", type=click.Path(path_type=Path), help="Build into it [build/store].")
+@click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="[recipes/demo.yaml]")
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
+@click.option("--memory", default=1536, show_default=True, help="The node's, MiB.")
+@click.option("--timeout", default=900, show_default=True, help="For the boot to Ready, seconds.")
+def demo(
+    keep: bool, store: Path | None, recipe: Path | None, firmware: str, memory: int, timeout: int
+) -> None:
+    """Build, serve, boot a bare machine, and watch it join Kubernetes.
+
+    Everything runs on this machine, in namespaces and below build/: packages,
+    image, DHCP, server, control plane, one virtual node. Needs root.
+    """
+    options = DemoOptions(
+        recipe=recipe or checkout_directory() / "recipes" / "demo.yaml",
+        store=store or default_store(),
+        firmware="uefi" if firmware == "uefi" else "bios",
+        memory=memory,
+        timeout=timeout,
+        keep=keep,
+    )
+    sys.exit(run_detachable(lambda detach: run_demo(options, detach)))
+
+
+COMMANDS: list[click.Command] = [rack, demo]

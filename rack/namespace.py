@@ -34,6 +34,14 @@ def holder_argv() -> list[str]:
     ]
 
 
+def enter_argv(pid: int, argv: Sequence[str | Path]) -> list[str]:
+    """`argv` as a command that runs in the namespaces of process `pid`."""
+    return [
+        *("nsenter", f"--target={pid}", "--net", "--pid", "--mount", "--"),
+        *(str(word) for word in argv),
+    ]
+
+
 class Namespace:
     """Fresh namespaces; `close` (or the end of this process) kills all in them."""
 
@@ -65,10 +73,7 @@ class Namespace:
 
     def enter_argv(self, argv: Sequence[str | Path]) -> list[str]:
         """`argv` as a command that runs in the namespaces."""
-        return [
-            *("nsenter", f"--target={self.pid}", "--net", "--pid", "--mount", "--"),
-            *(str(word) for word in argv),
-        ]
+        return enter_argv(self.pid, argv)
 
     def run(
         self,

@@ -13,7 +13,7 @@ with the process, however that ends.
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -118,6 +118,10 @@ class Rack:
         """What nodes' kernels sent by netconsole; each line begins with the sender."""
         return self.directory / "netconsole.log"
 
+    def report_to(self, progress: Progress) -> None:
+        """Say steps to `progress` from now on."""
+        self._progress = progress
+
     # The control plane
 
     @property
@@ -145,10 +149,22 @@ class Rack:
         """Run kubectl as the cluster's administrator; its output."""
         return self.control_plane.kubectl(*words, stdin=stdin, timeout=timeout)
 
-    def wait_ready(self, node: Node, timeout: float = 300.0) -> float:
-        """Wait until the cluster says the node is Ready; the seconds it took."""
+    def kubectl_argv(self) -> list[str]:
+        """The command that a person runs kubectl with; empty without a control plane."""
+        if self._control_plane is None:
+            return []
+        program = str(self.packages.programs / "kubectl")
+        return [program, f"--kubeconfig={self._control_plane.kubeconfig}"]
+
+    def wait_ready(
+        self, node: Node, timeout: float = 300.0, look: Callable[[], None] | None = None
+    ) -> float:
+        """Wait until the cluster says the node is Ready; the seconds it took.
+
+        `look` is called at each try, to show how far it is or to give up (by raising).
+        """
         try:
-            return self.control_plane.wait_node_ready(node.name, timeout, node.check)
+            return self.control_plane.wait_node_ready(node.name, timeout, look or node.check)
         except RackError as error:
             raise node.explain(error) from None
 
@@ -241,6 +257,13 @@ class Rack:
             raise RackError("the rack serves nothing", hint="call serve() first")
         found: dict[str, Any] = self.server.get_json(f"/api/nodes/{node.mac}")
         return found
+
+    def timeline_or_nothing(self, node: Node) -> dict[str, Any]:
+        """The same, or {} while the server does not know the node or does not answer."""
+        try:
+            return self.timeline(node)
+        except RackError:
+            return {}
 
     def _seen_by_server(self, mac: str) -> str:
         if self.server is None or not self.server.is_running():

@@ -1,0 +1,110 @@
+"""Work in a child process that can outlive the command that started it."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import click
+
+DETACHED = b"D"
+Detach = Callable[[Path], None]
+"""Let the command return with success now; from then on output goes to this log."""
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C: not an error, but the end; context managers clean up."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Once: a second Ctrl-C must not interrupt the cleaning up.
+    for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(again, signal.SIG_IGN)
+    raise Stopped(signal.Signals(number).name)
+
+
+def run_detachable(work: Callable[[Detach], None]) -> int:
+    """Run `work(detach)` in a child; its exit code, or 0 as soon as it detached.
+
+    Ctrl-C and SIGTERM reach the child as Stopped, which its context managers
+    see; the same happens when this process dies before the child detached.
+    Call it before any thread is started.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    news_read, news_write = os.pipe()
+    alive_read, alive_write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(news_read)
+        os.close(alive_write)
+        os._exit(_child(work, news_write, alive_read))
+    os.close(news_write)
+    os.close(alive_read)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        try:
+            os.kill(child, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+
+    before = {
+        number: signal.signal(number, forward)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        if os.read(news_read, 1) == DETACHED:
+            return 0
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status) % 256
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(news_read)
+        os.close(alive_write)
+
+
+def _child(work: Callable[[Detach], None], news: int, alive: int) -> int:
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    detached = threading.Event()
+
+    def watch() -> None:
+        os.read(alive, 1)
+        if not detached.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+    def detach(log: Path) -> None:
+        detached.set()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.write(news, DETACHED)
+        for descriptor, target in ((nothing, 0), (sink, 1), (sink, 2)):
+            os.dup2(descriptor, target)
+
+    code = 1
+    try:
+        work(detach)
+        code = 0
+    except Stopped as stopped:
+        print(f"\nstopped by {stopped}; everything is torn down", file=sys.stderr)
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
