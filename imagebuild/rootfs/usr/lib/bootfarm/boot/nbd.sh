@@ -11,7 +11,7 @@ attach_root() {
     if [ "$(cat /sys/class/block/nbd0/size 2>/dev/null || echo 0)" != 0 ]; then
         return 0 # a try before this one got so far
     fi
-    modprobe nbd
+    modprobe nbd nbds_max=4
     wait_for 10 "/dev/nbd0" nbd_ready || {
         fail "the kernel has no /dev/nbd0" "the module nbd in the initramfs" \
             "ls /lib/modules; the recipe's kernel package"

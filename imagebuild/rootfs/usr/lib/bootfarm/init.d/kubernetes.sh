@@ -13,6 +13,25 @@ link_cni_plugins() {
     done
 }
 
+# kubelet and the runtime must agree, else a join hangs for two minutes and fails; the cluster's
+# own kubelet configuration may leave it out (kubeadm before 1.22).
+set_cgroup_driver() {
+    kubelet_defaults=$BOOTFARM_ROOT/etc/default/kubelet
+    if [ ! -x "$BOOTFARM_ROOT/usr/bin/kubelet" ] ||
+        grep -q -e --cgroup-driver "$kubelet_defaults" 2>/dev/null; then
+        return 0
+    fi
+    if grep -q '^KUBELET_EXTRA_ARGS=' "$kubelet_defaults" 2>/dev/null; then
+        sed -i -e 's/^KUBELET_EXTRA_ARGS="/&--cgroup-driver=systemd /;t' \
+            -e "s/^KUBELET_EXTRA_ARGS='/&--cgroup-driver=systemd /;t" \
+            -e 's/^KUBELET_EXTRA_ARGS=/&--cgroup-driver=systemd /' "$kubelet_defaults"
+    else
+        mkdir -p "$BOOTFARM_ROOT/etc/default"
+        printf 'KUBELET_EXTRA_ARGS=--cgroup-driver=systemd\n' >>"$kubelet_defaults"
+    fi
+}
+
 apply_kubernetes() {
     link_cni_plugins
+    set_cgroup_driver
 }

@@ -16,7 +16,7 @@ is_machine_id() {
 }
 
 machine_id_from_dmi() {
-    tr -d '\n-' <"$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" 2>/dev/null | tr 'A-F' 'a-f'
+    cat "$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" 2>/dev/null | tr -d '\n-' | tr 'A-F' 'a-f'
 }
 
 machine_id_from_mac() {
