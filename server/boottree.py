@@ -1,0 +1,263 @@
+"""The boot tree of TFTP and HTTP, and NBD's export names: what a client gets for what it writes.
+
+A path is taken apart and each part is compared with what there is; text from a
+client never becomes part of a path on disk.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagebuild.manifest import MANIFEST_NAME, is_digest, is_image_name
+from imagebuild.store import Image
+from server.bootplan import BootPlan, Farm, plan_boot
+from server.config import Menu
+from server.content import BytesContent, Content, Export, FileContent, NotFound, Refused
+from server.errors import ServerError
+from server.identity import Identifier, Identity
+from server.ltsconf import LtsConf
+from server.netboot import render_grub_cfg, render_grub_error, render_ipxe, render_ipxe_error
+
+MAX_PATH = 1024
+MAX_PLANS = 4096
+GRUB_ARCHITECTURES = ("i386-pc", "x86_64-efi")
+ROOTFS = "rootfs.squashfs"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that plans are made of, as it stands at one moment; replaced as a whole."""
+
+    images: tuple[Image, ...]
+    ltsconf: LtsConf
+    default_image: str | None = None
+    cmdline: tuple[str, ...] = ()
+    on_error: str = "shell"
+    menu: Menu = field(default_factory=Menu)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where nodes find the services. address_of: client IP -> the server's address for it."""
+
+    http: int
+    nbd: int
+    address_of: Callable[[str], str]
+
+
+Complain = Callable[[str, str, str], None]
+"""(client IP, path, message): a node could not be given a plan."""
+
+
+class BootTree:
+    """Looks paths and exports up for a client; one for all services.
+
+    site: gives the present Site. Plans are remembered until the Site changes.
+    """
+
+    def __init__(
+        self,
+        site: Callable[[], Site],
+        identifier: Identifier,
+        ports: Ports,
+        complain: Complain = lambda client, path, message: None,
+    ) -> None:
+        self._site = site
+        self._identifier = identifier
+        self._ports = ports
+        self._complain = complain
+        self._plans: OrderedDict[tuple[Identity, str], BootPlan | ServerError] = OrderedDict()
+        self._planned_for: Site | None = None
+
+    def lookup(self, path: str, client_ip: str, mac: str | None = None) -> Content:
+        """What `path` is for the client at `client_ip`.
+
+        mac: what the client says its MAC is. Raises NotFound or Refused, and
+        nothing else on any input.
+        """
+        try:
+            return self._lookup(path, client_ip, mac)
+        except ServerError as error:
+            raise NotFound(_one_line(error)) from error
+        except (NotFound, Refused):
+            raise
+        except Exception as error:
+            _log.exception("looking up %r for %s", path[:200], client_ip)
+            raise NotFound("the server could not look this up; its log says why") from error
+
+    def plan(self, client_ip: str, name: str | None = None, mac: str | None = None) -> BootPlan:
+        """The plan of the node at an address; ServerError when it has none, or Refused."""
+        site = self._site()
+        if site is not self._planned_for:
+            self._plans.clear()
+            self._planned_for = site
+        identity = self._identifier.identify(client_ip, mac)
+        key = (identity, name or "")
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = self._make_plan(site, identity, name)
+            if len(self._plans) > MAX_PLANS:
+                self._plans.popitem(last=False)
+        if isinstance(found, ServerError):
+            raise found
+        return found
+
+    def export(self, name: str, client_ip: str) -> Export | None:
+        """The NBD export of that name for a client: `[/]opt/ltsp/<image>[@<digest>]`."""
+        word = name.removeprefix("/").removeprefix("opt/ltsp/")
+        if word == name.removeprefix("/"):
+            return None
+        head, separator, digest = word.partition("@")
+        if not is_image_name(head):
+            return None
+        if separator:
+            image = self._find_image(head, digest)
+        else:
+            image = self._planned_image(head, client_ip)
+        return _export(image) if image is not None else None
+
+    def list_exports(self, client_ip: str) -> Sequence[str]:
+        """Names for NBD_OPT_LIST: each image's current one, then one for each digest."""
+        images = self._site().images
+        current = [f"/opt/ltsp/{image.name}" for image in images if "current" in image.tags]
+        return current + [f"/opt/ltsp/{image.name}@{image.digest}" for image in images]
+
+    # Inside
+
+    def _make_plan(
+        self, site: Site, identity: Identity, name: str | None
+    ) -> BootPlan | ServerError:
+        farm = Farm(
+            address=self._ports.address_of(identity.ip),
+            http_port=self._ports.http,
+            nbd_port=self._ports.nbd,
+            default_image=site.default_image,
+            cmdline=site.cmdline,
+            on_error=site.on_error,
+        )
+        try:
+            return plan_boot(identity.node_id, site.images, site.ltsconf, farm, name)
+        except ServerError as error:
+            return error
+
+    def _planned_image(self, name: str, client_ip: str) -> Image | None:
+        """The image of the client's plan; without a plan, the current one of that name."""
+        try:
+            return self.plan(client_ip, name).image
+        except ServerError as error:
+            self._complain(client_ip, f"/opt/ltsp/{name}", _one_line(error))
+            return self._find_image(name, "current")
+
+    def _find_image(self, name: str, tag_or_digest: str) -> Image | None:
+        for image in self._site().images:
+            if image.name == name and (
+                image.digest == tag_or_digest or tag_or_digest in image.tags
+            ):
+                return image
+        return None
+
+    def _lookup(self, path: str, client_ip: str, mac: str | None) -> Content:
+        parts = _split(path)
+        if len(parts) < 3 or parts[0] != "ltsp" or not is_image_name(parts[1]):
+            raise NotFound("the boot tree is /ltsp/<image>/...")
+        name, rest = parts[1], parts[2:]
+        match rest:
+            case [tag, *inner] if tag.startswith("@"):
+                return self._exact_file(name, tag[1:], "/".join(inner))
+            case ["lts.conf"]:
+                return BytesContent(
+                    self.plan(client_ip, name, mac).flat.encode("utf-8", "surrogateescape")
+                )
+            case ["grub", "grub.cfg"]:
+                return self._grub_cfg(name, client_ip, path)
+            case ["grub", arch, "grub.cfg"] if arch in GRUB_ARCHITECTURES:
+                return self._grub_cfg(name, client_ip, path)
+            case ["boot.ipxe"]:
+                return self._ipxe(name, client_ip, path)
+            case ["vmlinuz" | "initrd.img" as file]:
+                return _file(self.plan(client_ip, name).image, file)
+            case ["grub", *inner]:
+                image = self._planned_image(name, client_ip)
+                if image is None:
+                    raise NotFound(f"there is no image {name}")
+                return _file(image, "/".join(["boot", "grub", *inner]))
+            case _:
+                raise NotFound(f"the boot tree of {name} has no such file")
+
+    def _exact_file(self, name: str, digest: str, file: str) -> Content:
+        image = self._find_image(name, digest) if is_digest(digest) else None
+        if image is None:
+            raise NotFound(f"there is no image {name}@{digest[:12]}; read the menu again")
+        return _file(image, file)
+
+    def _grub_cfg(self, name: str, client_ip: str, path: str) -> Content:
+        menu = self._site().menu
+        try:
+            text = render_grub_cfg(self.plan(client_ip, name), menu)
+        except ServerError as error:
+            self._complain(client_ip, path, _one_line(error))
+            node = self._identifier.identify(client_ip).node_id
+            text = render_grub_error(node, error, menu)
+        return BytesContent(text.encode())
+
+    def _ipxe(self, name: str, client_ip: str, path: str) -> Content:
+        base = f"http://{self._ports.address_of(client_ip)}:{self._ports.http}"
+        script = f"/ltsp/{name}/boot.ipxe"
+        try:
+            text = render_ipxe(self.plan(client_ip, name), base, script)
+        except ServerError as error:
+            self._complain(client_ip, path, _one_line(error))
+            node = self._identifier.identify(client_ip).node_id
+            text = render_ipxe_error(node, error, base, script)
+        return BytesContent(text.encode())
+
+
+def _split(path: str) -> list[str]:
+    """A path's parts; empty ones (`//`) left out, dots and odd characters refused."""
+    if len(path) > MAX_PATH or not path.isprintable() or "\\" in path:
+        raise NotFound("not a path of the boot tree")
+    parts = [part for part in path.split("/") if part]
+    if "." in parts or ".." in parts:
+        raise NotFound("not a path of the boot tree")
+    return parts
+
+
+def _file(image: Image, file: str) -> FileContent:
+    """A file of an image, by its key in the manifest."""
+    if file == MANIFEST_NAME:
+        return _checked(image.path / MANIFEST_NAME)
+    if file not in image.manifest.files:
+        raise NotFound(f"image {image.name}@{image.digest[:12]} has no file {file}")
+    return _checked(image.path.joinpath(*file.split("/")))
+
+
+def _checked(path: Path) -> FileContent:
+    try:
+        return FileContent(path, path.stat().st_size)
+    except OSError as error:
+        _log.error("%s: %s", path, error.strerror)
+        raise NotFound("the file of this image is gone; read the menu again") from None
+
+
+def _export(image: Image) -> Export | None:
+    if ROOTFS not in image.manifest.files:
+        return None
+    return Export(
+        name=f"/opt/ltsp/{image.name}@{image.digest}",
+        path=image.path / ROOTFS,
+        size=image.manifest.files[ROOTFS].size,
+        digest=image.digest,
+        description=_describe(image.manifest.versions, image),
+    )
+
+
+def _describe(versions: Mapping[str, str], image: Image) -> str:
+    words = [f"{key} {version}" for key, version in sorted(versions.items())]
+    return ", ".join([f"{image.name} {image.digest[:12]}", *words])[:200]
+
+
+def _one_line(error: ServerError) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)

@@ -1,0 +1,245 @@
+"""farm.yaml: how the server itself runs (docs/farm.yaml.md).
+
+Every key has a default, so the file may be empty or missing. Relative paths
+count from the directory of the file. Errors name file, key path and remedy.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from server.inventory import Inventory, parse_inventory
+from server.yamlfile import (
+    Section,
+    YamlError,
+    describe,
+    load_yaml,
+    parse_ip,
+    parse_mac,
+    suggest,
+)
+
+SERVICES = ("tftp", "nbd", "http")
+ON_ERROR = ("shell", "reboot")
+
+T = TypeVar("T")
+
+
+class ConfigError(YamlError):
+    """farm.yaml, or a flag that stands for one of its keys, is wrong."""
+
+
+@dataclass(frozen=True)
+class Transport:
+    """One service: its port, and limits that differ from the service's own defaults."""
+
+    port: int
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The boot menu. timeout: seconds. serial_unit: COM port from 0, or None for no serial."""
+
+    timeout: int = 3
+    serial_unit: int | None = 0
+    serial_speed: int = 115200
+
+
+@dataclass(frozen=True)
+class Config:
+    """farm.yaml, checked. Where it says nothing, the defaults below hold.
+
+    address: what nodes are told (None: the local address of the route to each).
+    workers: further processes for the data path. address_map: IP to MAC of nodes
+    behind a router, which the neighbour table cannot know. hosts_file: where
+    hostnames of machines that the inventory does not name are looked up.
+    """
+
+    store: Path | None = None
+    lts_conf: Path | None = None
+    state: Path | None = None
+    listen: str = "0.0.0.0"
+    address: str | None = None
+    services: tuple[str, ...] = SERVICES
+    workers: int = 0
+    tftp: Transport = Transport(69)
+    nbd: Transport = Transport(10809)
+    http: Transport = Transport(8080)
+    single_port: bool = False
+    default_image: str | None = None
+    cmdline: tuple[str, ...] = ()
+    on_error: str = "shell"
+    menu: Menu = Menu()
+    inventory: Inventory = field(default_factory=Inventory)
+    address_map: Mapping[str, str] = field(default_factory=dict)
+    hosts_file: Path | None = Path("/etc/hosts")
+    max_nodes: int = 10_000
+    events_per_node: int = 64
+    source: str = "farm.yaml"
+
+
+def load_config(path: Path) -> Config:
+    """Read farm.yaml. Raises YamlError: unreadable, not YAML, or a key that is wrong."""
+    return parse_config(load_yaml(path), str(path), path.parent)
+
+
+def parse_config(data: Any, where: str, base: Path) -> Config:
+    """Check decoded YAML; `where` is the file's name in errors, `base` its directory."""
+    top = Section(data, where)
+    default = Config()
+    tftp, single_port = _read_tftp(top.section("tftp"))
+    config = Config(
+        store=top.path_("store", base),
+        lts_conf=top.path_("lts_conf", base),
+        state=top.path_("state", base),
+        listen=_read_ip(top, "listen") or default.listen,
+        address=_read_ip(top, "address"),
+        services=_read_services(top),
+        workers=top.integer("workers", 0, 0, 256),
+        tftp=tftp,
+        nbd=_read_transport(top.section("nbd"), default.nbd.port),
+        http=_read_transport(top.section("http"), default.http.port),
+        single_port=single_port,
+        default_image=top.text("default_image"),
+        cmdline=top.texts("cmdline"),
+        on_error=top.choice("on_error", default.on_error, ON_ERROR),
+        menu=_read_menu(top.section("menu")),
+        inventory=_read_inventory(top, where, base),
+        address_map=_read_address_map(top),
+        hosts_file=_read_hosts_file(top, base),
+        source=where,
+        **_read_nodes(top.section("nodes")),
+    )
+    top.finish()
+    return config
+
+
+def override(config: Config, **flags: Any) -> Config:
+    """The config with flags in place of its keys; None stands for a flag not given.
+
+    `tftp_port`, `nbd_port` and `http_port` replace the port of that service.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    for name in SERVICES:
+        port = given.pop(f"{name}_port", None)
+        if port is not None:
+            given[name] = dataclasses.replace(getattr(config, name), port=port)
+    return dataclasses.replace(config, **given)
+
+
+def parse_services(words: str) -> tuple[str, ...]:
+    """`tftp,http` as the flag has it; ConfigError names what is unknown."""
+    return _check_services(
+        [word.strip() for word in words.split(",") if word.strip()], "--services"
+    )
+
+
+def apply_limits(defaults: T, limits: Mapping[str, Any], where: str) -> T:
+    """A limits dataclass with some fields replaced; ConfigError for others, or wrong types.
+
+    where: file and key path, as `farm.yaml: nbd.limits`.
+    """
+    known = {item.name: getattr(defaults, item.name) for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
+    for key, value in limits.items():
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: unknown key", hint=suggest(key, known))
+        whole = isinstance(known[key], int) and not isinstance(known[key], bool)
+        fits = isinstance(value, int) if whole else isinstance(value, (int, float))
+        if isinstance(value, bool) or not fits or value < 0:
+            raise ConfigError(
+                f"{where}.{key}: expected a {'whole ' if whole else ''}number from 0 on,"
+                f" got {describe(value)}",
+                hint=f"the default is {known[key]}",
+            )
+    return dataclasses.replace(defaults, **limits)  # type: ignore[type-var]
+
+
+def _read_ip(section: Section, key: str) -> str | None:
+    text = section.text(key)
+    if text is None:
+        return None
+    ip = parse_ip(text)
+    if ip is None:
+        raise section.error(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
+    return ip
+
+
+def _read_services(top: Section) -> tuple[str, ...]:
+    names = top.texts("services", SERVICES)
+    return _check_services(list(names), f"{top.where}: services")
+
+
+def _check_services(names: list[str], where: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in SERVICES:
+            raise ConfigError(
+                f"{where}: there is no service {name!r}", hint=suggest(name, SERVICES)
+            )
+    if not names:
+        raise ConfigError(f"{where}: names no service", hint=f"known here: {', '.join(SERVICES)}")
+    return tuple(name for name in SERVICES if name in names)
+
+
+def _read_transport(section: Section, port: int) -> Transport:
+    transport = Transport(section.integer("port", port, 0, 65535), dict(section.pairs("limits")))
+    section.finish()
+    return transport
+
+
+def _read_tftp(section: Section) -> tuple[Transport, bool]:
+    single_port = section.boolean("single_port", False)
+    return _read_transport(section, Config.tftp.port), single_port
+
+
+def _read_menu(section: Section) -> Menu:
+    timeout = section.integer("timeout", Menu.timeout, 0, 3600)
+    serial = section.text("serial", f"{Menu.serial_unit},{Menu.serial_speed}") or ""
+    unit, _, speed = serial.partition(",")
+    section.finish()
+    if serial == "none":
+        return Menu(timeout, None, Menu.serial_speed)
+    if not unit.isdecimal() or not speed.isdecimal() or int(unit) > 3 or int(speed) > 921_600:
+        raise section.error(
+            "serial", f"{serial!r} is not a serial port", '`unit,speed` as "0,115200", or none'
+        )
+    return Menu(timeout, int(unit), int(speed))
+
+
+def _read_inventory(top: Section, where: str, base: Path) -> Inventory:
+    """Either the list itself, or the path of a file that holds it."""
+    data = top.any("inventory")
+    if isinstance(data, str):
+        path = base / data
+        return parse_inventory(load_yaml(path), str(path))
+    return parse_inventory(data, where, "inventory")
+
+
+def _read_address_map(top: Section) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for key, value in top.pairs("address_map"):
+        ip, mac = parse_ip(key), parse_mac(str(value))
+        if ip is None or mac is None:
+            raise top.error(
+                f"address_map.{key}",
+                f"{value!r} for {key!r} is not a MAC for an IPv4 address",
+                'write `10.9.1.7: "52:54:00:12:34:56"`',
+            )
+        result[ip] = mac
+    return result
+
+
+def _read_hosts_file(top: Section, base: Path) -> Path | None:
+    text = top.text("hosts_file", "/etc/hosts")
+    return None if text in (None, "none", "") else base / str(text)
+
+
+def _read_nodes(section: Section) -> dict[str, int]:
+    values = {
+        "max_nodes": section.integer("limit", Config.max_nodes, 1, 1_000_000),
+        "events_per_node": section.integer("events", Config.events_per_node, 8, 10_000),
+    }
+    section.finish()
+    return values

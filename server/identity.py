@@ -1,0 +1,154 @@
+"""Who asks: from an IP address to a node, by what the kernel and the operator know.
+
+What a client says of itself never decides; it may only agree
+(docs/security.md, "Who is trusted for what").
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.content import Refused
+from server.inventory import Inventory
+from server.ltsconf import NodeId
+from server.yamlfile import parse_ip, parse_mac
+
+NEIGHBOUR_SECONDS = 1.0
+"""How old the copy of the neighbour table may be."""
+_COMPLETE = 0x2
+_NO_MAC = "00:00:00:00:00:00"
+
+
+def parse_neighbours(text: str) -> dict[str, str]:
+    """IP to MAC from the text of /proc/net/arp: complete entries only."""
+    table: dict[str, str] = {}
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 6:
+            continue
+        try:
+            flags = int(fields[2], 16)
+        except ValueError:
+            continue
+        mac = parse_mac(fields[3])
+        if flags & _COMPLETE and mac is not None and mac != _NO_MAC:
+            table[fields[0]] = mac
+    return table
+
+
+def parse_hosts(text: str) -> dict[str, str]:
+    """IP to hostname (its first label) from the text of /etc/hosts; loopback left out."""
+    table: dict[str, str] = {}
+    for line in text.splitlines():
+        fields = line.partition("#")[0].split()
+        ip = parse_ip(fields[0]) if len(fields) > 1 else None
+        if ip is not None and not ip.startswith("127."):
+            table.setdefault(ip, fields[1].partition(".")[0])
+    return table
+
+
+class CachedFile:
+    """A small text file as parsed; read again when older than `seconds`."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        parse: Callable[[str], dict[str, str]],
+        seconds: float = NEIGHBOUR_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._parse = parse
+        self._seconds = seconds
+        self._clock = clock
+        self._read = float("-inf")
+        self._table: dict[str, str] = {}
+
+    def get(self, key: str) -> str | None:
+        now = self._clock()
+        if self._path is not None and now - self._read >= self._seconds:
+            self._read = now
+            try:
+                self._table = self._parse(self._path.read_text(errors="replace"))
+            except OSError:
+                self._table = {}
+        return self._table.get(key)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A node as the server knows it. how: what told its MAC ("" when nothing did)."""
+
+    ip: str
+    mac: str | None
+    hostname: str | None
+    how: str = ""
+
+    @property
+    def node_id(self) -> NodeId:
+        return NodeId(hostname=self.hostname, ip=self.ip, mac=self.mac)
+
+
+class Identifier:
+    """Tells nodes apart. The neighbour table comes first, then the operator's lists."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        address_map: Mapping[str, str],
+        neighbours: CachedFile,
+        hosts: CachedFile,
+    ) -> None:
+        self._inventory = inventory
+        self._address_map = address_map
+        self._neighbours = neighbours
+        self._hosts = hosts
+
+    def identify(self, ip: str, claimed: str | None = None) -> Identity:
+        """The node at an address. claimed: the MAC that it says it has.
+
+        Raises Refused when the claim is no MAC, or contradicts what is known.
+        A claim that nothing confirms is ignored: it would let anybody behind
+        a router ask for another node's secrets.
+        """
+        mac, how = self._find_mac(ip)
+        if claimed is not None:
+            said = parse_mac(claimed)
+            if said is None:
+                raise Refused(f"mac={claimed[:40]!r} is not a MAC address")
+            if mac is not None and said != mac:
+                raise Refused(f"{ip} is {mac} ({how}), not {said}")
+        return Identity(ip, mac, self._find_hostname(ip, mac), how)
+
+    def _find_mac(self, ip: str) -> tuple[str | None, str]:
+        if mac := self._neighbours.get(ip):
+            return mac, "neighbour table"
+        if mac := self._address_map.get(ip):
+            return mac, "address_map of farm.yaml"
+        if machine := self._inventory.by_ip.get(ip):
+            return machine.mac, "inventory"
+        return None, ""
+
+    def _find_hostname(self, ip: str, mac: str | None) -> str | None:
+        machine = self._inventory.by_mac.get(mac) if mac else None
+        if machine is None and mac is None:
+            machine = self._inventory.by_ip.get(ip)
+        if machine is not None and machine.hostname:
+            return machine.hostname
+        return self._hosts.get(ip)
+
+
+def make_identifier(
+    inventory: Inventory,
+    address_map: Mapping[str, str],
+    hosts_file: Path | None,
+    neighbours: Path = Path("/proc/net/arp"),
+) -> Identifier:
+    """The identifier of a running server."""
+    return Identifier(
+        inventory,
+        address_map,
+        CachedFile(neighbours, parse_neighbours),
+        CachedFile(hosts_file, parse_hosts, seconds=5.0),
+    )

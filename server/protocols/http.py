@@ -1,0 +1,346 @@
+"""HTTP/1.1, server side, sans-IO: h11 parses and frames; ranges, limits and deadlines are here.
+
+`HttpCore` is one connection: bytes and the time in; requests, and parts of
+replies (bytes, or ranges of files that the shell sends), out. RFC 9110, RFC 9112.
+"""
+
+import email.utils
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import h11
+
+SERVER_NAME: Final = b"bootfarm"
+
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """What one client may cost. Seconds; bytes; connections in all and of one address.
+
+    request_seconds: from a request's first byte to its last. idle_seconds:
+    between requests. stall_seconds: without the client taking a byte.
+    """
+
+    connections: int = 2048
+    per_client: int = 64
+    header_bytes: int = 16_384
+    body_bytes: int = 4096
+    request_seconds: float = 10.0
+    idle_seconds: float = 30.0
+    stall_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole request. path: percent-decoded, without the query. headers: names in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """Bytes of a file that the shell sends; `len()` is what counts for the framing."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer before ranges, HEAD and conditions are applied.
+
+    body: bytes, or a whole file. etag: strong validator, quotes included, or "".
+    transfer: the path to be told of when the answer has been sent, or "".
+    """
+
+    status: int
+    body: bytes | FileRange = b""
+    content_type: str = "application/octet-stream"
+    headers: tuple[tuple[str, str], ...] = ()
+    etag: str = ""
+    transfer: str = ""
+
+
+class Rejected(Exception):  # noqa: N818 - an answer
+    """What came is no request that is taken; answer with `status` and hang up."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Unsatisfiable(Exception):  # noqa: N818 - RFC 9110's own word
+    """A Range header that lies outside of the content (RFC 9110 section 15.5.17)."""
+
+
+Part = bytes | FileRange
+
+
+@dataclass
+class Reply:
+    """What to send for one request, in order. length: of the body that is sent."""
+
+    status: int
+    parts: list[Part]
+    length: int
+    transfer: str = ""
+    parts_sent: int = field(default=0, repr=False)
+
+
+_RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
+
+
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """(offset, length) of a Range header for content of `size` bytes (RFC 9110 section 14.1.2).
+
+    None when the header is to be ignored: another unit, not well formed, or
+    several ranges (which a server may ignore, section 14.2). Raises Unsatisfiable.
+    """
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if len(first) > 18 or len(last) > 18:
+        raise Unsatisfiable
+    if first == "":
+        length = min(int(last), size)
+        if length == 0:
+            raise Unsatisfiable
+        return size - length, length
+    start = int(first)
+    end = int(last) if last else size - 1
+    if last and end < start:
+        return None
+    if start >= size:
+        raise Unsatisfiable
+    return start, min(end, size - 1) - start + 1
+
+
+def parse_target(target: bytes) -> tuple[str, dict[str, str]]:
+    """Path and query of a request target (RFC 9112 section 3.2), or Rejected."""
+    if not target.startswith(b"/"):
+        scheme, separator, rest = target.partition(b"://")
+        if not separator or scheme.lower() not in (b"http", b"https"):
+            raise Rejected(400, "the request target is not a path")
+        target = b"/" + rest.partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    try:
+        text = unquote_to_bytes(path).decode()
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict"
+        )
+    except ValueError:
+        raise Rejected(400, "the request target is not UTF-8 in percent encoding") from None
+    return text, dict(pairs)
+
+
+class HttpCore:
+    """One connection. Give it bytes with the time; take requests; give responses."""
+
+    def __init__(self, client: str, limits: HttpLimits, now: float) -> None:
+        self._client = client
+        self._limits = limits
+        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._head: h11.Request | None = None
+        self._body = bytearray()
+        self._reading = False
+        self._replying = False
+        self._deadline = now + limits.idle_seconds
+        self.must_close = False
+
+    @property
+    def deadline(self) -> float:
+        """When the shell shall hang up unless something has happened."""
+        return self._deadline
+
+    @property
+    def replying(self) -> bool:
+        """Whether a reply is under way: nothing is read meanwhile."""
+        return self._replying
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Bytes from the client; b"" when it has closed its side."""
+        if not self._reading:
+            self._reading = True
+            self._deadline = now + self._limits.request_seconds
+        try:
+            self._connection.receive_data(data)
+        except h11.RemoteProtocolError as error:
+            raise Rejected(400, str(error)) from None
+
+    def next_request(self) -> tuple[Request | None, bytes]:
+        """The next whole request, if it is there, and bytes to send at once (100 Continue).
+
+        Raises Rejected for what is malformed or too large.
+        """
+        interim = b""
+        while not self.must_close:
+            try:
+                event = self._connection.next_event()
+            except h11.RemoteProtocolError as error:
+                raise Rejected(error.error_status_hint, str(error)) from None
+            if isinstance(event, h11.Request):
+                self._head = event
+                self._body.clear()
+                interim += self._check_head(event)
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) > self._limits.body_bytes:
+                    raise Rejected(413, f"more than {self._limits.body_bytes} bytes of body")
+            elif isinstance(event, h11.EndOfMessage):
+                self._replying = True
+                return self._make_request(), interim
+            elif event is h11.NEED_DATA or event is h11.PAUSED:
+                return None, interim
+            else:
+                self.must_close = True
+        return None, interim
+
+    def _check_head(self, head: h11.Request) -> bytes:
+        for name, value in head.headers:
+            if name == b"content-length" and int(value) > self._limits.body_bytes:
+                raise Rejected(413, f"more than {self._limits.body_bytes} bytes of body")
+        if self._connection.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            return self._connection.send(go_on) or b""
+        return b""
+
+    def _make_request(self) -> Request:
+        assert self._head is not None
+        path, query = parse_target(self._head.target)
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers
+        }
+        method = self._head.method.decode("latin-1")
+        return Request(method, path, query, headers, bytes(self._body), self._client)
+
+    def respond(self, request: Request, response: Response, now: float, wall: float) -> Reply:
+        """What to send for a request. now: the loop's clock; wall: seconds since the epoch."""
+        status, body, extra = _apply_conditions(request, response)
+        length = len(body)
+        headers = [
+            ("Date", email.utils.formatdate(wall, usegmt=True)),
+            ("Server", SERVER_NAME.decode()),
+            *response.headers,
+            *extra,
+        ]
+        if status != 304:
+            headers += [("Content-Type", response.content_type)]
+        if status not in (204, 304):
+            headers += [("Content-Length", str(length))]
+        parts = self._frame(request.method, status, headers, body)
+        self._deadline = now + self._limits.stall_seconds
+        sent = sum(len(part) for part in parts[1:])
+        return Reply(status, parts, sent, response.transfer)
+
+    def reject(self, rejected: Rejected, now: float, wall: float) -> Reply:
+        """The last words on a connection whose input cannot be understood."""
+        self.must_close = True
+        body = f"{rejected.reason}\n".encode(errors="replace")
+        headers = [
+            ("Date", email.utils.formatdate(wall, usegmt=True)),
+            ("Server", SERVER_NAME.decode()),
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+        ]
+        self._replying = True
+        self._deadline = now + self._limits.stall_seconds
+        try:
+            parts = self._frame("GET", rejected.status, headers, body)
+        except h11.LocalProtocolError:
+            parts = []
+        return Reply(rejected.status, parts, len(body))
+
+    def _frame(
+        self, method: str, status: int, headers: list[tuple[str, str]], body: Part
+    ) -> list[Part]:
+        head = h11.Response(
+            status_code=status, headers=headers, reason=_reason(status).encode("ascii")
+        )
+        first = self._connection.send(head)
+        assert first is not None
+        parts: list[Part] = [first]
+        if method != "HEAD" and status not in (204, 304) and len(body) > 0:
+            for piece in self._connection.send_with_data_passthrough(h11.Data(data=body)) or ():  # type: ignore[arg-type]
+                parts.append(piece)
+            self._connection.send(h11.EndOfMessage())
+        elif method == "HEAD" or len(body) == 0 or status in (204, 304):
+            self._connection.send(h11.EndOfMessage())
+        return parts
+
+    def progressed(self, now: float) -> None:
+        """The client has taken some of the reply."""
+        self._deadline = now + self._limits.stall_seconds
+
+    def sent(self, now: float) -> bool:
+        """The whole reply has left. True when the connection goes on to a next request."""
+        self._replying = False
+        if self.must_close or self._connection.our_state is not h11.DONE:
+            return False
+        try:
+            self._connection.start_next_cycle()
+        except h11.LocalProtocolError:
+            return False
+        waiting = self._connection.trailing_data[0]
+        self._reading = bool(waiting)
+        seconds = self._limits.request_seconds if waiting else self._limits.idle_seconds
+        self._deadline = now + seconds
+        return True
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _apply_conditions(
+    request: Request, response: Response
+) -> tuple[int, Part, list[tuple[str, str]]]:
+    """If-None-Match, Range and If-Range (RFC 9110 sections 13 and 14)."""
+    body: Part = response.body
+    if response.status != 200 or request.method not in ("GET", "HEAD"):
+        return response.status, body, []
+    extra = [("ETag", response.etag)] if response.etag else []
+    wanted = request.headers.get("if-none-match")
+    if wanted is not None and response.etag and _matches(wanted, response.etag):
+        return 304, b"", extra
+    extra.append(("Accept-Ranges", "bytes"))
+    header = request.headers.get("range")
+    condition = request.headers.get("if-range")
+    if header is None or request.method == "HEAD" or condition not in (None, response.etag):
+        return 200, body, extra
+    size = len(body)
+    try:
+        span = parse_range(header, size)
+    except Unsatisfiable:
+        return 416, b"", [*extra, ("Content-Range", f"bytes */{size}")]
+    if span is None:
+        return 200, body, extra
+    offset, length = span
+    extra.append(("Content-Range", f"bytes {offset}-{offset + length - 1}/{size}"))
+    if isinstance(body, FileRange):
+        return 206, FileRange(body.path, body.offset + offset, length), extra
+    return 206, body[offset : offset + length], extra
+
+
+def _matches(header: str, etag: str) -> bool:
+    words = [word.strip().removeprefix("W/") for word in header.split(",")]
+    return "*" in words or etag in words

@@ -1,0 +1,436 @@
+"""The HTTP service: raw sockets on the loop around protocols.http; files go out by sendfile."""
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from server.events import Emit, Event
+from server.protocols.http import (
+    FileRange,
+    HttpCore,
+    HttpLimits,
+    Rejected,
+    Reply,
+    Request,
+    Response,
+)
+from server.services.ports import bind_port
+
+Handle = Callable[[Request], Response]
+
+RECEIVE_BYTES: Final = 65_536
+CHUNK_BYTES: Final = 256 * 1024
+"""Most of a file in one sendfile, and what is loaded at once when it is not in memory."""
+TURN_BYTES: Final = 1024 * 1024
+"""After so many bytes the others have their turn."""
+SWEEP_SECONDS: Final = 1.0
+LOADER_THREADS: Final = 4
+LINGER_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class HttpService:
+    """Serves `handle(Request) -> Response` on a TCP port; bind(), start(), stop().
+
+    handle is called in the loop's thread and must not block; what it raises
+    becomes a 500 for that client.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        address: str,
+        port: int,
+        handle: Handle,
+        emit: Emit,
+        limits: HttpLimits | None = None,
+        reuse_port: bool = False,
+    ) -> None:
+        self.loop = loop
+        self.handle = handle
+        self.emit = emit
+        self.limits = limits or HttpLimits()
+        self.threads = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="http-load")
+        self._address = address
+        self._port = port
+        self._reuse_port = reuse_port
+        self._listener: socket.socket | None = None
+        self._connections: set[_Connection] = set()
+        self._per_client: dict[str, int] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._stopped: asyncio.Future[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound, or was asked for."""
+        if self._listener is not None:
+            return int(self._listener.getsockname()[1])
+        return self._port
+
+    def bind(self) -> None:
+        """Take the port. Raises ServerError that says who has it."""
+        if self._listener is None:
+            self._listener = bind_port(
+                "http", "tcp", self._address, self._port, reuse_port=self._reuse_port
+            )
+
+    def start(self) -> None:
+        """Serve, once bound."""
+        if self._listener is None:
+            raise RuntimeError("HttpService.bind was not called")
+        self.loop.add_reader(self._listener.fileno(), self._accept)
+        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Take no new clients, send what is under way for at most `seconds`, hang up."""
+        if self._listener is not None:
+            self.loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._stopped = self.loop.create_future()
+        for connection in list(self._connections):
+            connection.finish()
+        self._check_stopped()
+        try:
+            await asyncio.wait_for(self._stopped, seconds)
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.close("the server is stopping")
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def open_count(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    def closed(self, connection: "_Connection") -> None:
+        """A connection is over (called by it)."""
+        self._connections.discard(connection)
+        left = self._per_client.get(connection.client, 0) - 1
+        if left > 0:
+            self._per_client[connection.client] = left
+        else:
+            self._per_client.pop(connection.client, None)
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self._stopped is not None and not self._connections and not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(64):
+            try:
+                sock, peer = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                self._pause(error)
+                return
+            sock.setblocking(False)
+            client = str(peer[0])
+            mine = self._per_client.get(client, 0)
+            if len(self._connections) >= self.limits.connections or mine >= self.limits.per_client:
+                _refuse(sock)
+                continue
+            self._per_client[client] = mine + 1
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connections.add(_Connection(self, sock, client))
+
+    def _pause(self, error: OSError) -> None:
+        """Out of files or memory: leave the others theirs, and look again in a second."""
+        assert self._listener is not None
+        _log.error("http cannot accept connections: %s", error.strerror)
+        fileno = self._listener.fileno()
+        self.loop.remove_reader(fileno)
+        self.loop.call_later(1.0, self._resume)
+
+    def _resume(self) -> None:
+        if self._stopped is None and self._listener is not None:
+            self.loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _refuse(sock: socket.socket) -> None:
+    text = b"too many connections\n"
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+        f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+    )
+    try:
+        sock.send(head.encode() + text)
+    except OSError:
+        pass  # it does not want to know
+    sock.close()
+
+
+class _Connection:
+    """One client's connection: a socket, its core, and the reply under way."""
+
+    def __init__(self, service: HttpService, sock: socket.socket, client: str) -> None:
+        self.client = client
+        self._service = service
+        self._loop = service.loop
+        self._sock = sock
+        self._core = HttpCore(client, service.limits, self._loop.time())
+        self._queue: deque[bytes | memoryview | FileRange] = deque()
+        self._reply: Reply | None = None
+        self._began = 0.0
+        self._written = 0
+        self._file: int | None = None
+        self._file_range: FileRange | None = None
+        self._loading = False
+        self._writing = False
+        self._closed = False
+        self._finishing = False
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    # Ends
+
+    def finish(self) -> None:
+        """Send what is under way, then close."""
+        self._finishing = True
+        if self._reply is None:
+            self.close("")
+
+    def check(self, now: float) -> None:
+        """Hang up when the client has been silent for too long."""
+        if not self._loading and now >= self._core.deadline:
+            self.close("the client was silent for too long")
+
+    def close(self, reason: str) -> None:
+        """Hang up; a transfer under way is told of as failed, with the reason."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._close_file()
+        if self._reply is not None:
+            self._tell(reason or "the connection was closed")
+            self._reply = None
+        self._service.closed(self)
+
+    def _close_file(self) -> None:
+        if self._file is not None and not self._loading:
+            os.close(self._file)
+            self._file = self._file_range = None
+
+    # In
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(error.strerror or "the connection broke")
+            return
+        try:
+            self._core.receive_data(data, self._loop.time())
+        except Rejected as rejected:
+            self._start(self._core.reject(rejected, self._loop.time(), time.time()))
+            return
+        self._next()
+
+    def _next(self) -> None:
+        """Answer the next request that has come in whole."""
+        now = self._loop.time()
+        try:
+            request, interim = self._core.next_request()
+        except Rejected as rejected:
+            self._start(self._core.reject(rejected, now, time.time()))
+            return
+        if interim:
+            self._queue.append(interim)
+            self._write()
+        if request is not None:
+            response = self._answer(request)
+            self._start(self._core.respond(request, response, now, time.time()))
+        elif self._core.must_close:
+            self.close("")
+
+    def _answer(self, request: Request) -> Response:
+        try:
+            return self._service.handle(request)
+        except Exception:
+            _log.exception("%s %s for %s", request.method, request.path[:200], self.client)
+            return Response(500, b"the server failed; its log says why\n", "text/plain")
+
+    # Out
+
+    def _start(self, reply: Reply) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._reply = reply
+        self._began = time.time()
+        self._written = 0
+        self._queue.extend(reply.parts)
+        self._write()
+
+    def _write(self) -> None:
+        budget = TURN_BYTES
+        try:
+            while self._queue and budget > 0 and not self._loading:
+                part = self._queue[0]
+                sent = self._send_file(part) if isinstance(part, FileRange) else self._send(part)
+                budget -= sent
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.close(_explain(error))
+            return
+        if self._queue and not self._loading:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._sock.fileno(), self._write)
+            return
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._sock.fileno())
+        if not self._queue and self._reply is not None:
+            self._done()
+
+    def _send(self, part: bytes | memoryview) -> int:
+        sent = self._sock.send(part)
+        self._progress(sent)
+        if sent == len(part):
+            self._queue.popleft()
+        else:
+            self._queue[0] = memoryview(part)[sent:]
+        return sent
+
+    def _send_file(self, part: FileRange) -> int:
+        if self._file is None:
+            self._file = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file_range = part
+            os.posix_fadvise(self._file, part.offset, part.length, os.POSIX_FADV_WILLNEED)
+        count = min(CHUNK_BYTES, part.length)
+        if not _is_in_memory(self._file, part.offset, count):
+            self._load(part.offset, count)
+            return 0
+        sent = os.sendfile(self._sock.fileno(), self._file, part.offset, count)
+        if sent == 0:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        self._progress(sent)
+        if sent == part.length:
+            self._queue.popleft()
+            self._close_file()
+        else:
+            self._queue[0] = FileRange(part.path, part.offset + sent, part.length - sent)
+        return sent
+
+    def _progress(self, sent: int) -> None:
+        self._written += sent
+        self._core.progressed(self._loop.time())
+
+    def _load(self, offset: int, count: int) -> None:
+        """Read a part of the file in a thread, so that a slow disk holds up this client only."""
+        assert self._file is not None
+        self._loading = True
+        future = self._loop.run_in_executor(
+            self._service.threads, functools.partial(_touch, self._file, offset, count)
+        )
+        future.add_done_callback(self._loaded)
+
+    def _loaded(self, future: "asyncio.Future[None]") -> None:
+        self._loading = False
+        if self._closed:
+            self._close_file()
+            return
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, OSError):
+            self.close(_explain(error))
+            return
+        self._write()
+
+    def _done(self) -> None:
+        self._tell("")
+        self._reply = None
+        if self._core.must_close:
+            self._linger()
+            return
+        if not self._core.sent(self._loop.time()) or self._finishing:
+            self.close("")
+            return
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        # What was sent ahead (pipelining) is answered in a turn of its own.
+        self._loop.call_soon(self._next_unless_closed)
+
+    def _linger(self) -> None:
+        """Let a client whose request was refused read why: closing at once would reset it."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close("")
+            return
+        self._loop.add_reader(self._sock.fileno(), self._discard)
+        self._loop.call_later(LINGER_SECONDS, self.close, "")
+
+    def _discard(self) -> None:
+        try:
+            if self._sock.recv(RECEIVE_BYTES):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass  # as good as closed
+        self.close("")
+
+    def _next_unless_closed(self) -> None:
+        if not self._closed and not self._core.replying:
+            self._next()
+
+    def _tell(self, failure: str) -> None:
+        reply = self._reply
+        if reply is None or not reply.transfer:
+            return
+        now = time.time()
+        detail: dict[str, str | int | float | bool] = {
+            "file": reply.transfer,
+            "bytes": min(self._written, reply.length),
+            "seconds": round(now - self._began, 3),
+            "status": "ok",
+        }
+        if failure or reply.status >= 400:
+            detail["status"] = "error"
+            detail["message"] = failure or f"answered with {reply.status}"
+        self._service.emit(Event(now, self.client, "http", "transfer", detail))
+
+
+def _is_in_memory(file: int, offset: int, count: int) -> bool:
+    """Whether both ends of a range can be read without waiting; True where nobody can tell."""
+    for position in (offset, offset + count - 1):
+        try:
+            if os.preadv(file, [bytearray(1)], position, os.RWF_NOWAIT) < 1:
+                return True  # beyond the end: sendfile will say so
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _touch(file: int, offset: int, count: int) -> None:
+    if not os.pread(file, count, offset):
+        raise OSError(errno.EIO, "the file is shorter than it was")
+
+
+def _explain(error: OSError) -> str:
+    if error.errno in (errno.EPIPE, errno.ECONNRESET):
+        return "the client closed the connection before the end"
+    return error.strerror or str(error)

@@ -1,0 +1,316 @@
+"""lts.conf and the store, watched: the last good of each makes the Site that is served.
+
+A good edit counts from the next request on. A bad one is refused with its
+reason, and what was good before stays in force, over a restart too (`--state`).
+Files that are replaced (rename, kubelet's `..data` link) are taken at once;
+one that is written in place only after it has been left alone for a moment,
+for nobody can tell half of a file from a whole one.
+"""
+
+import base64
+import dataclasses
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuild.manifest import is_digest, is_image_name
+from imagebuild.store import Image, Store
+from server.boottree import Site
+from server.errors import ServerError
+from server.ltsconf import LtsConf
+from server.ltsconf.files import make_reader, read_main
+from server.ltsconf.scan import Included
+
+SETTLE_SECONDS = 0.25
+LAST_GOOD = "lts.conf.json"
+_TRIES = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Print:
+    """What tells one state of a file from another."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Print | None":
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def same_file(self, other: "_Print | None") -> bool:
+        return other is not None and (self.device, self.inode) == (other.device, other.inode)
+
+
+class LtsConfSource:
+    """The lts.conf in force. path: None serves an empty one. state: where the last good is kept."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        state: Path | None,
+        *,
+        wall: Callable[[], float] = time.time,
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.path = path
+        self.problem = ""
+        self.current = LtsConf.parse(b"")
+        self._state = state
+        self._wall = wall
+        self._refused = refused
+        self._seen: dict[Path, _Print | None] = {}
+
+    def load_first(self) -> None:
+        """Read the file; when it is bad, fall back to the last good one.
+
+        Raises ServerError (file, line, remedy) when there is no last good one.
+        """
+        if self.path is None:
+            return
+        try:
+            self._take(self.path)
+        except ServerError as error:
+            kept = self._load_kept()
+            if kept is None:
+                raise
+            self.current = kept
+            self._refuse(error)
+
+    def poll(self) -> bool:
+        """Look whether the file has changed, and take it if it is good. True when it was taken."""
+        if self.path is None or all(_Print.of(path) == seen for path, seen in self._seen.items()):
+            return False
+        if self._is_being_written():
+            return False
+        try:
+            self._take(self.path)
+        except ServerError as error:
+            self._refuse(error)
+            return False
+        _log.info("%s: the new text is in force", self.path)
+        return True
+
+    def _is_being_written(self) -> bool:
+        for path, seen in self._seen.items():
+            now = _Print.of(path)
+            fresh = now is not None and self._wall() - now.changed / 1e9 < SETTLE_SECONDS
+            if fresh and now is not None and now != seen and now.same_file(seen):
+                return True
+        return False
+
+    def _take(self, path: Path) -> None:
+        """Read, parse, keep. Raises ServerError, and then nothing has changed but `_seen`."""
+        for _ in range(_TRIES):
+            before = _Print.of(path)
+            reader = _Reader(path)
+            error = None
+            conf = None
+            try:
+                conf = reader.load()
+            except ServerError as problem:
+                error = problem
+            files = {path: before, **reader.prints}
+            if all(_Print.of(file) == seen for file, seen in files.items()):
+                break  # nothing moved while it was read
+        self._seen = files
+        if error is not None or conf is None:
+            raise error or ServerError(f"{path}: changes too fast to be read")
+        self.current = conf
+        self.problem = ""
+        self._keep(reader.texts)
+
+    def _refuse(self, error: ServerError) -> None:
+        reason = f"{error.format_message()}".replace("\n  hint: ", "; ")
+        self.problem = f"lts.conf refused, the last good text stays in force: {reason}"
+        _log.error("%s", self.problem)
+        self._refused(reason)
+
+    def _keep(self, texts: dict[str, bytes]) -> None:
+        if self._state is None:
+            return
+        packed = {name: base64.b64encode(text).decode() for name, text in texts.items()}
+        data = {"format": 1, "main": str(self.path), "texts": packed}
+        try:
+            beside = self._state / f".{LAST_GOOD}.new"
+            beside.write_text(json.dumps(data))
+            os.replace(beside, self._state / LAST_GOOD)
+        except OSError as error:
+            _log.error("the last good lts.conf cannot be kept in %s: %s", self._state, error)
+
+    def _load_kept(self) -> LtsConf | None:
+        if self._state is None:
+            return None
+        try:
+            data = json.loads((self._state / LAST_GOOD).read_bytes())
+            texts = {name: base64.b64decode(text) for name, text in data["texts"].items()}
+            return LtsConf.parse(
+                texts[""], functools.partial(_read_kept, texts), path=str(data["main"])
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ServerError) as error:
+            _log.error("%s cannot be used: %s", self._state / LAST_GOOD, error)
+            return None
+
+
+class _Reader:
+    """Reads one lts.conf and its includes from one generation of the directory.
+
+    texts: what was read, the file itself under "". prints: of the includes,
+    None for one that is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # kubelet's `..data` link may move while we read: stay with what it led to.
+        self._root = Path(os.path.realpath(path)).parent
+        self.texts: dict[str, bytes] = {}
+        self.prints: dict[Path, _Print | None] = {}
+
+    def load(self) -> LtsConf:
+        main = read_main(Path(os.path.realpath(self._path)))
+        self.texts[""] = main.data or b""
+        find = make_reader(self._root, main)
+
+        def read_include(name: bytes) -> Included | None:
+            place = self._root / os.fsdecode(name).lstrip("/")
+            self.prints[place] = _Print.of(place)
+            found = find(name)
+            if found is not None and found.data is not None:
+                self.texts[os.fsdecode(name)] = found.data
+            return found
+
+        return LtsConf.parse(self.texts[""], read_include, path=str(self._path))
+
+
+def _read_kept(texts: Mapping[str, bytes], name: bytes) -> Included | None:
+    word = os.fsdecode(name)
+    return Included(("kept", word), word, texts[word]) if word in texts else None
+
+
+class StoreSource:
+    """The images that are served."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images: tuple[Image, ...] = ()
+        self.problems: tuple[str, ...] = ()
+        self._store = Store(path)
+        self._seen: tuple[object, ...] = ()
+        self._stamps: tuple[object, ...] = ()
+
+    def poll(self, *, quick: bool = False) -> bool:
+        """Look for new images and moved tags. True when there were any.
+
+        quick: by the directories' time stamps only, which the file system's
+        clock may tick too slowly for.
+        """
+        stamps = self._stamp()
+        if quick and stamps == self._stamps:
+            return False
+        self._stamps = stamps
+        seen = self._fingerprint()
+        if seen == self._seen:
+            return False
+        images = tuple(self._store.images())
+        if not images and self.images:
+            self.problems = (f"the store {self.path} holds no image any more",)
+            _log.error("%s; what was there before stays on offer", self.problems[0])
+            return False
+        self._seen = seen
+        self.images = images
+        loaded = {(image.name, image.digest) for image in images}
+        self.problems = tuple(
+            f"image {name}@{digest[:12]} in {self.path} is damaged and not served"
+            for name, digest in _list_digests(self.path)
+            if (name, digest) not in loaded
+        )
+        return True
+
+    def _names(self) -> list[Path]:
+        try:
+            return sorted(path for path in (self.path / "images").iterdir() if path.is_dir())
+        except OSError:
+            return []
+
+    def _stamp(self) -> tuple[object, ...]:
+        paths = [self.path / "images"]
+        for name in self._names() if not self._stamps else self._known_names():
+            paths += [name, name / "tags"]
+        return tuple(_Print.of(path) for path in paths)
+
+    def _known_names(self) -> list[Path]:
+        return [self.path / "images" / name for name in sorted({i.name for i in self.images})]
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        """Every digest and where every tag leads."""
+        found: list[object] = list(_list_digests(self.path))
+        for name in self._names():
+            try:
+                tags = sorted(os.listdir(name / "tags"))
+            except OSError:
+                continue
+            for tag in tags:
+                try:
+                    found.append((name.name, tag, os.readlink(name / "tags" / tag)))
+                except OSError:
+                    continue
+        return tuple(found)
+
+
+def _list_digests(store: Path) -> list[tuple[str, str]]:
+    found = []
+    try:
+        for name in os.listdir(store / "images"):
+            if is_image_name(name):
+                for digest in os.listdir(store / "images" / name):
+                    if is_digest(digest):
+                        found.append((name, digest))
+    except OSError:
+        pass  # gone while we looked; the next look tells
+    return sorted(found)
+
+
+class Sources:
+    """Both together: gives the Site that holds now."""
+
+    def __init__(self, base: Site, ltsconf: LtsConfSource, store: StoreSource) -> None:
+        self.ltsconf = ltsconf
+        self.store = store
+        self._site = base
+        self._rebuild()
+
+    def site(self) -> Site:
+        """The present Site, after a look at the files' time stamps."""
+        if self.ltsconf.poll() | self.store.poll(quick=True):
+            self._rebuild()
+        return self._site
+
+    def poll(self) -> None:
+        """The thorough look, once a second."""
+        if self.ltsconf.poll() | self.store.poll():
+            self._rebuild()
+
+    def problems(self) -> list[str]:
+        """What is not as it should be, a line each."""
+        problems = [self.ltsconf.problem] if self.ltsconf.problem else []
+        if not self.store.images:
+            problems.append(f"the store {self.store.path} holds no image: build or import one")
+        return [*problems, *self.store.problems]
+
+    def _rebuild(self) -> None:
+        self._site = dataclasses.replace(
+            self._site, images=self.store.images, ltsconf=self.ltsconf.current
+        )

@@ -1,0 +1,1 @@
+"""What the server tells over HTTP besides the boot tree: API, beacons, status page."""

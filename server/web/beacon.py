@@ -1,0 +1,81 @@
+"""What a node tells of its own boot: `POST /beacon`, a small form."""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from server.events import Event
+
+PHASES = frozenset(
+    (
+        "initramfs",
+        "network",
+        "ltsconf",
+        "root",
+        "preinit",
+        "systemd",
+        "rcfile",
+        "join",
+        "ready",
+        "shutdown",
+    )
+)
+STATUSES = frozenset(("start", "ok", "error"))
+FIELDS = frozenset(("mac", "phase", "status", "detail", "boot"))
+DETAIL_MAX = 1000
+BOOT_MAX = 64
+
+
+class BeaconError(ValueError):
+    """A beacon that is not one; the text is for its sender."""
+
+
+@dataclass(frozen=True)
+class Beacon:
+    """One step of a boot as the node tells it. boot: the id of this boot, or ""."""
+
+    mac: str | None
+    phase: str
+    status: str
+    detail: str = ""
+    boot: str = ""
+
+    def event(self, time: float, node: str) -> Event:
+        """The event of it; `node` is who the server says it is."""
+        detail = {"status": self.status}
+        if self.detail:
+            detail["detail"] = self.detail
+        if self.boot:
+            detail["boot"] = self.boot
+        return Event(time, node, "beacon", self.phase, detail)
+
+
+def parse_beacon(content_type: str, body: bytes) -> Beacon:
+    """Check a form. Raises BeaconError: another type, unknown field, phase or status."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("application/x-www-form-urlencoded", ""):
+        raise BeaconError(f"{kind[:60]} is not application/x-www-form-urlencoded")
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=len(FIELDS), errors="replace"
+        )
+    except ValueError as error:
+        raise BeaconError(f"not a form: {error}") from None
+    form = dict(pairs)
+    if unknown := sorted(set(form) - FIELDS):
+        raise BeaconError(f"unknown field {unknown[0][:40]!r}")
+    phase, status = form.get("phase", ""), form.get("status", "ok")
+    if phase not in PHASES:
+        raise BeaconError(f"unknown phase {phase[:40]!r}; known: {', '.join(sorted(PHASES))}")
+    if status not in STATUSES:
+        raise BeaconError(f"unknown status {status[:40]!r}; known: {', '.join(sorted(STATUSES))}")
+    return Beacon(
+        mac=form.get("mac") or None,
+        phase=phase,
+        status=status,
+        detail=_clean(form.get("detail", ""))[:DETAIL_MAX],
+        boot=_clean(form.get("boot", ""))[:BOOT_MAX],
+    )
+
+
+def _clean(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text).strip()

@@ -1,0 +1,127 @@
+"""Which request gets which answer; no sockets here."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.content import BytesContent, Content, NotFound, Refused
+from server.events import Emit
+from server.identity import Identifier
+from server.nodes import Nodes, describe, summarize
+from server.protocols.http import FileRange, Request, Response
+from server.web.beacon import BeaconError, parse_beacon
+from server.web.page import render_page
+
+TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
+HTML = "text/html; charset=utf-8"
+_NO_STORE = ("Cache-Control", "no-store")
+_PAGE_HEADERS = (
+    _NO_STORE,
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+@dataclass(frozen=True)
+class Web:
+    """What the routes answer from.
+
+    lookup: the boot tree, as BootTree.lookup. health: the answer of /healthz.
+    allow: whether a client may send a beacon now (a rate limit).
+    """
+
+    lookup: Callable[[str, str, str | None], Content]
+    identifier: Identifier
+    nodes: Nodes
+    health: Callable[[], Mapping[str, Any]]
+    emit: Emit
+    allow: Callable[[str], bool] = lambda client: True
+    clock: Callable[[], float] = time.time
+
+
+def handle(web: Web, request: Request) -> Response:
+    """The answer to one request."""
+    path = request.path
+    if path == "/beacon":
+        return _only(request, "POST", lambda: _take_beacon(web, request))
+    return _only(request, "GET", lambda: _get(web, request))
+
+
+def _only(request: Request, method: str, answer: Callable[[], Response]) -> Response:
+    allowed = ("GET", "HEAD") if method == "GET" else (method,)
+    if request.method in allowed:
+        return answer()
+    response = _text(405, f"{request.method} is not for {request.path[:200]}")
+    return Response(response.status, response.body, TEXT, headers=(("Allow", ", ".join(allowed)),))
+
+
+def _get(web: Web, request: Request) -> Response:
+    path = request.path
+    if path.startswith("/ltsp/"):
+        return _boot_tree(web, request)
+    match path.strip("/").split("/"):
+        case ["healthz"]:
+            return _json(200, web.health())
+        case ["api", "time"]:
+            return Response(200, f"{web.clock():.3f}\n".encode(), TEXT, (_NO_STORE,))
+        case ["api", "nodes"]:
+            return _json(200, [summarize(node) for node in web.nodes.nodes()])
+        case ["api", "nodes", key]:
+            node = web.nodes.get(key)
+            if node is None:
+                return _json(404, {"error": "no such node was seen"})
+            return _json(200, describe(node))
+        case [""]:
+            page = render_page(web.nodes, web.health(), request.query, web.clock())
+            return Response(200, page.encode(), HTML, _PAGE_HEADERS)
+        case _:
+            return _text(404, "nothing here; the boot tree is below /ltsp/")
+
+
+def _boot_tree(web: Web, request: Request) -> Response:
+    try:
+        content = web.lookup(request.path, request.client, request.query.get("mac"))
+    except NotFound as error:
+        return _failed(404, error.reason, request)
+    except Refused as error:
+        return _failed(403, error.reason, request)
+    transfer = request.path if request.method == "GET" else ""
+    if isinstance(content, BytesContent):
+        etag = hashlib.sha256(content.data).hexdigest()[:32]
+        return Response(200, content.data, TEXT, (_NO_STORE,), f'"{etag}"', transfer)
+    # A file of the store never changes, and its path holds the image's digest.
+    name = hashlib.sha256(f"{content.path}\0{content.size}".encode()).hexdigest()[:32]
+    body = FileRange(content.path, 0, content.size)
+    return Response(200, body, "application/octet-stream", (), f'"{name}"', transfer)
+
+
+def _failed(status: int, reason: str, request: Request) -> Response:
+    return Response(status, f"{reason}\n".encode(), TEXT, (_NO_STORE,), transfer=request.path)
+
+
+def _take_beacon(web: Web, request: Request) -> Response:
+    if not web.allow(request.client):
+        return _text(429, "too many beacons; slow down")
+    try:
+        beacon = parse_beacon(request.headers.get("content-type", ""), request.body)
+        identity = web.identifier.identify(request.client, beacon.mac)
+    except BeaconError as error:
+        return _text(400, str(error))
+    except Refused as error:
+        return _text(403, error.reason)
+    web.emit(beacon.event(web.clock(), identity.mac or identity.ip))
+    return Response(204)
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(status, f"{text}\n".encode(), TEXT, (_NO_STORE,))
+
+
+def _json(status: int, data: Any) -> Response:
+    text = json.dumps(data, separators=(",", ":"))
+    return Response(status, f"{text}\n".encode(), JSON, (_NO_STORE,))
