@@ -1,0 +1,189 @@
+"""The parts of the image that depend on the recipe; the static ones are in rootfs/.
+
+Everything here writes plain files below a root and runs nothing.
+"""
+
+import glob
+import os
+import re
+import shutil
+from pathlib import Path
+
+from imagebuild.errors import BuildError
+from imagebuild.ingredients import AddedFile, Recipe
+
+ROOTFS = Path(__file__).parent / "rootfs"
+"""The node's own files at their final paths."""
+NOT_IN_IMAGE = ("usr/src",)
+
+
+def install_rootfs(root: Path, source: Path = ROOTFS) -> None:
+    """Lay the node's own files into the image: root's, 0644 or 0755, links as they are."""
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        if any(relative.is_relative_to(prefix) for prefix in NOT_IN_IMAGE):
+            continue
+        target = root / relative
+        if path.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.symlink_to(path.readlink())
+        elif path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            mode = 0o755 if path.stat().st_mode & 0o111 else 0o644
+            write_file(target, path.read_bytes(), mode)
+
+
+def write_file(path: Path, data: str | bytes, mode: int = 0o644) -> None:
+    """Write a file and the directories to it; what was there is replaced, a link too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        path.unlink()
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    path.chmod(mode)
+
+
+def disable_apparmor_profiles(root: Path) -> None:
+    """Links in `disable/` for the profiles `sbin.*` and `usr.*`, as the article has it."""
+    directory = root / "etc/apparmor.d"
+    if not directory.is_dir():
+        return
+    disable = directory / "disable"
+    disable.mkdir(exist_ok=True)
+    for profile in sorted([*directory.glob("sbin.*"), *directory.glob("usr.*")]):
+        link = disable / profile.name
+        if profile.is_file() and not link.is_symlink():
+            link.symlink_to(f"/etc/apparmor.d/{profile.name}")
+
+
+def write_lts_defaults(root: Path, recipe: Recipe) -> None:
+    """`/etc/lts.conf`, the flat text for a node that finds no server."""
+    lines = [f'{key}="{value}"\n' for key, value in sorted(recipe.lts_defaults.items())]
+    write_file(root / "etc/lts.conf", "".join(["# bootfarm lts.conf\n", *lines, "# end\n"]))
+
+
+def write_initramfs_modules(root: Path, recipe: Recipe) -> None:
+    """The recipe's modules, and those of its builds' outputs, into the initramfs."""
+    path = root / "etc/initramfs-tools/modules"
+    write_file(path, "".join(f"{module}\n" for module in recipe.initramfs.modules))
+    all_drivers = "y" if recipe.initramfs.network_drivers == "all" else "n"
+    write_file(
+        root / "etc/initramfs-tools/conf.d/bootfarm-drivers",
+        "# Read by hooks/bootfarm-drivers: every network driver with its firmware, or not.\n"
+        f"BOOTFARM_ALL_NETWORK_DRIVERS={all_drivers}\nexport BOOTFARM_ALL_NETWORK_DRIVERS\n",
+    )
+
+
+def set_console(root: Path, recipe: Recipe) -> None:
+    """Root's password and keys; without them the account stays locked."""
+    console = recipe.console
+    shadow = root / "etc/shadow"
+    password = console.password_hash or "!"
+    text, count = re.subn(
+        r"(?m)^root:[^:]*:", lambda _: f"root:{password}:", shadow.read_text(), count=1
+    )
+    if count != 1:
+        raise BuildError(f"{shadow} has no line for root")
+    shadow.write_text(text)
+    if console.ssh_keys:
+        directory = root / "root/.ssh"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        keys = "".join(f"{key}\n" for key in console.ssh_keys)
+        write_file(directory / "authorized_keys", keys, 0o600)
+
+
+def add_file(root: Path, file: AddedFile) -> int:
+    """Put one `files:` entry into the image and return how many files it was.
+
+    A path below which a directory of the image is a link is followed inside
+    the image only.
+    """
+    if file.content is not None:
+        sources: list[tuple[str, bytes]] = [("", file.content.encode())]
+    else:
+        matches = sorted(glob.glob(file.source)) if file.path.endswith("/") else [file.source]
+        found = [match for match in matches if os.path.isfile(match)]
+        if not found and not file.optional:
+            raise BuildError(f"files: {file.path}: nothing matches {file.source}")
+        name = os.path.basename if file.path.endswith("/") else lambda _: ""
+        sources = [(name(match), Path(match).read_bytes()) for match in found]
+    uid, gid = owner_ids(root, file.owner)
+    for name_part, data in sources:
+        target = inside(root, file.path + name_part)
+        write_file(target, data, file.mode)
+        os.chown(target, uid, gid)
+    return len(sources)
+
+
+def inside(root: Path, path: str) -> Path:
+    """`path` of the image as a path of this machine, links followed as the image would."""
+    place = root
+    parts = [part for part in path.split("/") if part]
+    for depth, part in enumerate(parts[:-1]):
+        place = place / part
+        if place.is_symlink():
+            target = os.readlink(place)
+            base = "/" if target.startswith("/") else "/" + str(place.parent.relative_to(root))
+            joined = os.path.normpath(os.path.join(base, target))
+            return inside(root, "/".join([joined.lstrip("/"), *parts[depth + 1 :]]))
+    return place / parts[-1]
+
+
+def owner_ids(root: Path, owner: str) -> tuple[int, int]:
+    """`user:group` by the image's own passwd and group."""
+    user, group = owner.split(":")
+    return _lookup(root / "etc/passwd", user), _lookup(root / "etc/group", group)
+
+
+def _lookup(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        fields = line.split(":")
+        if fields[0] == name:
+            return int(fields[2])
+    raise BuildError(f"the image has no {path.name} entry {name!r}", hint="files[].owner")
+
+
+def remove_identity(root: Path) -> None:
+    """What must differ between nodes never comes from the image."""
+    for pattern in ("etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "var/lib/dbus/machine-id"):
+        for path in root.glob(pattern):
+            path.unlink()
+    write_file(root / "etc/machine-id", "", 0o444)
+    write_file(root / "etc/hostname", "")
+    write_file(root / "etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n")
+    write_file(root / "etc/resolv.conf", "")
+
+
+def clean(root: Path) -> None:
+    """Logs, caches, temporary files, and what runs only at build time."""
+    # dev, proc: a bootstrap and a plain chroot leave something there; the node mounts its own.
+    for directory in ("tmp", "var/tmp", "run", "dev", "proc", "sys", "var/log/apt"):
+        _empty(root / directory)
+    for pattern in (
+        "var/log/*.log",
+        "var/log/dpkg.log*",
+        "var/log/btmp",
+        "var/log/lastlog",
+        "var/log/wtmp",
+        "var/cache/ldconfig/aux-cache",
+        "var/cache/debconf/*-old",
+        "var/lib/dpkg/*-old",
+        "etc/*-",
+        "boot/initrd.img-*",
+        "initrd.img*",
+        "vmlinuz*",
+        "root/.bash_history",
+        "var/lib/dkms/mok.*",
+    ):
+        for path in root.glob(pattern):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,117 @@
+"""basesystem: bootstrap, updates, base packages, kernel, patches."""
+
+from pathlib import Path
+
+from imagebuild import chrootapt, patches
+from imagebuild.apt import KEYRING_PACKAGES, AptView, render_distribution
+from imagebuild.ingredients import Recipe
+from imagebuild.run import NAMESPACES
+from imagebuild.run import run as run_command
+from imagebuild.stage import ARCHIVES, Inputs, StageContext, tree_files
+
+NAME = "basesystem"
+TOOLS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "chroot": "coreutils", "patch": "patch"}
+
+BASE_PACKAGES = (
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "kmod",
+    "initramfs-tools",
+    "busybox",
+    "zstd",
+    "ca-certificates",
+    "iproute2",
+    "iputils-ping",
+    "netbase",
+    "procps",
+    "login",
+    "passwd",
+    "less",
+    "tzdata",
+)
+"""What the node's own files (`imagebuild/rootfs`) and a person at its console need."""
+
+
+def inputs(recipe: Recipe, apt: AptView) -> Inputs:
+    """The packages at the versions that apt would install, sources, patches, skipped scripts."""
+    return Inputs(
+        {
+            "packages": apt.resolve(packages(recipe), "packages, kernel.package"),
+            "sources": render_distribution(recipe, apt.mirrors),
+            "architecture": recipe.architecture,
+            "skip": {name: list(value) for name, value in recipe.skip_maintainer_scripts.items()},
+            "patches": [[series.directory, series.strip] for series in recipe.patches],
+            "conf": chrootapt.IMAGE_CONF,
+        },
+        [
+            ("basesystem.py", Path(__file__)),
+            *(
+                item
+                for index, series in enumerate(recipe.patches)
+                for item in tree_files(series.series, f"patches/{index}")
+            ),
+        ],
+    )
+
+
+def packages(recipe: Recipe) -> list[str]:
+    """Every package that the recipe wants in this stage, the kernel last."""
+    keyring = KEYRING_PACKAGES[recipe.distribution]
+    return [*BASE_PACKAGES, keyring, *recipe.packages, recipe.kernel_package]
+
+
+def run(context: StageContext) -> None:
+    """Make the base system in `context.root`."""
+    recipe = context.recipe
+    context.say("bootstrap")
+    bootstrap(context)
+    chrootapt.write_image_conf(context.root)
+    chrootapt.prepare(context)
+    context.say("updates")
+    chrootapt.update(context)
+    chrootapt.upgrade(context)
+    # Packages first: some of them cannot configure themselves once a kernel is there.
+    context.say("packages")
+    chrootapt.install(context, packages(recipe)[:-1], "packages")
+    context.say("kernel")
+    chrootapt.install(context, [recipe.kernel_package], "kernel.package")
+    for series in recipe.patches:
+        context.say(f"patches {series.series.name}")
+        patches.apply_series(series, context.root, context.log)
+
+
+def bootstrap(context: StageContext) -> None:
+    """mmdebstrap into the root: essential packages and apt."""
+    context.archives.mkdir(parents=True, exist_ok=True)
+    run_command(
+        bootstrap_argv(context),
+        stdin=render_distribution(context.recipe, context.apt.mirrors),
+        log=context.log,
+        what="bootstrapping the base system failed",
+        hint="check mirrors: of the recipe and the network",
+    )
+
+
+def bootstrap_argv(context: StageContext) -> list[str]:
+    """mmdebstrap's command line; the sources come on its standard input."""
+    argv = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=apt",
+        f"--architectures={context.recipe.architecture}",
+        "--format=directory",
+        '--aptopt=Acquire::Languages "none"',
+        *(f"--aptopt={line.removesuffix(';')}" for line in context.apt.proxies),
+        "--dpkgopt=force-unsafe-io",
+    ]
+    if context.isolate:
+        # The cache of .deb files is mounted over apt's for as long as mmdebstrap downloads.
+        argv += [
+            "--skip=essential/unlink",
+            f'--setup-hook=mkdir -p "$1{ARCHIVES}" && mount --bind "{context.archives}" '
+            f'"$1{ARCHIVES}" && mkdir -p "$1{ARCHIVES}/partial"',
+            f'--customize-hook=umount "$1{ARCHIVES}"',
+        ]
+    argv += ["", str(context.root), "-"]
+    return [*NAMESPACES, *argv] if context.isolate else argv

@@ -1,0 +1,210 @@
+"""builder: a throw-away copy of basesystem in which drivers and tools are built from source.
+
+Only the declared outputs leave it, as `outputs.tar` with paths from the root.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from imagebuild import chrootapt
+from imagebuild.apt import AptView
+from imagebuild.errors import BuildError
+from imagebuild.ingredients import Build, Recipe
+from imagebuild.kernel import kernel_version
+from imagebuild.stage import Inputs, StageContext
+from imagebuild.stages import basesystem
+
+NAME = "builder"
+TOOLS = {"chroot": "coreutils"}
+OUTPUTS = "outputs.tar"
+
+NBDROOT_SOURCE = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm/nbdroot.c"
+NBDROOT = "/usr/lib/bootfarm/nbdroot"
+_WORK = "usr/src/bootfarm-build"
+_COMPILER = ("gcc", "libc6-dev", "make")
+
+
+def inputs(recipe: Recipe, apt: AptView) -> Inputs:
+    """The builds, the packages that they need, and the sources' digests."""
+    return Inputs(
+        {
+            "packages": apt.resolve(
+                [*basesystem.packages(recipe), *_all_packages(recipe)], "builds"
+            ),
+            "builds": [
+                [b.name, b.dkms, b.url, b.sha256, list(b.packages), list(b.commands), b.outputs]
+                for b in recipe.builds
+            ],
+        },
+        [("builder.py", Path(__file__)), ("nbdroot.c", NBDROOT_SOURCE)],
+    )
+
+
+def _all_packages(recipe: Recipe) -> list[str]:
+    packages = list(_COMPILER)
+    for build in recipe.builds:
+        packages += [*build.packages, *([build.dkms, "dkms"] if build.dkms else [])]
+        if build.dkms:
+            packages.append(headers_package(recipe))
+    return packages
+
+
+def headers_package(recipe: Recipe) -> str:
+    """The headers' package beside the recipe's kernel package."""
+    return recipe.kernel_package.replace("linux-image-", "linux-headers-", 1)
+
+
+def run(context: StageContext) -> None:
+    """Build everything in `context.root` and pack the outputs."""
+    if not context.isolate:
+        # Where /proc cannot be mounted, what asks for the number of processors still works.
+        shutil.copyfile("/proc/cpuinfo", context.root / "proc/cpuinfo")
+    chrootapt.prepare(context)
+    chrootapt.update(context)
+    kernel = kernel_version(context.root)
+    context.say("compiler")
+    chrootapt.install(context, _COMPILER, "builds")
+    patterns = [NBDROOT]
+    build_nbdroot(context)
+    for build in context.recipe.builds:
+        context.say(build.name)
+        if build.dkms:
+            build_dkms(context, build, kernel)
+        else:
+            build_from_source(context, build, kernel)
+        _require_outputs(context, build)
+        patterns += build.outputs
+    context.say("outputs")
+    pack_outputs(context.root, patterns, context.product / OUTPUTS)
+
+
+def build_nbdroot(context: StageContext) -> None:
+    """The static program that attaches the node's root."""
+    source = context.root / "usr/src/bootfarm/nbdroot.c"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(NBDROOT_SOURCE, source)
+    (context.root / NBDROOT.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+    context.chroot.run(
+        ["gcc", *flags, "-o", NBDROOT, "/usr/src/bootfarm/nbdroot.c"],
+        what="cannot compile nbdroot",
+    )
+
+
+def build_dkms(context: StageContext, build: Build, kernel: str) -> None:
+    """Install a -dkms package and build its modules for the image's kernel.
+
+    Its own postinst would build for the kernel that this machine runs.
+    """
+    where = f"builds.{build.name}"
+    headers = headers_package(context.recipe)
+    chrootapt.install(context, [headers, *build.packages, "dkms", build.dkms], where)
+    context.chroot.run(
+        ["dkms", "autoinstall", "-k", kernel],
+        what=f"{context.recipe.file}: {where}: {build.dkms} does not build for {kernel}",
+    )
+
+
+def build_from_source(context: StageContext, build: Build, kernel: str) -> None:
+    """Run a build's commands in its directory.
+
+    They see KERNEL (the image's version), SOURCE (the fetched file, when there
+    is one) and JOBS (processors); each must end with 0.
+    """
+    where = f"{context.recipe.file}: builds.{build.name}"
+    chrootapt.install(context, build.packages, f"builds.{build.name}.packages")
+    work = f"/{_WORK}/{build.name}"
+    directory = context.root / work.lstrip("/")
+    directory.mkdir(parents=True)
+    environment = {"KERNEL": kernel, "JOBS": str(os.cpu_count() or 1)}
+    source = fetch_source(build, context.cache, where)
+    if source is not None:
+        name = build.file.name if build.file else build.url.rsplit("/", 1)[-1] or "source"
+        shutil.copyfile(source, directory / name)
+        environment["SOURCE"] = f"{work}/{name}"
+    for index, command in enumerate(build.commands):
+        context.chroot.shell(
+            f"cd {work}\n{command}", env=environment, what=f"{where}.commands[{index}]"
+        )
+
+
+def fetch_source(build: Build, cache: Path, where: str) -> Path | None:
+    """The build's source file, fetched once and verified; None when it has none."""
+    if build.file is not None:
+        actual = hashlib.sha256(build.file.read_bytes()).hexdigest()
+        if actual != build.sha256:
+            raise BuildError(f"{where}.sha256: {build.file} has {actual}, not {build.sha256}")
+        return build.file
+    if not build.url:
+        return None
+    target = cache / "sources" / build.sha256
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".part")
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(build.url, timeout=60) as response, partial.open("wb") as out:
+            while chunk := response.read(1 << 20):
+                digest.update(chunk)
+                out.write(chunk)
+    except (urllib.error.URLError, OSError) as error:
+        raise BuildError(
+            f"{where}.url: cannot fetch {build.url}: {error}",
+            hint="check the URL and the network, or keep the file beside the recipe (file:)",
+        ) from None
+    if digest.hexdigest() != build.sha256:
+        partial.unlink()
+        raise BuildError(
+            f"{where}.sha256: {build.url} has {digest.hexdigest()}, not {build.sha256}",
+            hint="another file than the recipe means: look at it before correcting sha256",
+        )
+    partial.rename(target)
+    return target
+
+
+def _require_outputs(context: StageContext, build: Build) -> None:
+    for index, pattern in enumerate(build.outputs):
+        if not find_outputs(context.root, pattern):
+            raise BuildError(
+                f"{context.recipe.file}: builds.{build.name}.outputs[{index}]:"
+                f" nothing matches {pattern} after the build",
+                hint=f"log: {context.log.path}" if context.log.path else "",
+            )
+
+
+def find_outputs(root: Path, pattern: str) -> list[Path]:
+    """What matches an absolute pattern below `root`, directories with all that is in them.
+
+    Paths are relative to the root and free of symlinks in their directories
+    (/lib is /usr/lib); a match that leads out of the root is refused.
+    """
+    real = root.resolve()
+    found: set[Path] = set()
+    for match in sorted(root.glob(pattern.lstrip("/"))):
+        place = match.parent.resolve() / match.name
+        if not place.is_relative_to(real):
+            raise BuildError(f"output {pattern}: {match} leads out of the image")
+        found.add(place.relative_to(real))
+        if match.is_dir() and not match.is_symlink():
+            found |= {path.relative_to(real) for path in place.rglob("*")}
+    return sorted(found)
+
+
+def pack_outputs(root: Path, patterns: list[str], target: Path) -> None:
+    """A tar of everything that the patterns match, owners and modes kept."""
+    paths = sorted({path for pattern in patterns for path in find_outputs(root, pattern)})
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        for path in paths:
+            archive.add(root / path, str(path), recursive=False)
+
+
+def unpack_outputs(archive: Path, root: Path) -> None:
+    """Lay the outputs into `root`; directories on the way are made as usual ones."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, numeric_owner=True, filter="fully_trusted")

@@ -1,0 +1,134 @@
+"""final: kernel, initramfs, boot loaders, squashfs and manifest as one directory for the store."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from imagebuild.apt import AptView
+from imagebuild.ingredients import Recipe
+from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
+from imagebuild.run import run as run_command
+from imagebuild.stage import Inputs, StageContext
+from imagebuild.stages import ltsp_image
+from imagebuild.stages.ltsp_base import GRUB, PLATFORMS
+
+NAME = "final"
+TOOLS = {"grub-mkimage": "grub-common"}
+IMAGE = "image"
+
+CORES = {"i386-pc": ("i386-pc-pxe", "core.0"), "x86_64-efi": ("x86_64-efi", "core.efi")}
+_PLATFORM_MODULES = {
+    "i386-pc": ("pxe", "biosdisk", "vga_text"),
+    "x86_64-efi": ("efinet", "efi_gop", "efi_uga"),
+}
+MODULES = (
+    "net tftp http linux normal configfile echo test regexp sleep reboot halt serial terminal"
+    " minicmd ls cat true eval loadenv search part_gpt part_msdos fat ext2 chain all_video"
+    " gzio progress"
+)
+_SHORT = re.compile(r"(?:\d+:)?(\d[\d.]*\d|\d)")
+_SHOWN = (
+    "kubelet kubeadm kubectl docker.io containerd systemd openssh-server nbd-client"
+    " containernetworking-plugins"
+)
+
+
+def inputs(recipe: Recipe, apt: AptView) -> Inputs:
+    """What the manifest says beside the files."""
+    return Inputs(
+        {
+            "name": recipe.name,
+            "cmdline": recipe.cmdline,
+            "lts_defaults": dict(recipe.lts_defaults),
+            "distribution": recipe.distribution,
+        },
+        [("final.py", Path(__file__))],
+    )
+
+
+def run(context: StageContext) -> None:
+    """Make `context.product/image`, ready to be published."""
+    image = context.product / IMAGE
+    image.mkdir()
+    parts = context.products[ltsp_image.NAME]
+    for name in (ltsp_image.SQUASHFS, ltsp_image.LISTING, ltsp_image.KERNEL, ltsp_image.INITRD):
+        os.link(parts / name, image / name)
+    for platform in PLATFORMS:
+        context.say(f"boot loader {platform}")
+        make_boot_loader(context, platform, image / "boot/grub" / platform)
+    context.say("digests")
+    packages = json.loads((parts / ltsp_image.PACKAGES).read_text())
+    manifest = make_manifest(context.recipe, image, packages, context.ids)
+    (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+
+
+def make_boot_loader(context: StageContext, platform: str, directory: Path) -> None:
+    """A GRUB network directory: the core, every module, and what loads them by name."""
+    directory.mkdir(parents=True)
+    for path in sorted((GRUB / platform).iterdir()):
+        if path.suffix in (".mod", ".lst"):
+            shutil.copyfile(path, directory / path.name)
+    core = directory / CORES[platform][1]
+    run_command(
+        boot_loader_argv(context.recipe.name, platform, core),
+        log=context.log,
+        what=f"cannot make {core.name}",
+    )
+
+
+def boot_loader_argv(name: str, platform: str, core: Path) -> list[str]:
+    """grub-mkimage's command line.
+
+    The prefix has no device: GRUB takes the one that it was loaded from, so
+    grub.cfg is asked from the same server at `/ltsp/<name>/grub/grub.cfg`.
+    """
+    target, _ = CORES[platform]
+    argv = ["grub-mkimage", "--format", target, "--directory", str(GRUB / platform)]
+    argv += ["--prefix", f"/ltsp/{name}/grub", "--output", str(core)]
+    return [*argv, *_PLATFORM_MODULES[platform], *MODULES.split()]
+
+
+def make_manifest(
+    recipe: Recipe, image: Path, packages: Mapping[str, str], ids: Mapping[str, str]
+) -> Manifest:
+    """The manifest of an image directory that is complete but for it."""
+    files = {
+        str(path.relative_to(image)): FileEntry.of(path)
+        for path in sorted(image.rglob("*"))
+        if path.is_file()
+    }
+    return Manifest(
+        name=recipe.name,
+        distribution=recipe.distribution,
+        release=recipe.release,
+        architecture=recipe.architecture,
+        kernel=_kernel(packages),
+        cmdline=recipe.cmdline,
+        versions=short_versions(packages),
+        packages=packages,
+        lts_defaults=recipe.lts_defaults,
+        files=files,
+        stages=dict(ids),
+    )
+
+
+def short_versions(packages: Mapping[str, str]) -> dict[str, str]:
+    """Upstream's part of the versions that a person wants to see."""
+    shown: dict[str, str] = {}
+    for package in _SHOWN.split():
+        if package in packages and (match := _SHORT.match(packages[package])):
+            shown[package] = match[1]
+    return shown
+
+
+def _kernel(packages: Mapping[str, str]) -> str:
+    """The kernel's release out of the package that carries it."""
+    names = [
+        match[1]
+        for package in packages
+        if (match := re.fullmatch(r"linux-image-(\d.*?)(?:-unsigned)?", package))
+    ]
+    return names[0] if names else ""
