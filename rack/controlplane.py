@@ -223,6 +223,8 @@ class ControlPlane:
         self._phase("upload-config", "kubelet", kubeconfig)
         self.kubectl("delete", "node", OWN_NODE)
         self._phase("bootstrap-token", kubeconfig)
+        manager = self._processes["kube-controller-manager"]
+        wait_for(self._is_signed, 60, "the signing of cluster-info", processes=(manager,))
         line = self._kubeadm("token", "create", "--print-join-command", kubeconfig)
         found = re.search(r"--discovery-token-ca-cert-hash\s+(sha256:[0-9a-f]{64})", line)
         if found is None:
@@ -274,6 +276,12 @@ class ControlPlane:
             return self.kubectl("get", "--raw", path, timeout=10).strip() == "ok"
         except RackError:
             return False
+
+    def _is_signed(self) -> bool:
+        """Whether a node that has only the token can trust what it is told."""
+        words = ("get", "configmap", "--namespace=kube-public", "cluster-info", "-o", "json")
+        data = json.loads(self.kubectl(*words)).get("data", {})
+        return f"jws-kubeconfig-{self._token.partition('.')[0]}" in data
 
     def _phase(self, *words: str) -> None:
         config = f"--config={self._directory / 'kubeadm.yaml'}"

@@ -1,0 +1,53 @@
+from typing import Any
+
+from rack.timeline import describe_timeline, format_size, render_rows, rows_of
+
+
+def phase(first: float, last: float | None = None, **more: Any) -> dict[str, Any]:
+    end = first if last is None else last
+    return {"first": first, "last": end, "status": "ok", "bytes": 0, "detail": "", **more}
+
+
+TIMELINE = {
+    "error": "rcfile: RCFILE_03: exit 1",
+    "boot": {
+        "started": 1002.0,
+        "phases": {
+            "loader": phase(1002.0, 1003.0, bytes=120_000),
+            "initrd": phase(1005.5, bytes=14_000_000),
+            "rcfile": phase(1030.0, status="error", detail="RCFILE_03: exit 1"),
+        },
+    },
+}
+
+
+def test_rows_count_from_the_power_on() -> None:
+    rows = rows_of(TIMELINE, 1000.0)
+    assert [(row.phase, row.at) for row in rows] == [
+        ("loader", 2.0),
+        ("initrd", 5.5),
+        ("rcfile", 30.0),
+    ]
+
+
+def test_a_boot_before_the_power_on_is_not_this_one() -> None:
+    assert rows_of(TIMELINE, 5000.0) == []
+    assert rows_of({}, 0.0) == []
+
+
+def test_table_shows_time_size_and_detail() -> None:
+    lines = render_rows(rows_of(TIMELINE, 1000.0)).splitlines()
+    assert lines[1].split() == ["loader", "2.0s", "3.5s", "ok", "120", "kB"]
+    assert lines[3].split() == ["rcfile", "30.0s", "0.0s", "error", "RCFILE_03:", "exit", "1"]
+
+
+def test_description_names_error_and_phases() -> None:
+    said = describe_timeline(TIMELINE)
+    assert said.startswith("loader at 0.0 s, initrd at 3.5 s")
+    assert "rcfile at 28.0 s (ERROR)" in said
+    assert said.endswith("error: rcfile: RCFILE_03: exit 1")
+    assert describe_timeline({"boot": None}) == "nothing of this boot"
+
+
+def test_sizes() -> None:
+    assert [format_size(n) for n in (0, 7, 1500, 2_340_000)] == ["", "7 B", "2 kB", "2.3 MB"]
