@@ -190,7 +190,7 @@ class Transfer:
                 return False
             self.retries += 1
             self._resent = True
-            self._quiet_until = now + 0.5 * (self._srtt or 0.0)
+            self._quiet_until = now + 0.5 * self._round_trip()
         else:
             self._resent = False
         self.first = acked + 1
@@ -261,9 +261,9 @@ class Transfer:
         4.2.3.1), unless windows are used and the first block of one was lost."""
         if step != 0 or self.windowsize == 1 or self.acked < 0 or now < self._quiet_until:
             return False
-        if now - self._sent_at < 0.5 * (self._srtt or 0.0):
+        if now - self._sent_at < 0.5 * self._round_trip():
             return False
-        self._quiet_until = now + (self._srtt or 0.0)
+        self._quiet_until = now + self._round_trip()
         self._send_again(now)
         return True
 
@@ -290,6 +290,10 @@ class Transfer:
             self._rttvar += ((delta if delta > 0 else -delta) - self._rttvar) / 4
         rto = self._srtt + 4 * self._rttvar
         self._rto = MIN_RTO if rto < MIN_RTO else rto if rto < MAX_RTO else MAX_RTO
+
+    def _round_trip(self) -> float:
+        """Within this time an ACK may still be an answer to what was sent before."""
+        return MIN_RTO if self._srtt is None else self._srtt
 
     def _ceiling(self) -> float:
         """Longest wait between two retransmissions: the client's timeout, if it named one."""
