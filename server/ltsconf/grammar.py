@@ -64,6 +64,10 @@ class Document:
         """Source, line, column (from 1) of an entry's or a section's offset."""
         return self._input.locate(offset)
 
+    def get_buffer(self) -> bytearray:
+        """The bytes that offsets are offsets in; not to be changed."""
+        return self._input.buffer
+
     @property
     def sources(self) -> list[Source]:
         return self._input.sources

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 
 class Outcome(Enum):
@@ -61,3 +62,13 @@ class Problem:
     message: str
     hint: str
     excerpt: str = ""
+
+
+class Finding(NamedTuple):
+    """What a check of the linter gives; `offset` is in the document's buffer."""
+
+    severity: str
+    code: str
+    offset: int
+    message: str
+    hint: str
