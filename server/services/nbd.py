@@ -63,8 +63,6 @@ class NbdService:
     @property
     def port(self) -> int:
         """The port that is bound, or was asked for."""
-        if self._listener is not None:
-            return int(self._listener.getsockname()[1])
         return self._port
 
     @property
@@ -80,6 +78,7 @@ class NbdService:
             self._listener = bind_port(
                 "nbd", "tcp", self._address, self._port, reuse_port=self._reuse_port
             )
+        self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
         """Serve, once bound."""

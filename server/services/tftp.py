@@ -81,8 +81,6 @@ class TftpService:
     @property
     def port(self) -> int:
         """The port that is bound, or was asked for."""
-        if self._listener is not None:
-            return int(self._listener.getsockname()[1])
         return self._port
 
     @property
@@ -98,6 +96,7 @@ class TftpService:
             self._listener = bind_port(
                 "tftp", "udp", self._address, self._port, reuse_port=self._reuse_port
             )
+        self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
         """Serve, once bound."""

@@ -1,0 +1,485 @@
+"""The NBD service on loopback: hostile and unlucky clients, cold images, ends.
+
+Real clients are in test_nbd_clients.py.
+"""
+
+import os
+import random
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from server.content import Export
+from server.errors import ServerError
+from server.protocols.nbd import pack_request
+from server.services import mapped
+from server.services.limits import NbdLimits
+from server.services.nbd import NbdService
+from tests.server.services.running import Running, Seen, running
+
+SIZE = 1_000_003
+IMAGE = random.Random(3).randbytes(SIZE)
+NAME = b"opt/ltsp/amd64"
+READ, WRITE, DISC = 0, 1, 2
+GO = struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 7, 6 + len(NAME))
+GO += struct.pack(">I", len(NAME)) + NAME + b"\0\0"
+GREETING = 18
+GO_REPLY = 20 + 12 + 20
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "rootfs.squashfs"
+    path.write_bytes(IMAGE)
+    return path
+
+
+@contextmanager
+def serving(
+    path: Path, seen: Seen | None = None, limits: NbdLimits | None = None
+) -> Iterator[NbdService]:
+    export = Export("opt/ltsp/amd64", path, path.stat().st_size, "ab" * 32, "amd64")
+
+    def find(name: str, client: str) -> Export | None:
+        assert client == "127.0.0.1"
+        return export if name.lstrip("/") == export.name else None
+
+    emit = (seen or Seen()).emit
+    with running(
+        lambda loop: NbdService(
+            loop,
+            address="127.0.0.1",
+            port=0,
+            exports=find,
+            list_exports=lambda client: [export.name],
+            emit=emit,
+            limits=limits,
+        )
+    ) as service:
+        yield service
+
+
+def connect(service: NbdService) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = sock.recv(min(count - len(data), 1 << 20))
+        assert piece, f"the server hung up after {len(data)} of {count} bytes"
+        data += piece
+    return data
+
+
+def attach(service: NbdService) -> socket.socket:
+    sock = connect(service)
+    sock.sendall(GO)
+    receive(sock, GREETING + GO_REPLY)
+    return sock
+
+
+def read(sock: socket.socket, offset: int, length: int, cookie: int = 1) -> bytes:
+    sock.sendall(pack_request(READ, cookie, offset, length))
+    head = receive(sock, 16)
+    assert head == struct.pack(">IIQ", 0x67446698, 0, cookie)
+    return receive(sock, length)
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    """Read to the end of the stream; True when there is one."""
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def test_attach_read_detach(image: Path) -> None:
+    seen = Seen()
+    with serving(image, seen) as service:
+        with attach(service) as sock:
+            assert read(sock, 0, SIZE) == IMAGE
+            assert read(sock, 12345, 7) == IMAGE[12345:12352]
+            assert dict(service.connections()) == {"ab" * 32: ["127.0.0.1"]}
+            sock.sendall(pack_request(DISC))
+            assert is_hung_up(sock)
+        detail = seen.wait_phase("detach")
+        assert detail == {"export": "opt/ltsp/amd64", "digest": "ab" * 32, "bytes": SIZE + 7}
+        assert [event.phase for event in seen.events] == ["attach", "detach"]
+        assert [(event.node, event.source) for event in seen.events] == [("127.0.0.1", "nbd")] * 2
+        eventually(lambda: service.open_count() == 0)
+        assert dict(service.connections()) == {}
+
+
+def test_the_answers_of_many_requests_in_a_row(image: Path) -> None:
+    dice = random.Random(4)
+    wanted = [(dice.randrange(SIZE - 5000), dice.randrange(1, 5000)) for _ in range(3000)]
+    with serving(image) as service, attach(service) as sock:
+        requests = b"".join(pack_request(READ, n, o, c) for n, (o, c) in enumerate(wanted))
+        sender = threading.Thread(target=sock.sendall, args=(requests,))
+        sender.start()
+        got: dict[int, bytes] = {}
+        for _ in wanted:
+            _, error, cookie = struct.unpack(">IIQ", receive(sock, 16))
+            assert error == 0
+            got[cookie] = receive(sock, wanted[cookie][1])
+        sender.join()
+    assert got == {n: IMAGE[o : o + c] for n, (o, c) in enumerate(wanted)}
+
+
+STREAM = GO + pack_request(READ, 1, 0, 10) + pack_request(WRITE, 2, 0, 4) + b"data"
+
+
+def test_a_client_may_go_away_at_each_byte(image: Path) -> None:
+    with serving(image) as service:
+        for length in range(len(STREAM)):
+            with connect(service) as sock:
+                sock.sendall(STREAM[:length])
+                if length % 2:  # a reset instead of an end
+                    linger = struct.pack("ii", 1, 0)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        eventually(lambda: service.open_count() == 0)
+        with attach(service) as sock:
+            assert read(sock, 0, 10) == IMAGE[:10]
+
+
+def test_bytes_one_by_one(image: Path) -> None:
+    with serving(image) as service, connect(service) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in STREAM:
+            sock.sendall(bytes([byte]))
+        receive(sock, GREETING + GO_REPLY)
+        assert receive(sock, 26)[16:] == IMAGE[:10]
+        assert receive(sock, 16) == struct.pack(">IIQ", 0x67446698, 1, 2)
+
+
+def test_a_client_that_stalls_in_a_request_stops_nobody(image: Path) -> None:
+    with serving(image) as service, attach(service) as stalled, attach(service) as other:
+        request = pack_request(READ, 1, 5, 5)
+        stalled.sendall(request[:13])
+        for _ in range(20):
+            assert read(other, 0, 100) == IMAGE[:100]
+        stalled.sendall(request[13:])
+        assert receive(stalled, 21)[16:] == IMAGE[5:10]
+
+
+def test_a_client_that_never_reads_stops_nobody_and_costs_no_memory(image: Path) -> None:
+    with serving(image) as service, attach(service) as greedy, attach(service) as other:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        greedy.setblocking(False)
+        request = pack_request(READ, 1, 0, SIZE) * 100
+        for _ in range(200):
+            try:
+                greedy.send(request)
+            except BlockingIOError:
+                pass
+            assert read(other, 0, 100) == IMAGE[:100]
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 64 * 1024  # KiB; the answers asked for are 20 GB
+        # And once it reads it gets all of it in order.
+        greedy.settimeout(20)
+        for _ in range(50):
+            receive(greedy, 16)
+            assert receive(greedy, SIZE) == IMAGE
+
+
+def test_a_refused_write_is_drained_and_told(image: Path) -> None:
+    seen = Seen()
+    with serving(image, seen) as service, attach(service) as sock:
+        sock.sendall(pack_request(WRITE, 1, 0, 300_000) + bytes(300_000))
+        assert receive(sock, 16) == struct.pack(">IIQ", 0x67446698, 1, 1)
+        assert read(sock, 0, 5) == IMAGE[:5]
+        detail = seen.wait_phase("error")
+        assert detail["message"] == "WRITE of 300000 bytes at 0: the export is read-only"
+    assert image.read_bytes() == IMAGE
+
+
+def test_garbage_after_the_negotiation_hangs_up_with_a_reason(image: Path) -> None:
+    seen = Seen()
+    with serving(image, seen) as service, attach(service) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: there\r\n\r\n")
+        assert is_hung_up(sock)
+        assert seen.wait_phase("detach")["message"] == "not a request: magic 0x47455420"
+
+
+def test_an_unknown_export_is_an_event(image: Path) -> None:
+    seen = Seen()
+    with serving(image, seen) as service, connect(service) as sock:
+        sock.sendall(GO.replace(NAME, b"opt/ltsp/amd65"))
+        receive(sock, GREETING + 20)
+        detail = seen.wait_phase("error")
+        assert (detail["export"], detail["message"]) == ("opt/ltsp/amd65", "no such export")
+
+
+@pytest.mark.parametrize("what", ["gone", "short", "empty", "directory", "fifo"])
+def test_an_image_that_cannot_be_served_is_told(image: Path, what: str) -> None:
+    seen = Seen()
+    with serving(image, seen) as service, connect(service) as sock:
+        image.unlink()
+        if what == "short":
+            image.write_bytes(IMAGE[:1000])
+        elif what == "empty":
+            image.touch()
+        elif what == "directory":
+            image.mkdir()
+        elif what == "fifo":
+            os.mkfifo(image)
+        sock.sendall(GO)
+        receive(sock, GREETING)
+        _, option, reply, _ = struct.unpack(">QIII", receive(sock, 20))
+        assert (option, reply) == (7, 2**31 + 6)
+        assert str(image) in str(seen.wait_phase("error")["message"])
+
+
+class TestLimits:
+    def test_half_open_handshakes_give_way(self, image: Path) -> None:
+        with serving(image, limits=NbdLimits(handshakes=20, per_client=5000)) as service:
+            half_open = [connect(service) for _ in range(300)]
+            with attach(service) as sock:
+                assert read(sock, 0, 10) == IMAGE[:10]
+                eventually(lambda: service.open_count() <= 21)
+                # Whoever has an export is not asked to give way.
+                half_open += [connect(service) for _ in range(50)]
+                assert read(sock, 0, 10) == IMAGE[:10]
+            for other in half_open:
+                other.close()
+
+    def test_a_handshake_has_its_time(self, image: Path) -> None:
+        with (
+            serving(image, limits=NbdLimits(handshake_seconds=0.05)) as service,
+            attach(service) as attached,
+            connect(service) as sock,
+        ):
+            sock.sendall(GO[:10])
+            assert is_hung_up(sock)
+            assert read(attached, 0, 10) == IMAGE[:10]
+
+    def test_connections_of_one_client(self, image: Path) -> None:
+        seen = Seen()
+        with serving(image, seen, NbdLimits(per_client=2)) as service:
+            with attach(service), attach(service):
+                with connect(service) as third:
+                    assert is_hung_up(third)
+                assert "more than 2 connections" in str(seen.wait_phase("error")["message"])
+            eventually(lambda: service.open_count() == 0)
+            with attach(service) as sock:
+                assert read(sock, 0, 10) == IMAGE[:10]
+
+    def test_connections_in_all(self, image: Path) -> None:
+        with (
+            serving(image, limits=NbdLimits(connections=1)) as service,
+            attach(service),
+            connect(service) as second,
+        ):
+            assert is_hung_up(second)
+
+    def test_complaints_are_bounded(self, image: Path) -> None:
+        seen = Seen()
+        limits = NbdLimits(events_per_second=0.001)
+        with serving(image, seen, limits) as service, attach(service) as sock:
+            for _ in range(100):
+                sock.sendall(pack_request(WRITE, 1, 0, 0))
+                receive(sock, 16)
+        assert len([event for event in seen.events if event.phase == "error"]) == 5
+
+
+class TestCold:
+    """Parts that are not in memory, made so by hand: which pages are is the kernel's affair."""
+
+    @pytest.fixture
+    def disk(self, monkeypatch: pytest.MonkeyPatch) -> Iterator["Disk"]:
+        disk = Disk()
+        monkeypatch.setattr(mapped._Mapping, "populate", disk.populate)
+        monkeypatch.setattr(mapped._Mapping, "resident", lambda self: bytes(self.size // 4096 + 1))
+        yield disk
+        disk.go.set()
+
+    def test_a_cold_part_stops_nobody(self, image: Path, disk: "Disk") -> None:
+        with serving(image) as service, attach(service) as cold, attach(service) as hot:
+            disk.go.set()
+            assert read(hot, 0, 100) == IMAGE[:100]
+            disk.go.clear()
+            cold.sendall(pack_request(READ, 1, 600_000, 100))
+            disk.asked.acquire()  # for the first read
+            disk.asked.acquire()  # now it waits for the disk
+            for _ in range(20):
+                assert read(hot, 10, 100) == IMAGE[10:110]
+            # Nor does it stop the same client's other requests.
+            assert read(cold, 10, 100, cookie=2) == IMAGE[10:110]
+            disk.go.set()
+            assert receive(cold, 16) == struct.pack(">IIQ", 0x67446698, 0, 1)
+            assert receive(cold, 100) == IMAGE[600_000:600_100]
+
+    def test_a_part_is_loaded_once_for_all(self, image: Path, disk: "Disk") -> None:
+        with serving(image) as service:
+            socks = [attach(service) for _ in range(10)]
+            for sock in socks:
+                sock.sendall(pack_request(READ, 1, 0, 100))
+            disk.asked.acquire()
+            disk.go.set()
+            for sock in socks:
+                assert receive(sock, 116)[16:] == IMAGE[:100]
+                sock.close()
+            assert disk.ranges == [(0, 1 << 17)]
+
+    def test_a_disk_error_is_one_clients_error(self, image: Path, disk: "Disk") -> None:
+        seen = Seen()
+        with serving(image, seen) as service, attach(service) as sock:
+            disk.go.set()
+            disk.error = OSError(5, "Input/output error")
+            sock.sendall(pack_request(READ, 1, 0, 100))
+            assert receive(sock, 16) == struct.pack(">IIQ", 0x67446698, 5, 1)
+            assert str(image) in str(seen.wait_phase("error")["message"])
+            disk.error = None
+            assert read(sock, 0, 100) == IMAGE[:100]
+
+    def test_a_client_that_left_meanwhile(self, image: Path, disk: "Disk") -> None:
+        with serving(image) as service:
+            with attach(service) as sock:
+                sock.sendall(pack_request(READ, 1, 0, 100))
+                disk.asked.acquire()
+                linger = struct.pack("ii", 1, 0)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            disk.go.set()
+            eventually(lambda: service.open_count() == 0)
+
+    def test_waiting_requests_of_one_client_are_bounded(self, image: Path, disk: "Disk") -> None:
+        limits = NbdLimits(cold_requests=4, turn_requests=2)
+        with serving(image, limits=limits) as service, attach(service) as sock:
+            sock.sendall(b"".join(pack_request(READ, n, n, 1) for n in range(50)))
+            disk.asked.acquire()
+            disk.go.set()
+            got = sorted(receive(sock, 17) for _ in range(50))
+            assert got == sorted(
+                struct.pack(">IIQ", 0x67446698, 0, n) + IMAGE[n : n + 1] for n in range(50)
+            )
+
+
+class Disk:
+    """A disk that waits for a word before it reads."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.asked = threading.Semaphore(0)
+        self.ranges: list[tuple[int, int]] = []
+        self.error: OSError | None = None
+
+    def populate(self, start: int, length: int) -> None:
+        self.ranges.append((start, length))
+        self.asked.release()
+        assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_file_cut_short_under_us_costs_its_readers_only(image: Path, tmp_path: Path) -> None:
+    with serving(image) as service:
+        with attach(service) as sock:
+            assert read(sock, 0, SIZE) == IMAGE
+            os.truncate(image, 0)
+            sock.sendall(pack_request(READ, 1, 0, 100_000))
+            data = b""
+            try:
+                while piece := sock.recv(1 << 16):
+                    data += piece
+                    if data[4:8] == b"\0\0\0\5":
+                        break  # it was noticed before: EIO
+            except ConnectionError:
+                pass
+            assert len(data) < 16 + 100_000
+        eventually(lambda: service.open_count() <= 1)
+        image.write_bytes(IMAGE)
+        with attach(service) as sock:
+            assert read(sock, 0, 10) == IMAGE[:10]
+
+
+def test_out_of_files_it_goes_on_when_there_are_some_again(image: Path) -> None:
+    with serving(image) as service, attach(service) as sock:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        waiting = [socket.socket() for _ in range(3)]
+        used = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1, limit[1]))
+        try:
+            for other in waiting:
+                other.connect(("127.0.0.1", service.port))
+            assert read(sock, 0, 10) == IMAGE[:10]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        for other in waiting:
+            other.settimeout(20)
+            assert receive(other, GREETING)
+            other.close()
+
+
+class TestStop:
+    def test_what_is_on_its_way_still_arrives(self, image: Path) -> None:
+        runner = Running()
+        export = Export("opt/ltsp/amd64", image, SIZE)
+        service = NbdService(
+            runner.loop,
+            address="127.0.0.1",
+            port=0,
+            exports=lambda name, client: export,
+            list_exports=lambda client: [],
+            emit=Seen().emit,
+        )
+        service.bind()
+        runner.call(service.start)
+        with attach(service) as sock:
+            sock.sendall(pack_request(READ, 1, 0, SIZE))
+            head = receive(sock, 16 + 1)
+            stopper = threading.Thread(target=runner.stop, args=(service,))
+            stopper.start()
+            assert head[16:] + receive(sock, SIZE - 1) == IMAGE
+            assert is_hung_up(sock)
+            stopper.join()
+        with pytest.raises(OSError, match="refused"):
+            connect(service)
+        runner.close()
+
+    def test_a_client_that_never_reads_does_not_hold_it_up(self, image: Path) -> None:
+        with (
+            serving(image, limits=NbdLimits(close_seconds=0.1)) as service,
+            attach(service) as sock,
+        ):
+            sock.sendall(pack_request(READ, 1, 0, SIZE) * 50)
+            receive(sock, 1)
+        # leaving the context stopped the service with the client still there
+        assert service.open_count() == 0
+
+
+def test_a_taken_port_is_named(image: Path) -> None:
+    with (
+        serving(image) as service,
+        pytest.raises(ServerError) as caught,
+        running(
+            lambda loop: NbdService(
+                loop,
+                address="127.0.0.1",
+                port=service.port,
+                exports=lambda name, client: None,
+                list_exports=lambda client: [],
+                emit=Seen().emit,
+            )
+        ),
+    ):
+        pass
+    assert f"nbd cannot bind TCP 127.0.0.1:{service.port}" in caught.value.message
+    assert f"pid {os.getpid()}" in caught.value.message
