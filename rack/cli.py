@@ -17,7 +17,7 @@ from rack.detach import Detach, run_detachable
 from rack.errors import RackError
 from rack.kubernetes.build import build
 from rack.kubernetes.repository import sources_line
-from rack.ltsconf import example_lts_conf
+from rack.ltsconf import example_lts_conf, without_join
 from rack.machine import NodeSpec
 from rack.namespace import enter_argv
 from rack.node import ssh_argv
@@ -85,7 +85,7 @@ def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_pl
                         here.start_control_plane()
                     if not no_server:
                         progress("bootfarm serve")
-                        here.serve(store, lts_conf or example_lts_conf())
+                        here.serve(store, _choose_lts_conf(lts_conf, not no_control_plane))
                 control = ControlSocket(here, state)
                 click.echo(f"the rack is up; its logs are in {here.directory}")
                 click.echo("  bootfarm rack boot NAME | console NAME | ssh NAME | status | down")
@@ -93,6 +93,13 @@ def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_pl
                 control.down.wait()
 
     sys.exit(run_detachable(work))
+
+
+def _choose_lts_conf(given: Path | None, has_control_plane: bool) -> Path | str:
+    """The file that was given, else the example, as far as it can work."""
+    if given or has_control_plane:
+        return given or example_lts_conf()
+    return without_join(example_lts_conf().read_text())
 
 
 @rack.command()

@@ -6,6 +6,7 @@ from rack.machine import NodeSpec
 from rack.namespace import Namespace
 from rack.network import BRIDGE, IPV6_PREFIX, SERVER_IP, SUBNET
 from rack.process import Process, wait_for
+from server.dhcpconfig import DhcpSettings, render
 
 DOMAIN = "example.org"
 RANGE = ("10.9.200.0", "10.9.250.254")
@@ -41,21 +42,18 @@ def render_rack_options(directory: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_boot_options(image: str, server: str = SERVER_IP) -> str:
-    """What machines are told: addresses, and the boot loader for their firmware."""
-    uefi = f"/ltsp/{image}/grub/x86_64-efi/core.efi"
-    bios = f"/ltsp/{image}/grub/i386-pc/core.0"
-    lines = [
-        "dhcp-authoritative",
-        f"dhcp-range={RANGE[0]},{RANGE[1]},{SUBNET.netmask},infinite",
-        f"dhcp-option=option:router,{server}",
-        f"dhcp-option=option:dns-server,{server}",
-        "dhcp-match=set:uefi,option:client-arch,7",
-        "dhcp-match=set:uefi,option:client-arch,9",
-        f"dhcp-boot=tag:uefi,{uefi},{server},{server}",
-        f"dhcp-boot=tag:!uefi,{bios},{server},{server}",
-    ]
-    return "\n".join(lines) + "\n"
+def render_boot_options(image: str) -> str:
+    """What machines are told, as `bootfarm dhcp-config dnsmasq` says it."""
+    settings = DhcpSettings(
+        server=SERVER_IP,
+        subnet=SUBNET,
+        range=RANGE,
+        name=image,
+        router=SERVER_IP,
+        dns=(SERVER_IP,),
+        domain=DOMAIN,
+    )
+    return render("dnsmasq", settings)
 
 
 class Dhcp:

@@ -16,6 +16,11 @@ def example_lts_conf() -> Path:
     return checkout_directory() / EXAMPLE
 
 
+def without_join(template: str) -> str:
+    """The same without its `kubeadm join` line, for a rack without a control plane."""
+    return "".join(line for line in template.splitlines(True) if "kubeadm join" not in line)
+
+
 def render_lts_conf(template: str, values: Mapping[str, str]) -> str:
     """Replace `{{ name }}` by the rack's values; an unknown name is an error.
 

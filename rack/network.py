@@ -5,7 +5,7 @@ import ipaddress
 from rack.namespace import Namespace
 
 BRIDGE = "rack0"
-SUBNET = ipaddress.ip_network("10.9.0.0/16")
+SUBNET = ipaddress.IPv4Network("10.9.0.0/16")
 SERVER_IP = "10.9.0.1"
 """DHCP, DNS, TFTP, NBD and HTTP."""
 NETCONSOLE_IP = "10.9.0.15"

@@ -209,7 +209,9 @@ class Rack:
         directory = self._subdirectory("server")
         path = directory / "lts.conf"
         path.write_text(render_lts_conf(template, self.lts_values()))
-        self.server = Server(self.namespace, directory, store, path, config, arguments)
+        self._write_hosts()
+        farm = {"hosts_file": str(self._hosts_file), **(config or {})}
+        self.server = Server(self.namespace, directory, store, path, farm, arguments)
         self.server.start()
         return self.server
 
@@ -243,7 +245,19 @@ class Rack:
             self._accelerator,
         )
         self.nodes[spec.name] = node
+        self._write_hosts()
         return node
+
+    @property
+    def _hosts_file(self) -> Path:
+        """Names of the nodes, as an operator has them in /etc/hosts."""
+        return self._subdirectory("server") / "hosts"
+
+    def _write_hosts(self) -> None:
+        text = "".join(f"{node.ip} {node.name}\n" for node in self.nodes.values())
+        fresh = self._hosts_file.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.rename(self._hosts_file)
 
     def boot(self, spec: NodeSpec) -> Node:
         """Add a machine and switch it on."""
