@@ -18,11 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from imagebuild.store import Store, StoreError
 from rack.cache import need_tools, run
 from rack.controlplane import ControlPlane, JoinFacts
 from rack.dhcp import Dhcp, render_boot_options
 from rack.errors import RackError
 from rack.kubernetes.build import Packages, build
+from rack.kvm import find_accelerator
 from rack.ltsconf import render_lts_conf
 from rack.machine import TCG, MachineFiles, NodeSpec
 from rack.namespace import Namespace
@@ -45,7 +47,8 @@ class Rack:
     """A rack below `directory` (logs, disks, keys; kept when it is closed).
 
     packages: what the control plane is run from; built when it is first needed.
-    accelerator: QEMU's; TCG unless the caller has probed KVM (rack.kvm).
+    accelerator: QEMU's; if None, KVM where it boots the served image's kernel, else TCG.
+    image_name: whose boot loaders DHCP names.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Rack:
         *,
         progress: Progress = silent,
         packages: Packages | None = None,
-        accelerator: Sequence[str] = TCG,
+        accelerator: Sequence[str] | None = None,
         image_name: str = "amd64",
     ) -> None:
         self.directory = directory.resolve()
@@ -62,7 +65,7 @@ class Rack:
         self.server: Server | None = None
         self._progress = progress
         self._packages = packages
-        self._accelerator = tuple(accelerator)
+        self._accelerator = accelerator
         self._image_name = image_name
         self._control_plane: ControlPlane | None = None
         self._processes: list[Process] = []
@@ -213,7 +216,16 @@ class Rack:
         farm = {"hosts_file": str(self._hosts_file), **(config or {})}
         self.server = Server(self.namespace, directory, store, path, farm, arguments)
         self.server.start()
+        if self._accelerator is None:
+            self._accelerator = self._find_accelerator(store)
         return self.server
+
+    def _find_accelerator(self, store: Path) -> Sequence[str] | None:
+        try:
+            image = Store(store).get(self._image_name, "current")
+        except StoreError:
+            return None
+        return find_accelerator(image.path / "vmlinuz", self.packages.busybox)
 
     def write_lts_conf(self, template: str) -> None:
         """Replace the served lts.conf, as an edited ConfigMap does (by rename)."""
@@ -242,7 +254,7 @@ class Rack:
             self.namespace,
             self.ssh_key,
             lambda: self._seen_by_server(spec.mac),
-            self._accelerator,
+            self._accelerator or TCG,
         )
         self.nodes[spec.name] = node
         self._write_hosts()

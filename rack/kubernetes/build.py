@@ -56,6 +56,11 @@ class Packages:
         return self.directory / "root" / "usr" / "bin"
 
     @property
+    def busybox(self) -> Path:
+        """Static: runs in any initramfs and any container."""
+        return self.directory / "root" / "bin" / "busybox"
+
+    @property
     def etcd(self) -> Path:
         return self.directory / "root" / "usr" / "bin" / "etcd"
 
