@@ -1,0 +1,293 @@
+"""lts.conf as a Jinja2 template: when its first line is `# jinja2`, else braces are plain text.
+
+Rendered for each node with its facts, in a process of its own (worker.py) that
+is bounded in time, memory and output. What it gives is an lts.conf like any
+other. Names in a template:
+
+    node.mac node.ip node.hostname node.arch node.serial node.uuid
+    image.name image.digest image.kernel image.versions.kubelet ...
+    farm.<name>        what the operator has set
+    secrets.<name>     files of a directory, for instance of a mounted Secret
+
+A name that is not known is an error for that node, never an empty text.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from server.ltsconf.conf import LtsConf, NodeId, decode, encode
+from server.ltsconf.errors import LtsConfError
+from server.ltsconf.files import read_nothing
+from server.ltsconf.scan import Included, ReadInclude
+
+FIRST_LINE = re.compile(rb"#[ \t]*jinja2[ \t]*\r?\n", re.IGNORECASE)
+MAX_TEMPLATE = 2**20
+MAX_SECRET = 65536
+SECONDS = 2.0
+
+Facts = Mapping[str, Any]
+
+
+def is_template(text: bytes) -> bool:
+    """Whether the first line is `# jinja2`."""
+    return FIRST_LINE.match(text) is not None
+
+
+def make_facts(
+    node: NodeId,
+    *,
+    image: Mapping[str, Any] | None = None,
+    farm: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, Any] | None = None,
+    **known: str,
+) -> dict[str, Any]:
+    """The names of a template. `known`: arch, serial, uuid, as far as they are.
+
+    What is None is left out, so that its use is an error instead of `None`.
+    """
+    about = {"mac": node.mac, "ip": node.ip, "hostname": node.hostname, **known}
+    facts: dict[str, Any] = {
+        "node": {name: value for name, value in about.items() if value is not None},
+        "farm": dict(farm or {}),
+        "secrets": dict(secrets or {}),
+    }
+    if image is not None:
+        facts["image"] = dict(image)
+    return facts
+
+
+def read_secrets(directory: Path) -> dict[str, Any]:
+    """The files of a directory as a mapping, subdirectories as mappings; one final newline less.
+
+    Names that begin with a dot (kubelet's `..data`) are left out. Raises
+    LtsConfError when something cannot be read or is too large.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for entry in sorted(directory.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                found[entry.name] = read_secrets(entry)
+            elif entry.is_file():
+                if entry.stat().st_size > MAX_SECRET:
+                    raise LtsConfError(f"is larger than {MAX_SECRET} bytes", path=str(entry))
+                found[entry.name] = entry.read_text("utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LtsConfError(
+            f"a secret cannot be read: {error}",
+            path=str(directory),
+            hint="Name a directory of small text files, as a mounted Secret is.",
+        ) from None
+    return found
+
+
+class Renderer:
+    """Renders templates in a worker process, which is started when needed and kept.
+
+    `seconds`: how long one rendering may take, after which the worker is killed.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def render(
+        self, text: bytes, facts: Facts, *, path: str = "lts.conf", placeholders: bool = False
+    ) -> bytes:
+        """The text of one node. Raises LtsConfError with the template's line."""
+        if len(text) > MAX_TEMPLATE:
+            raise LtsConfError(f"is a template larger than {MAX_TEMPLATE} bytes", path=path)
+        request = {
+            # Jinja2 takes text: bytes that are not UTF-8 travel as lone surrogates.
+            "text": decode(text),
+            "facts": facts,
+            "placeholders": placeholders,
+        }
+        with self._lock:
+            answer = self._ask(json.dumps(request).encode() + b"\n", path)
+        if "text" in answer:
+            return encode(answer["text"])
+        who = describe_node(facts)
+        raise LtsConfError(
+            f"{answer['error']}{f' (for {who})' if who else ''}",
+            path=path,
+            line=int(answer["line"] or 0),
+            column=1 if answer["line"] else 0,
+            hint=_HINTS[answer["kind"]],
+        )
+
+    def close(self) -> None:
+        """End the worker."""
+        with self._lock:
+            self._stop()
+
+    def _ask(self, request: bytes, path: str) -> dict[str, Any]:
+        deadline = time.monotonic() + self._seconds
+        worker = self._start()
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        answer = b""
+        try:
+            pending = memoryview(request)
+            while pending:
+                wait = deadline - time.monotonic()
+                if not select.select([], [worker.stdin], [], max(wait, 0))[1]:
+                    raise TimeoutError
+                sent = os.write(worker.stdin.fileno(), pending[:65536])
+                pending = pending[sent:]
+            while not answer.endswith(b"\n"):
+                wait = deadline - time.monotonic()
+                if not select.select([worker.stdout], [], [], max(wait, 0))[0]:
+                    raise TimeoutError
+                part = os.read(worker.stdout.fileno(), 2**20)
+                if not part:
+                    raise BrokenPipeError
+                answer += part
+        except TimeoutError:
+            self._stop()
+            raise LtsConfError(
+                f"rendering takes longer than {self._seconds:g} s",
+                path=path,
+                hint="A template for lts.conf fills in values; it has no long loops.",
+            ) from None
+        except OSError:
+            self._stop()
+            raise LtsConfError(
+                "rendering needs too much memory", path=path, hint=_HINTS["limit"]
+            ) from None
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._worker is not None and self._worker.poll() is None:
+            return self._worker
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "server.ltsconf.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd=Path(__file__).parents[2],
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONUTF8": "1"},
+        )
+        assert self._worker.stdin is not None
+        os.set_blocking(self._worker.stdin.fileno(), False)
+        self._wait_until_ready(self._worker)
+        return self._worker
+
+    def _wait_until_ready(self, worker: subprocess.Popen[bytes]) -> None:
+        """Let it import Jinja2 before the clock of a rendering runs."""
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        os.write(worker.stdin.fileno(), b'{"text": "", "facts": {}}\n')
+        if not select.select([worker.stdout], [], [], 30)[0] or not os.read(
+            worker.stdout.fileno(), 4096
+        ):
+            self._stop()
+            raise LtsConfError("the process that renders templates does not start")
+
+    def _stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        worker.kill()
+        worker.wait()
+        for stream in (worker.stdin, worker.stdout):
+            if stream is not None:
+                stream.close()
+
+
+_HINTS = {
+    "syntax": "It is Jinja2: {{ node.mac }}, {% if … %}. Without `# jinja2` in the first line"
+    " braces are plain text.",
+    "undefined": "A template has node, image, farm and secrets; a fact that may be missing is"
+    " written {{ node.serial | default('none') }}.",
+    "limit": "A template for lts.conf fills in values; it makes no long texts.",
+    "error": "Correct the expression in that line.",
+}
+
+
+@cache
+def shared_renderer() -> Renderer:
+    """The renderer of those who bring none; its worker ends with this process."""
+    renderer = Renderer()
+    atexit.register(renderer.close)
+    return renderer
+
+
+def describe_node(facts: Facts) -> str:
+    """How messages name the node of these facts."""
+    node = facts.get("node", {})
+    for name in ("mac", "ip", "hostname"):
+        if name in node:
+            return f"node {node[name]}"
+    return ""
+
+
+class LtsTemplate:
+    """An lts.conf that must be rendered before a node can be resolved.
+
+    `render` gives the LtsConf of one node; a bad rendering is that node's
+    error alone. Renderings are kept as long as facts do not change.
+    """
+
+    def __init__(
+        self, main: Included, read_include: ReadInclude, renderer: Renderer | None = None
+    ) -> None:
+        self.main = main
+        self._read_include = read_include
+        self._renderer = renderer or shared_renderer()
+        self._cache: dict[str, LtsConf | LtsConfError] = {}
+
+    @classmethod
+    def parse(
+        cls,
+        text: bytes,
+        read_include: ReadInclude = read_nothing,
+        *,
+        path: str = "lts.conf",
+        renderer: Renderer | None = None,
+    ) -> LtsTemplate:
+        """A template from its text; nothing is rendered yet."""
+        return cls(Included("main", path, text), read_include, renderer)
+
+    def render(self, facts: Facts) -> LtsConf:
+        """The configuration for these facts (make_facts). Raises LtsConfError."""
+        key = json.dumps(facts, sort_keys=True)
+        known = self._cache.get(key)
+        if known is None:
+            try:
+                known = LtsConf.parse(
+                    self.render_text(facts),
+                    self._read_include,
+                    path=f"{self.main.path} (rendered)",
+                )
+            except LtsConfError as error:
+                known = error
+            if len(self._cache) >= 1024:
+                self._cache.clear()
+            self._cache[key] = known
+        if isinstance(known, LtsConfError):
+            raise known
+        return known
+
+    def render_text(self, facts: Facts, *, placeholders: bool = False) -> bytes:
+        """The rendered text; with `placeholders`, unknown names stand for themselves."""
+        return self._renderer.render(
+            self.main.data or b"", facts, path=self.main.path, placeholders=placeholders
+        )
