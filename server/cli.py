@@ -88,6 +88,7 @@ def _say_ready(app: App) -> None:
 @click.option("--dns", metavar="IP", multiple=True, help="Name server; may be repeated.")
 @click.option("--domain", default="example.org", show_default=True, help="Domain name of nodes.")
 @click.option("--interface", metavar="NIC", help="Serve on this card only.")
+@click.option("--bind", is_flag=True, help="dnsmasq: a whole configuration, on that card alone.")
 @click.option("--lease-time", default=0, metavar="SECONDS", help="0: for ever.  [default: 0]")
 @click.option("--inventory", type=_FILE, help="YAML list of {mac, ip, hostname}: static leases.")
 def dhcp_config_command(
@@ -100,6 +101,7 @@ def dhcp_config_command(
     dns: tuple[str, ...],
     domain: str,
     interface: str | None,
+    bind: bool,
     lease_time: int,
     inventory: Path | None,
 ) -> None:
@@ -117,6 +119,7 @@ def dhcp_config_command(
         dns=dns,
         domain=domain,
         interface=interface,
+        bind=bind,
         lease_time=lease_time,
         inventory=load_inventory(inventory) if inventory else Inventory(),
     )

@@ -8,6 +8,7 @@ under `inventory:` in farm.yaml. Only `mac` is required.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,19 @@ class Machine:
     hostname: str | None = None
 
 
+@dataclass(frozen=True)
 class Inventory:
     """Machines by MAC and by IP; each MAC, IP and hostname stands there once."""
 
-    def __init__(self, machines: tuple[Machine, ...] = ()) -> None:
-        self.machines = machines
-        self.by_mac = {machine.mac: machine for machine in machines}
-        self.by_ip = {machine.ip: machine for machine in machines if machine.ip}
+    machines: tuple[Machine, ...] = ()
+
+    @cached_property
+    def by_mac(self) -> dict[str, Machine]:
+        return {machine.mac: machine for machine in self.machines}
+
+    @cached_property
+    def by_ip(self) -> dict[str, Machine]:
+        return {machine.ip: machine for machine in self.machines if machine.ip}
 
 
 def parse_inventory(data: Any, where: str, path: str = "") -> Inventory:

@@ -7,9 +7,10 @@ loop's thread.
 
 import json
 import logging
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -391,7 +392,7 @@ def _mark(boot: Boot, phase: str, now: float, detail: Mapping[str, Any]) -> None
         status = "start"  # "stop": a size probe, or a file that was closed early
     text = str(detail.get("detail") or detail.get("message") or "")
     size = detail.get("bytes")
-    amount = int(size) if isinstance(size, (int, float)) else 0
+    amount = size if isinstance(size, int) else 0
     seen = boot.phases.get(phase)
     if seen is None:
         boot.phases[phase] = Phase(now, now, status, 1, amount, text)
@@ -405,11 +406,17 @@ def _mark(boot: Boot, phase: str, now: float, detail: Mapping[str, Any]) -> None
 
 def _bound(detail: Mapping[str, Any]) -> dict[str, Any]:
     """A detail of bounded size, with plain values."""
-    items: Iterable[tuple[str, Any]] = list(detail.items())[:DETAILS_MAX]
+    items = list(detail.items())[:DETAILS_MAX]
     return {
-        str(key)[:40]: value if isinstance(value, (bool, int, float)) else str(value)[:TEXT_MAX]
-        for key, value in items
+        str(key)[:40]: value if _is_plain(value) else str(value)[:TEXT_MAX] for key, value in items
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has it: no infinity, and no number of a thousand digits."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and abs(value) < 1 << 63
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

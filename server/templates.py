@@ -1,7 +1,7 @@
 """The templates of netboot-config/, wherever they are, and how their values are quoted."""
 
 import json
-import sys
+import sysconfig
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import jinja2
 from server.errors import ServerError
 
 _BESIDE = Path(__file__).resolve().parent.parent / "netboot-config"
-_INSTALLED = Path(sys.prefix) / "share" / "bootfarm" / "netboot-config"
+_INSTALLED = Path(sysconfig.get_path("data")) / "share" / "bootfarm" / "netboot-config"
 
 
 class QuotingError(ServerError):

@@ -1,0 +1,263 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuild.store import Image, Store
+from server.boottree import BootTree, Ports, Site
+from server.content import BytesContent, FileContent, NotFound, Refused
+from server.identity import make_identifier
+from server.inventory import Inventory, Machine
+from server.ltsconf import LtsConf
+from tests.server.farm import FILES, publish
+
+NODE_1, NODE_2, STRANGER = "10.9.0.11", "10.9.0.12", "10.9.0.77"
+CONF = b"""
+[default]
+A = default
+[node-1]
+IMAGE = amd64:canary
+A = one
+[52:54:00:00:00:02]
+IMAGE = amd64:nonsense
+[storage-1]
+IMAGE = storage
+"""
+
+
+class Farm:
+    def __init__(self, store: Path, arp: Path) -> None:
+        self.store = store
+        self.complaints: list[tuple[str, str, str]] = []
+        self.site = self.make_site(CONF)
+        inventory = Inventory(
+            (
+                Machine("52:54:00:00:00:01", NODE_1, "node-1"),
+                Machine("52:54:00:00:00:02", NODE_2, "node-2"),
+                Machine("52:54:00:00:00:03", "10.9.0.13", "storage-1"),
+            )
+        )
+        self.tree = BootTree(
+            lambda: self.site,
+            make_identifier(inventory, {}, None, arp),
+            Ports(8080, 10809, lambda ip: "10.9.0.1"),
+            lambda *words: self.complaints.append(words),
+        )
+
+    def make_site(self, conf: bytes) -> Site:
+        return Site(images=tuple(Store(self.store).images()), ltsconf=LtsConf.parse(conf))
+
+    def image(self, name: str, tag: str) -> Image:
+        return Store(self.store).get(name, tag)
+
+    def text(self, path: str, ip: str) -> str:
+        content = self.tree.lookup(path, ip)
+        assert isinstance(content, BytesContent)
+        return content.data.decode()
+
+    def path(self, path: str, ip: str) -> Path:
+        content = self.tree.lookup(path, ip)
+        assert isinstance(content, FileContent)
+        assert content.size == content.path.stat().st_size
+        return content.path
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    store = tmp_path / "store"
+    publish(store, "amd64", kernel="1")
+    publish(store, "amd64", kernel="2", tags=["canary"])
+    publish(store, "storage", kernel="3")
+    (tmp_path / "arp").write_text("")
+    return Farm(store, tmp_path / "arp")
+
+
+def test_each_node_gets_the_image_of_its_plan(farm: Farm) -> None:
+    current, canary = farm.image("amd64", "current"), farm.image("amd64", "canary")
+    assert farm.path("/ltsp/amd64/vmlinuz", STRANGER) == current.path / "vmlinuz"
+    assert farm.path("/ltsp/amd64/vmlinuz", NODE_1) == canary.path / "vmlinuz"
+    assert farm.path("ltsp//amd64/initrd.img", NODE_1) == canary.path / "initrd.img"
+    core = "/ltsp/amd64/grub/i386-pc/core.0"
+    assert farm.path(core, NODE_1) == canary.path / "boot/grub/i386-pc/core.0"
+    # IMAGE wins over the name in DHCP's filename.
+    storage = farm.image("storage", "current")
+    assert farm.path("/ltsp/amd64/vmlinuz", "10.9.0.13") == storage.path / "vmlinuz"
+    assert f"/ltsp/storage/@{storage.digest}/vmlinuz" in farm.text(
+        "/ltsp/amd64/grub/grub.cfg", "10.9.0.13"
+    )
+
+
+def test_files_of_exactly_one_image(farm: Farm) -> None:
+    current = farm.image("amd64", "current")
+    for file in (*FILES, "manifest.json"):
+        path = f"/ltsp/amd64/@{current.digest}/{file}"
+        assert farm.path(path, NODE_1) == current.path / file
+    for path in (
+        f"/ltsp/storage/@{current.digest}/vmlinuz",
+        f"/ltsp/amd64/@{current.digest[:12]}/vmlinuz",
+        "/ltsp/amd64/@current/vmlinuz",
+        f"/ltsp/amd64/@{current.digest}/tags",
+        f"/ltsp/amd64/@{current.digest}",
+        f"/ltsp/amd64/@{current.digest}/",
+    ):
+        with pytest.raises(NotFound):
+            farm.tree.lookup(path, NODE_1)
+
+
+def test_rendered_for_who_asks(farm: Farm) -> None:
+    canary = farm.image("amd64", "canary")
+    for path in ("/ltsp/amd64/grub/grub.cfg", "/ltsp/amd64/grub/x86_64-efi/grub.cfg"):
+        assert f"/ltsp/amd64/@{canary.digest}/vmlinuz" in farm.text(path, NODE_1)
+    assert f"http://10.9.0.1:8080/ltsp/amd64/@{canary.digest}/vmlinuz" in farm.text(
+        "/ltsp/amd64/boot.ipxe", NODE_1
+    )
+    assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    assert 'A="default"' in farm.text("/ltsp/amd64/lts.conf", STRANGER)
+
+
+def test_a_node_without_a_plan_is_told_why_and_others_are_not_concerned(farm: Farm) -> None:
+    text = farm.text("/ltsp/amd64/grub/grub.cfg", NODE_2)
+    assert "image amd64 has no tag " in text
+    assert "nonsense" in text
+    assert "sleep --interruptible 30" in text
+    assert farm.complaints[0][:2] == (NODE_2, "/ltsp/amd64/grub/grub.cfg")
+    assert "it has: canary, current" in farm.complaints[0][2]
+    assert "no tag" in farm.text("/ltsp/amd64/boot.ipxe", NODE_2)
+    # Its loader still comes, or it could not say so.
+    current = farm.image("amd64", "current")
+    core = "/ltsp/amd64/grub/x86_64-efi/core.efi"
+    assert farm.path(core, NODE_2) == current.path / "boot/grub/x86_64-efi/core.efi"
+    for path in ("/ltsp/amd64/vmlinuz", "/ltsp/amd64/lts.conf"):
+        with pytest.raises(NotFound, match="no tag"):
+            farm.tree.lookup(path, NODE_2)
+    assert "menuentry 'amd64:current" in farm.text("/ltsp/amd64/grub/grub.cfg", STRANGER)
+
+
+def test_bytes_that_are_no_utf8_reach_the_node_as_they_are(farm: Farm) -> None:
+    farm.site = farm.make_site(b'[default]\nA = "caf\xe9"\nIMAGE = amd64\n')
+    content = farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_1)
+    assert isinstance(content, BytesContent)
+    assert b'A="caf\xe9"\n' in content.data
+
+
+def test_a_new_site_counts_from_the_next_lookup_on(farm: Farm) -> None:
+    assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    farm.site = farm.make_site(b"[node-1]\nA = two\n")
+    assert 'A="two"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+
+
+def test_a_claimed_mac(farm: Farm) -> None:
+    farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_1, "52:54:00:00:00:01")
+    with pytest.raises(Refused):
+        farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_1, "52:54:00:00:00:02")
+
+
+def test_exports(farm: Farm) -> None:
+    current, canary = farm.image("amd64", "current"), farm.image("amd64", "canary")
+    for slash in ("", "/"):
+        export = farm.tree.export(f"{slash}opt/ltsp/amd64", NODE_1)
+        assert export is not None
+        assert export.digest == canary.digest
+        assert export.path == canary.path / "rootfs.squashfs"
+        assert export.size == export.path.stat().st_size
+        exact = farm.tree.export(f"{slash}opt/ltsp/amd64@{current.digest}", NODE_1)
+        assert exact is not None
+        assert exact.digest == current.digest
+    without_plan = farm.tree.export("/opt/ltsp/amd64", NODE_2)
+    assert without_plan is not None
+    assert without_plan.digest == current.digest
+    for name in (
+        "",
+        "/",
+        "amd64",
+        "/opt/ltsp/",
+        "/opt/ltsp/..",
+        "//opt/ltsp/amd64",
+        "/opt/ltsp/x@",
+    ):
+        assert farm.tree.export(name, NODE_1) is None
+
+
+def test_every_listed_export_can_be_opened(farm: Farm) -> None:
+    names = farm.tree.list_exports(NODE_1)
+    assert "/opt/ltsp/amd64" in names
+    assert len(names) == 2 + 3
+    for name in names:
+        assert farm.tree.export(name, NODE_1) is not None
+
+
+def test_an_image_that_vanished_is_not_found(farm: Farm) -> None:
+    (farm.image("amd64", "current").path / "vmlinuz").unlink()
+    with pytest.raises(NotFound, match="gone"):
+        farm.tree.lookup("/ltsp/amd64/vmlinuz", STRANGER)
+
+
+ESCAPES = [
+    "/ltsp/amd64/../../../etc/passwd",
+    "/ltsp/../etc/passwd",
+    "/ltsp/amd64/grub/../../../../../etc/passwd",
+    "/ltsp/amd64/grub/i386-pc/../../manifest.json",
+    "/ltsp/amd64/./vmlinuz",
+    "/ltsp/amd64/vmlinuz\0",
+    "/ltsp/amd64\\vmlinuz",
+    "/etc/passwd",
+    "/ltsp",
+    "/ltsp/amd64",
+    "",
+    "/",
+    "/ltsp/AMD64/vmlinuz",
+    "/ltsp/amd64/rootfs.list",
+    "/ltsp/amd64/manifest.json",
+    "/" + "a/" * 600,
+]
+
+
+@pytest.mark.parametrize("path", ESCAPES)
+def test_nothing_else_is_there(farm: Farm, path: str) -> None:
+    with pytest.raises(NotFound):
+        farm.tree.lookup(path, NODE_1)
+
+
+@pytest.fixture(scope="module")
+def lookup(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Callable[[str], object]]:
+    base = tmp_path_factory.mktemp("fuzzed")
+    publish(base / "store")
+    (base / "arp").write_text("")
+    (base / "secret").write_text("secret")
+    tree = Farm(base / "store", base / "arp").tree
+    return base / "store", lambda path: tree.lookup(path, STRANGER)
+
+
+WORDS = st.sampled_from(
+    [
+        "ltsp",
+        "amd64",
+        "grub",
+        "i386-pc",
+        "core.0",
+        "..",
+        ".",
+        "",
+        "@",
+        "vmlinuz",
+        "@" + "0" * 64,
+        "%2e",
+    ]
+)
+
+
+@given(path=st.one_of(st.lists(WORDS | st.text(max_size=8), max_size=9).map("/".join), st.text()))
+def test_no_path_leads_out_of_the_store(
+    lookup: tuple[Path, Callable[[str], object]], path: str
+) -> None:
+    store, look = lookup
+    try:
+        content = look(path)
+    except (NotFound, Refused):
+        return
+    if isinstance(content, FileContent):
+        assert content.path.resolve().is_relative_to(store.resolve())

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from server.config import Config, apply_limits, load_config, override, parse_config, parse_services
+from server.protocols.http import HttpLimits
+from server.yamlfile import YamlError, parse_yaml
+
+
+def parse(text: str) -> Config:
+    return parse_config(parse_yaml(text, "farm.yaml"), "farm.yaml", Path("/etc/bootfarm"))
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse("") == parse("{}")
+    assert parse("").tftp.port == 69
+    assert parse("").services == ("tftp", "nbd", "http")
+
+
+def test_everything(tmp_path: Path) -> None:
+    config = parse(
+        """
+store: /srv/store
+lts_conf: lts.conf
+state: ../state
+listen: 10.9.0.1
+address: 10.9.0.2
+services: [http, tftp]
+workers: 2
+tftp: {port: 6969, single_port: true, limits: {transfers: 10}}
+nbd: {port: 10810}
+http: {port: 80, limits: {idle_seconds: 5}}
+default_image: amd64
+cmdline: [net.ifnames=0]
+on_error: reboot
+menu: {timeout: 10, serial: "1,9600"}
+inventory:
+  - {mac: 52:54:00:12:34:56, ip: 10.9.0.11, hostname: node-1}
+  - mac: "AA-BB-CC-DD-EE-FF"
+address_map: {10.8.0.7: 52:54:00:12:34:57}
+hosts_file: none
+nodes: {limit: 50, events: 20}
+"""
+    )
+    assert config.store == Path("/srv/store")
+    assert config.lts_conf == Path("/etc/bootfarm/lts.conf")
+    assert config.services == ("tftp", "http")
+    assert (config.tftp.port, config.single_port) == (6969, True)
+    assert config.tftp.limits == {"transfers": 10}
+    assert (config.menu.timeout, config.menu.serial_unit, config.menu.serial_speed) == (10, 1, 9600)
+    assert config.inventory.by_ip["10.9.0.11"].hostname == "node-1"
+    assert "aa:bb:cc:dd:ee:ff" in config.inventory.by_mac
+    assert config.address_map == {"10.8.0.7": "52:54:00:12:34:57"}
+    assert config.hosts_file is None
+    assert (config.max_nodes, config.events_per_node) == (50, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("adress: 10.9.0.1", "farm.yaml: adress: unknown key", "did you mean 'address'?"),
+        ("http: {prot: 80}", "farm.yaml: http.prot: unknown key", "did you mean 'port'?"),
+        ("http: {port: http}", "http.port: expected a whole number", "65535"),
+        ("http: {port: 70000}", "http.port: 70000 is out of range", "65535"),
+        ("http: 80", "http: expected keys with values", "key: value"),
+        ("services: [tfpt]", "services: there is no service 'tfpt'", "did you mean 'tftp'?"),
+        ("services: []", "services: names no service", "tftp"),
+        ("services: tftp", "services: expected a list", "[a, b]"),
+        ("listen: localhost", "listen: 'localhost' is not an IPv4 address", "four numbers"),
+        ("on_error: retry", "on_error: 'retry'", "shell, reboot"),
+        ("menu: {serial: COM1}", "menu.serial: 'COM1'", "unit,speed"),
+        ("inventory: [{ip: 10.9.0.1}]", "inventory[0].mac: is missing", "add `mac"),
+        ("inventory: [{mac: xx}]", "inventory[0].mac: 'xx' is not a MAC", "six hex pairs"),
+        (
+            "inventory: [{mac: 52:54:00:00:00:01, host: a}]",
+            "inventory[0].host: unknown key",
+            "did you mean 'hostname'?",
+        ),
+        (
+            "inventory: [{mac: 52:54:00:00:00:01}, {mac: 52-54-00-00-00-01}]",
+            "inventory[1].mac: 52:54:00:00:00:01 stands already in entry [0]",
+            "once",
+        ),
+        ("address_map: {10.9.0.1: node}", "address_map.10.9.0.1", "52:54"),
+        ("workers: true", "workers: expected a whole number, got a boolean", "256"),
+        ("cmdline: [1, [2]]", "cmdline[1]: expected text, got a list", "quotes"),
+        ("a: 1\na: 2", "farm.yaml:2:1: the key 'a' stands twice", ""),
+        ("a: [1\nb: 2", "farm.yaml:2:", ""),
+        ("- 1", "farm.yaml: the file: expected keys with values, got a list", ""),
+    ],
+)
+def test_errors_name_the_key_path_and_a_remedy(text: str, message: str, hint: str) -> None:
+    with pytest.raises(YamlError) as caught:
+        parse(text)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_an_inventory_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "machines.yaml").write_text("- mac: 52:54:00:00:00:01\n  ip: 10.9.0.300\n")
+    (tmp_path / "farm.yaml").write_text("inventory: machines.yaml\n")
+    with pytest.raises(YamlError, match=r"machines\.yaml: \[0\]\.ip: '10\.9\.0\.300'"):
+        load_config(tmp_path / "farm.yaml")
+    with pytest.raises(YamlError, match="No such file"):
+        load_config(tmp_path / "other.yaml")
+
+
+def test_flags_override() -> None:
+    config = override(parse("tftp: {port: 6969, limits: {transfers: 9}}"), tftp_port=70, store=None)
+    assert config.tftp.port == 70
+    assert config.tftp.limits == {"transfers": 9}
+    assert override(config, listen="10.0.0.1").listen == "10.0.0.1"
+    assert parse_services("nbd, tftp") == ("tftp", "nbd")
+    with pytest.raises(YamlError, match="no service 'ntp'"):
+        parse_services("ntp")
+
+
+def test_limits() -> None:
+    limits = apply_limits(HttpLimits(), {"idle_seconds": 5, "connections": 7}, "f: http.limits")
+    assert (limits.idle_seconds, limits.connections) == (5, 7)
+    with pytest.raises(YamlError, match=r"f: http\.limits\.conections: unknown key") as caught:
+        apply_limits(HttpLimits(), {"conections": 7}, "f: http.limits")
+    assert "did you mean 'connections'" in caught.value.hint
+    for value in ("7", 1.5, True, -1):
+        with pytest.raises(YamlError, match="whole number"):
+            apply_limits(HttpLimits(), {"connections": value}, "f: http.limits")

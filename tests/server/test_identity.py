@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from server.content import Refused
+from server.identity import CachedFile, make_identifier, parse_hosts, parse_neighbours
+from server.inventory import Inventory, Machine
+
+ARP = """\
+IP address       HW type     Flags       HW address            Mask     Device
+10.9.0.11        0x1         0x2         52:54:00:00:00:01     *        br0
+10.9.0.12        0x1         0x0         00:00:00:00:00:00     *        br0
+10.9.0.13        0x1         0x6         52:54:00:00:00:03     *        br0
+garbage
+10.9.0.14        0x1         zz          52:54:00:00:00:04     *        br0
+"""
+HOSTS = """\
+127.0.0.1 localhost
+10.9.0.13 node-3.example.org node-3 # a comment
+::1 localhost
+10.9.0.99
+"""
+INVENTORY = Inventory(
+    (
+        Machine("52:54:00:00:00:01", "10.9.0.11", "node-1"),
+        Machine("52:54:00:00:00:05", "10.9.0.15", "node-5"),
+    )
+)
+
+
+def test_parse_neighbours_takes_complete_entries_only() -> None:
+    assert parse_neighbours(ARP) == {
+        "10.9.0.11": "52:54:00:00:00:01",
+        "10.9.0.13": "52:54:00:00:00:03",
+    }
+
+
+def test_the_kernel_writes_what_we_parse() -> None:
+    heading = Path("/proc/net/arp").read_text().splitlines()[0].split()
+    assert heading == ARP.splitlines()[0].split()
+
+
+def test_parse_hosts() -> None:
+    assert parse_hosts(HOSTS) == {"10.9.0.13": "node-3"}
+
+
+@pytest.fixture
+def arp(tmp_path: Path) -> Path:
+    (tmp_path / "arp").write_text(ARP)
+    (tmp_path / "hosts").write_text(HOSTS)
+    return tmp_path / "arp"
+
+
+def test_identify(arp: Path) -> None:
+    address_map = {"10.8.0.7": "52:54:00:00:00:07", "10.9.0.11": "52:54:00:00:00:99"}
+    identifier = make_identifier(INVENTORY, address_map, arp.with_name("hosts"), arp)
+
+    one = identifier.identify("10.9.0.11")
+    assert (one.mac, one.hostname, one.how) == ("52:54:00:00:00:01", "node-1", "neighbour table")
+    three = identifier.identify("10.9.0.13")
+    assert (three.mac, three.hostname) == ("52:54:00:00:00:03", "node-3")
+    five = identifier.identify("10.9.0.15")
+    assert (five.mac, five.hostname, five.how) == ("52:54:00:00:00:05", "node-5", "inventory")
+    routed = identifier.identify("10.8.0.7")
+    assert (routed.mac, routed.how) == ("52:54:00:00:00:07", "address_map of farm.yaml")
+    stranger = identifier.identify("10.9.0.77")
+    assert (stranger.mac, stranger.hostname, stranger.how) == (None, None, "")
+
+
+def test_a_machine_on_another_ones_address_does_not_get_its_name(arp: Path) -> None:
+    inventory = Inventory((Machine("52:54:00:00:00:08", "10.9.0.11", "node-8"),))
+    one = make_identifier(inventory, {}, None, arp).identify("10.9.0.11")
+    assert (one.mac, one.hostname) == ("52:54:00:00:00:01", None)
+
+
+def test_a_claim_may_only_agree(arp: Path) -> None:
+    identifier = make_identifier(INVENTORY, {}, None, arp)
+    assert identifier.identify("10.9.0.11", "52-54-00-00-00-01").mac == "52:54:00:00:00:01"
+    with pytest.raises(Refused, match="52:54:00:00:00:01"):
+        identifier.identify("10.9.0.11", "52:54:00:00:00:02")
+    with pytest.raises(Refused, match="not a MAC"):
+        identifier.identify("10.9.0.11", "node-1")
+    # Nothing is known of this address, so its claim counts for nothing.
+    assert identifier.identify("10.9.0.77", "52:54:00:00:00:01").mac is None
+
+
+def test_the_table_is_read_again_when_it_is_old(tmp_path: Path) -> None:
+    now = 0.0
+    file = tmp_path / "arp"
+    file.write_text(ARP)
+    table = CachedFile(file, parse_neighbours, seconds=1.0, clock=lambda: now)
+    assert table.get("10.9.0.11")
+    file.write_text("")
+    assert table.get("10.9.0.11")
+    now = 1.0
+    assert table.get("10.9.0.11") is None
+    file.unlink()
+    now = 2.0
+    assert table.get("10.9.0.11") is None

@@ -1,0 +1,89 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from imagebuild.store import Store
+from server.bootplan import BootPlan, Farm, PlanError, plan_boot
+from server.config import Menu
+from server.ltsconf import LtsConf, NodeId
+from server.netboot import render_grub_cfg, render_grub_error, render_ipxe, render_ipxe_error
+from server.templates import QuotingError, quote_grub, quote_ipxe, quote_ipxe_text
+from tests.server.farm import publish
+
+GOLDENS = Path(__file__).parent / "goldens"
+NODE = NodeId(hostname="node-1", ip="10.9.0.11", mac="52:54:00:00:00:01")
+NASTY = 'quiet dyndbg="file nbd.c +p" x=$y`id`;{a}[b]#c %(d)s'
+ERROR = PlanError("IMAGE 'a$b': there is no image 'a\"b'", hint="it's one of: ${amd64} || reboot")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> BootPlan:
+    publish(tmp_path)
+    conf = LtsConf.parse(b'[default]\nKERNEL_CMDLINE = "' + NASTY.encode() + b'"\n')
+    return plan_boot(NODE, Store(tmp_path).images(), conf, Farm(address="10.9.0.1"))
+
+
+def compare(name: str, text: str) -> None:
+    golden = GOLDENS / name
+    if os.environ.get("BOOTFARM_GOLDENS"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def check_grub_script(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "grub.cfg"
+    file.write_text(text)
+    done = subprocess.run(["grub-script-check", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + text
+
+
+def test_grub_cfg(plan: BootPlan, tmp_path: Path) -> None:
+    text = render_grub_cfg(plan, Menu())
+    check_grub_script(text, tmp_path)
+    compare("grub.cfg", text)
+
+
+def test_grub_cfg_without_serial_line(plan: BootPlan, tmp_path: Path) -> None:
+    text = render_grub_cfg(plan, Menu(timeout=0, serial_unit=None))
+    check_grub_script(text, tmp_path)
+    assert "serial" not in text.replace("console=ttyS0", "").replace("serial line, whichever", "")
+    assert "set timeout=0\n" in text
+
+
+def test_grub_error(tmp_path: Path) -> None:
+    text = render_grub_error(NODE, ERROR, Menu())
+    check_grub_script(text, tmp_path)
+    compare("grub-error.cfg", text)
+    assert "sleep --interruptible 30" in text
+
+
+def test_ipxe(plan: BootPlan) -> None:
+    compare("boot.ipxe", render_ipxe(plan, "http://10.9.0.1:8080", "/ltsp/amd64/boot.ipxe"))
+
+
+def test_ipxe_error() -> None:
+    text = render_ipxe_error(NODE, ERROR, "http://10.9.0.1:8080", "/ltsp/amd64/boot.ipxe")
+    compare("boot-error.ipxe", text)
+    assert "${amd64}" not in text
+
+
+@pytest.mark.parametrize("word", ["", "a b", "it's", "$x", '"', "\\", "a'b'c", "é"])
+def test_a_grub_word_is_one_word_whatever_it_holds(word: str) -> None:
+    # dash reads '…' as GRUB does.
+    argv = ["dash", "-c", f"printf %s {quote_grub(word)}"]
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == word
+
+
+def test_control_characters_never_reach_a_script() -> None:
+    assert quote_grub("a\nb\x1b") == "'a?b?'"
+    assert quote_ipxe("a\tb") == "a?b"
+
+
+def test_ipxe_has_no_quoting() -> None:
+    for word in ("${net0/mac}", "||", "&&"):
+        with pytest.raises(QuotingError):
+            quote_ipxe(word)
+    assert quote_ipxe("a=$b") == "a=$b"
+    assert quote_ipxe_text("${x} || y") == "$ {x} '||' y"

@@ -1,0 +1,245 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.events import Event
+from server.nodes import PHASES, Nodes, describe, digest_of, phase_of_path, summarize
+
+MAC, IP = "52:54:00:00:00:01", "10.9.0.11"
+DIGEST = "a" * 64
+
+
+def identify(ip: str) -> tuple[str | None, str | None]:
+    return (MAC, "node-1") if ip == IP else (None, None)
+
+
+class Clock:
+    """Makes events, each a second after the one before."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        self.now = 1000.0
+
+    def see(self, source: str, phase: str, node: str = IP, **detail: Any) -> None:
+        self.now += 1
+        self.nodes.record(Event(self.now, node, source, phase, detail))
+
+    def tftp(self, path: str, **detail: Any) -> None:
+        self.see("tftp", "transfer", path=path, **({"status": "ok"} | detail))
+
+    def boot(self, boot_id: str) -> None:
+        self.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="start")
+        self.tftp("/ltsp/amd64/grub/i386-pc/core.0")
+        self.tftp("/ltsp/amd64/grub/i386-pc/normal.mod")
+        self.tftp("/ltsp/amd64/grub/grub.cfg")
+        self.tftp(f"/ltsp/amd64/@{DIGEST}/vmlinuz", bytes=1000)
+        self.tftp(f"/ltsp/amd64/@{DIGEST}/initrd.img")
+        for phase in ("initramfs", "network"):
+            self.see("beacon", phase, MAC, status="ok", boot=boot_id)
+        self.see("http", "transfer", file="/ltsp/amd64/lts.conf", status="ok")
+        self.see("nbd", "attach", export=f"/opt/ltsp/amd64@{DIGEST}", digest=DIGEST)
+        for phase in ("preinit", "systemd", "join", "ready"):
+            self.see("beacon", phase, MAC, status="ok", boot=boot_id)
+
+
+@pytest.mark.parametrize(
+    ("path", "phase"),
+    [
+        ("/ltsp/amd64/grub/i386-pc/core.0", "loader"),
+        ("/ltsp/amd64/grub/x86_64-efi/normal.mod", "loader"),
+        ("/ltsp/amd64/grub/grub.cfg", "menu"),
+        ("/ltsp/amd64/boot.ipxe", "menu"),
+        ("/ltsp/amd64/vmlinuz", "kernel"),
+        (f"/ltsp/amd64/@{DIGEST}/initrd.img", "initrd"),
+        ("/ltsp/amd64/lts.conf", "ltsconf"),
+        (f"/ltsp/amd64/@{DIGEST}/rootfs.squashfs", "root"),
+        ("/ltsp/amd64/other", None),
+        ("", None),
+    ],
+)
+def test_phase_of_path(path: str, phase: str | None) -> None:
+    assert phase_of_path(path) == phase
+    assert phase is None or phase in PHASES
+
+
+def test_digest_of() -> None:
+    assert digest_of(f"/ltsp/amd64/@{DIGEST}/vmlinuz") == DIGEST
+    assert digest_of(f"opt/ltsp/amd64@{DIGEST}") == DIGEST
+    assert digest_of("/ltsp/amd64/vmlinuz") == ""
+
+
+def test_one_boot_from_loader_to_ready() -> None:
+    nodes = Nodes(identify)
+    Clock(nodes).boot("one")
+    (node,) = nodes.nodes()
+    summary = summarize(node)
+    assert summary["mac"] == MAC
+    assert summary["ip"] == IP
+    assert summary["hostname"] == "node-1"
+    assert (summary["phase"], summary["status"]) == ("ready", "ok")
+    assert (summary["image"], summary["digest"]) == ("amd64", DIGEST)
+    assert summary["boots"] == 1
+    assert summary["error"] == ""
+    assert node.boot is not None
+    times = [node.boot.phases[phase].first for phase in PHASES if phase in node.boot.phases]
+    assert times == sorted(times)
+    assert len(times) == 12
+    assert node.boot.phases["kernel"].bytes == 1000
+    assert node.boot.phases["loader"].count == 3
+
+
+def test_the_next_boot_is_another_one() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for number in range(6):
+        clock.boot(str(number))
+    (node,) = nodes.nodes()
+    assert node.boots == 6
+    assert node.boot is not None
+    assert node.boot.boot_id == "5"
+    assert [boot.boot_id for boot in node.past] == ["2", "3", "4"]
+
+
+def test_a_connection_that_ends_late_is_no_step_of_the_next_boot() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.boot("one")
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0")
+    clock.see("nbd", "detach", export=f"/opt/ltsp/amd64@{DIGEST}", digest=DIGEST, bytes=5)
+    node = nodes.nodes()[0]
+    assert node.boot is not None
+    assert list(node.boot.phases) == ["loader"]
+    assert node.events[-1]["what"] == "detach"
+
+
+def test_another_boot_id_is_another_boot_even_when_nothing_else_was_seen() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.see("beacon", "initramfs", MAC, boot="one")
+    clock.see("beacon", "network", MAC, boot="one")
+    clock.see("beacon", "initramfs", MAC, boot="two")
+    assert nodes.nodes()[0].boots == 2
+
+
+def test_errors_stand_until_mended() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.see("beacon", "join", MAC, status="error", detail="token expired")
+    node = nodes.nodes()[0]
+    assert summarize(node)["error"] == "join: token expired"
+    clock.see("beacon", "join", MAC, status="ok")
+    assert summarize(node)["error"] == ""
+    clock.see("nbd", "error", export="/opt/ltsp/x", status="error", message="no such export")
+    assert summarize(node)["error"] == "root: no such export"
+
+
+def test_modules_that_grub_asks_for_in_vain_are_no_error() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.tftp("/ltsp/amd64/grub/fonts/unicode.pf2", status="error", message="no such file")
+    assert summarize(nodes.nodes()[0])["error"] == ""
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="error", message="gave up")
+    assert summarize(nodes.nodes()[0])["error"] == "loader: gave up"
+
+
+def test_what_was_seen_of_an_address_goes_to_its_mac() -> None:
+    known: dict[str, str] = {}
+    nodes = Nodes(lambda ip: (known.get(ip), None))
+    clock = Clock(nodes)
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0")
+    assert nodes.nodes()[0].key == IP
+    known[IP] = MAC
+    clock.tftp("/ltsp/amd64/grub/grub.cfg")
+    (node,) = nodes.nodes()
+    assert node.key == MAC
+    assert node.boot is not None
+    assert set(node.boot.phases) == {"loader", "menu"}
+    assert nodes.get("52-54-00-00-00-01") is node
+
+
+def test_bounded() -> None:
+    nodes = Nodes(lambda ip: (None, None), limit=10, events=8)
+    clock = Clock(nodes)
+    clock.see("beacon", "join", MAC, detail="x" * 100_000)
+    for number in range(50):
+        clock.see("tftp", "transfer", f"10.0.0.{number}", path="/ltsp/a/vmlinuz")
+    assert len(nodes) == 10
+    # Whom nobody could name goes first.
+    node = nodes.get(MAC)
+    assert node is not None
+    for number in range(50):
+        clock.see(
+            "beacon", "join", MAC, detail=f"try {number}", **{f"k{i}": "v" for i in range(99)}
+        )
+    assert len(node.events) == 8
+    assert len(json.dumps(describe(node))) < 20_000
+
+
+def test_the_same_again_and_again_is_one_event() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for _ in range(5):
+        clock.see("beacon", "join", MAC, status="error", detail="refused")
+    (event,) = nodes.nodes()[0].events
+    assert event["count"] == 5
+    assert event["until"] - event["time"] == 4
+
+
+def test_kept_over_a_restart(tmp_path: Path) -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.boot("one")
+    clock.boot("two")
+    assert nodes.save(tmp_path) == 0
+    again = Nodes(identify)
+    assert again.load(tmp_path) == 1
+    assert [describe(node) for node in again.nodes()] == [describe(node) for node in nodes.nodes()]
+    Clock(again).see("beacon", "shutdown", MAC, boot="two")
+    assert again.nodes()[0].boots == 2
+
+
+def test_a_damaged_file_costs_its_node_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = Nodes(identify)
+    Clock(nodes).boot("one")
+    nodes.save(tmp_path)
+    for name, text in {"a": "", "b": "[]", "c": '{"format": 9}', "d": '{"format": 1}'}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    again = Nodes(identify)
+    assert again.load(tmp_path) == 1
+    assert caplog.text.count("left aside") == 4
+    assert Nodes(identify).load(tmp_path / "nothing") == 0
+
+
+def test_saving_goes_in_portions_and_forgets_who_is_gone(tmp_path: Path) -> None:
+    nodes = Nodes(lambda ip: (None, None), limit=5)
+    clock = Clock(nodes)
+    for number in range(5):
+        clock.see("tftp", "transfer", f"10.0.0.{number}", path="/ltsp/a/vmlinuz")
+    assert nodes.save(tmp_path, 2) == 3
+    assert len(list(tmp_path.iterdir())) == 2
+    assert nodes.save(tmp_path, 10) == 0
+    clock.see("tftp", "transfer", "10.0.0.99", path="/ltsp/a/vmlinuz")
+    assert nodes.save(tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len(names) == 5
+    assert "10.0.0.99.json" in names
+    assert "10.0.0.0.json" not in names
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(1.0, "", "nbd", "error", {}),
+        Event(1.0, IP, "tftp", "transfer", {}),
+        Event(1.0, IP, "tftp", "transfer", {"path": "/etc/passwd"}),
+        Event(1.0, "not an address", "x" * 999, "kernel", {"bytes": float("inf")}),
+    ],
+)
+def test_odd_events_harm_nobody(event: Event) -> None:
+    nodes = Nodes(identify)
+    nodes.record(event)
+    json.dumps([summarize(node) for node in nodes.nodes()])
