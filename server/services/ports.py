@@ -38,9 +38,12 @@ def bind_port(
     port: int,
     *,
     reuse_port: bool = False,
+    interface: str | None = None,
     proc: Path = Path("/proc"),
 ) -> socket.socket:
     """A bound non-blocking socket; a TCP one listens.
+
+    interface: hears and speaks on that one only (SO_BINDTODEVICE).
 
     Raises ServerError that names service, address, port, what stands in the
     way (the process that has the port) and the remedy.
@@ -53,6 +56,8 @@ def bind_port(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if interface is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         sock.bind((address, port))
         if kind == "tcp":
             sock.listen(BACKLOG)
@@ -86,6 +91,11 @@ def _explain(
         return ServerError(
             f"{what}: no interface of this machine has that address",
             hint="give an address that `ip address` shows, or 0.0.0.0 for all of them",
+        )
+    if number == errno.ENODEV:
+        return ServerError(
+            f"{what}: this machine has no such network interface",
+            hint="`ip link` lists them",
         )
     reason = os.strerror(number) if number else str(error)
     return ServerError(f"{what}: {reason}", hint="check the address and the port")

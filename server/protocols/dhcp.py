@@ -1,0 +1,468 @@
+"""Who asks over DHCP, and what it is told: pure functions, one message in, one answer out.
+
+RFC 2131 (DHCP), PXE 2.1 (proxyDHCP on ports 67 and 4011), RFC 4578 (options 93,
+94, 97), UEFI 2.5 section 24.7 (HTTP boot). docs/dhcp.md has the deviations.
+"""
+
+import ipaddress
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from server.protocols.dhcp_wire import (
+    ANY,
+    BROADCAST,
+    CLIENT_PORT,
+    FLAG_BROADCAST,
+    PXE_PORT,
+    SERVER_PORT,
+    Message,
+    MessageType,
+    Op,
+    Option,
+    pack_addresses,
+    pack_suboptions,
+    packed,
+    unpack_suboptions,
+)
+
+Detail = dict[str, str | int | float | bool]
+
+ARCHITECTURES: Final = {
+    0: "x86 BIOS",
+    1: "NEC PC-98",
+    2: "Itanium",
+    3: "DEC Alpha",
+    4: "Arc x86",
+    5: "Intel Lean Client",
+    6: "UEFI IA32",
+    7: "UEFI x64",
+    8: "UEFI Xscale",
+    9: "UEFI x64 (EBC)",
+    10: "UEFI ARM 32-bit",
+    11: "UEFI ARM 64-bit",
+    12: "PowerPC Open Firmware",
+    13: "PowerPC ePAPR",
+    14: "POWER OPAL",
+    15: "UEFI IA32 HTTP boot",
+    16: "UEFI x64 HTTP boot",
+    17: "UEFI EBC HTTP boot",
+    18: "UEFI ARM 32-bit HTTP boot",
+    19: "UEFI ARM 64-bit HTTP boot",
+    20: "x86 BIOS HTTP boot",
+    21: "ARM 32-bit U-Boot",
+    22: "ARM 64-bit U-Boot",
+    25: "UEFI RISC-V 32-bit",
+    27: "UEFI RISC-V 64-bit",
+}
+"""IANA, Processor Architecture Types (option 93)."""
+
+_VENDOR_ARCH: Final = re.compile(rb"^(?:PXE|HTTP)Client:Arch:(\d{5})")
+
+# Suboptions of option 43 (PXE 2.1, table 2-1) and of iPXE's option 175.
+_DISCOVERY_CONTROL: Final = 6
+_BOOT_ITEM: Final = 71
+_USE_BOOT_FILE: Final = 8
+_IPXE_HTTP: Final = 0x13
+_IPXE_NO_PROXY: Final = 0xB0
+
+
+class Firmware(Enum):
+    """The kinds of network boot for which there is a loader."""
+
+    BIOS = "BIOS"
+    UEFI = "UEFI x64"
+    UEFI_HTTP = "UEFI x64 HTTP boot"
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a DHCP client says of itself.
+
+    vendor: "PXEClient", "HTTPClient" or "" (no network boot). architectures:
+    option 93, the client's favourite first. uuid: of SMBIOS (option 97), None
+    when it sends none. ipxe_http: it is iPXE and has HTTP compiled in.
+    """
+
+    mac: str
+    vendor: str = ""
+    architectures: tuple[int, ...] = ()
+    uuid: str | None = None
+    ipxe: bool = False
+    ipxe_http: bool = False
+    hostname: str = ""
+
+    @property
+    def firmware(self) -> Firmware | None:
+        """The first of its architectures that can be booted."""
+        for architecture in self.architectures:
+            if self.vendor == "HTTPClient":
+                if architecture in (7, 9, 16):
+                    return Firmware.UEFI_HTTP
+            elif architecture == 0:
+                return Firmware.BIOS
+            # RFC 4578 has 9 for x64 and 7 for EBC; its erratum and all firmware
+            # since have it the other way round. Both mean x64 in the field.
+            elif architecture in (7, 9):
+                return Firmware.UEFI
+        return None
+
+    @property
+    def kind(self) -> str:
+        """The machine's kind in words."""
+        name = " or ".join(
+            ARCHITECTURES.get(number, f"architecture {number}") for number in self.architectures
+        )
+        return (name or "unknown firmware") + (" (iPXE)" if self.ipxe else "")
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Where one image has its loaders in the boot tree; "" where it has none.
+
+    bios, uefi: fetched over TFTP. http: UEFI's own HTTP boot. ipxe: iPXE's script, over HTTP.
+    """
+
+    image: str
+    bios: str = ""
+    uefi: str = ""
+    http: str = ""
+    ipxe: str = ""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a machine is told about the network in full mode."""
+
+    subnet: ipaddress.IPv4Network
+    router: str = ""
+    dns: tuple[str, ...] = ()
+    domain: str = ""
+    ntp: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Full mode's answer about addresses. address: "" in answer to DHCPINFORM."""
+
+    address: str
+    seconds: int
+    network: Network
+    hostname: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the answer to one message follows from, the message itself aside.
+
+    server: our address, as the client reaches it. port: where the message came
+    in (67 or 4011). http_port: of the boot tree, None when HTTP is not served.
+    loaders: None for a machine that shall get none; `refusal` says why.
+    grant, nak, silence: what full mode decided about the address; in proxy mode
+    all three are empty, and no address is ever given.
+    """
+
+    server: str
+    port: int = SERVER_PORT
+    http_port: int | None = 8080
+    loaders: Loaders | None = None
+    refusal: str = ""
+    grant: Grant | None = None
+    nak: str = ""
+    silence: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The message to send and what to tell about it. detail: see docs/dhcp.md, Events."""
+
+    message: Message
+    detail: Detail = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """No answer. detail: empty when nobody needs to hear about it."""
+
+    reason: str
+    detail: Detail = field(default_factory=dict)
+
+
+def identify(request: Message) -> Client:
+    """What the options say of the machine; what is malformed counts as not said."""
+    options = request.options
+    vendor_class = options.get(Option.VENDOR_CLASS, b"")
+    vendor = next(
+        (name for name in ("PXEClient", "HTTPClient") if vendor_class.startswith(name.encode())), ""
+    )
+    ipxe_options = unpack_suboptions(options.get(Option.IPXE, b""))
+    # iPXE writes option 77 as bare text, not as RFC 3004's counted strings;
+    # other clients that chain it are configured either way.
+    user_class = options.get(Option.USER_CLASS, b"")
+    ipxe = user_class in (b"iPXE", b"\x04iPXE") or Option.IPXE in options
+    hostname = options.get(Option.HOSTNAME, b"").decode("ascii", "replace")
+    return Client(
+        mac=request.mac,
+        vendor=vendor,
+        architectures=_read_architectures(options, vendor_class) if vendor else (),
+        uuid=_read_uuid(options.get(Option.MACHINE_ID, b"")),
+        ipxe=ipxe,
+        ipxe_http=ipxe_options.get(_IPXE_HTTP, b"\0") != b"\0",
+        hostname=hostname if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", hostname) else "",
+    )
+
+
+def _read_architectures(options: Mapping[int, bytes], vendor_class: bytes) -> tuple[int, ...]:
+    raw = options.get(Option.ARCHITECTURE, b"")
+    if len(raw) >= 2:
+        return tuple(
+            int.from_bytes(raw[index : index + 2], "big") for index in range(0, len(raw) - 1, 2)
+        )
+    # Quirk: PXE ROMs older than RFC 4578 (Intel Boot Agent before 4.0, cards of
+    # about 2000) send the architecture in option 60 only.
+    match = _VENDOR_ARCH.match(vendor_class)
+    return (int(match[1]),) if match else ()
+
+
+def _read_uuid(raw: bytes) -> str | None:
+    # Quirk: some BIOS PXE ROMs send option 97 empty or of all ones, and expect to boot.
+    if len(raw) != 17 or raw[0] != 0 or raw[1:] in (b"\0" * 16, b"\xff" * 16):
+        return None
+    return str(uuid.UUID(bytes_le=raw[1:]))
+
+
+def choose_loader(client: Client, loaders: Loaders, plan: Plan) -> str:
+    """The path (TFTP) or URL that this firmware is to fetch; "" when there is none."""
+    firmware = client.firmware
+    if firmware is None:
+        return ""
+    base = "" if plan.http_port is None else f"http://{plan.server}:{plan.http_port}"
+    if firmware is Firmware.UEFI_HTTP:
+        return base and loaders.http and base + loaders.http
+    if client.ipxe and client.ipxe_http and base and loaders.ipxe:
+        return base + loaders.ipxe
+    return loaders.bios if firmware is Firmware.BIOS else loaders.uefi
+
+
+def answer(request: Message, plan: Plan) -> Reply | Silence:
+    """Decide what one request is answered with; pure."""
+    client = identify(request)
+    detail = _describe(client, request, plan)
+    if request.op != Op.REQUEST:
+        return Silence("not a request")
+    if plan.silence:
+        return Silence(plan.silence, {**detail, "status": "error", "message": plan.silence})
+    if plan.nak:
+        detail.update(status="error", message=plan.nak, reply="nak")
+        return Reply(_refuse(request, plan), detail)
+    loader, reason = "", plan.refusal
+    if client.vendor:
+        loader, reason = _find_loader(client, plan)
+    if plan.grant is not None:
+        return _answer_full(request, client, plan, loader, reason, detail)
+    return _answer_proxy(request, client, plan, loader, reason, detail)
+
+
+def _find_loader(client: Client, plan: Plan) -> tuple[str, str]:
+    """The loader, or "" and why there is none."""
+    if plan.loaders is None:
+        return "", plan.refusal or "no image is served to this machine"
+    if loader := choose_loader(client, plan.loaders, plan):
+        return loader, ""
+    return "", f"no loader for {client.kind}: {_remedy(client, plan.loaders)}"
+
+
+def _remedy(client: Client, loaders: Loaders) -> str:
+    if client.firmware is None:
+        return "image builds are for x86-64 machines that boot by BIOS, UEFI x64 or UEFI HTTP"
+    if client.firmware is Firmware.UEFI_HTTP:
+        return f"image {loaders.image} is not served for HTTP boot: choose PXE in the firmware"
+    return f"image {loaders.image} holds none for it"
+
+
+def _answer_proxy(
+    request: Message, client: Client, plan: Plan, loader: str, reason: str, detail: Detail
+) -> Reply | Silence:
+    if not client.vendor:
+        return Silence("does not boot from the network")
+    kind = request.type
+    if plan.port == PXE_PORT:
+        if kind not in (MessageType.REQUEST, MessageType.INFORM):
+            return Silence(f"{kind.name} on port {PXE_PORT} is not for a boot server")
+        reply = MessageType.ACK
+    elif kind == MessageType.DISCOVER:
+        reply = MessageType.OFFER
+    else:
+        # What it took of the site's DHCP server tells its address.
+        chosen = request.address(Option.REQUESTED_ADDRESS)
+        server = request.address(Option.SERVER_ID)
+        if kind == MessageType.REQUEST and chosen and server:
+            return Silence("took an address of the site's DHCP", _seen(detail, chosen, server))
+        return Silence(f"{kind.name} is for the server that gives addresses")
+    if not loader:
+        return Silence(reason, {**detail, "status": "error", "message": reason})
+    message = _reply(request, plan, reply, _boot_options(request, client, loader), loader)
+    detail.update(reply=reply.name.lower(), loader=loader, status="ok")
+    return Reply(message, detail)
+
+
+def _seen(detail: Detail, chosen: str, server: str) -> Detail:
+    return {**detail, "status": "ok", "address": chosen, "dhcp_server": server}
+
+
+def _answer_full(
+    request: Message, client: Client, plan: Plan, loader: str, reason: str, detail: Detail
+) -> Reply:
+    assert plan.grant is not None
+    reply = MessageType.OFFER if request.type == MessageType.DISCOVER else MessageType.ACK
+    options = _network_options(plan.grant)
+    if client.vendor == "HTTPClient" and loader:
+        options[Option.VENDOR_CLASS] = b"HTTPClient"
+    if client.ipxe:
+        # iPXE waits for proxyDHCP offers unless it is told that there are none.
+        options[Option.IPXE] = bytes((_IPXE_NO_PROXY, 1, 1))
+    if Option.MACHINE_ID in request.options and client.vendor:
+        options[Option.MACHINE_ID] = request.options[Option.MACHINE_ID]
+    message = _reply(request, plan, reply, options, loader, address=plan.grant.address)
+    detail.update(reply=reply.name.lower(), address=plan.grant.address or request.ciaddr)
+    if loader:
+        detail.update(loader=loader)
+    if client.vendor and not loader:
+        detail.update(status="error", message=reason)
+    else:
+        detail.update(status="ok")
+    return Reply(message, detail)
+
+
+def _boot_options(request: Message, client: Client, loader: str) -> dict[int, bytes]:
+    """What makes an offer one of proxyDHCP, by firmware."""
+    options: dict[int, bytes] = {Option.VENDOR_CLASS: client.vendor.encode()}
+    if Option.MACHINE_ID in request.options:
+        # RFC 4578, section 2.3: echoed as it came, malformed or not.
+        options[Option.MACHINE_ID] = request.options[Option.MACHINE_ID]
+    if client.firmware is Firmware.BIOS:
+        # "Skip discovery, fetch the file that is named here" (PXE 2.1, table 2-1, tag 6).
+        # Quirk: not for UEFI. Several UEFI builds drop an offer that says so (seen by
+        # the authors of pixiecore and dnsmasq); with no option 43 at all, every known
+        # one asks port 4011 and takes the file from there (EDK2: "BINL offer").
+        inner = {_DISCOVERY_CONTROL: bytes((_USE_BOOT_FILE,))}
+        asked = unpack_suboptions(request.options.get(Option.VENDOR, b""))
+        if _BOOT_ITEM in asked and len(asked[_BOOT_ITEM]) == 4:
+            inner[_BOOT_ITEM] = asked[_BOOT_ITEM]
+        options[Option.VENDOR] = pack_suboptions(inner)
+    return options
+
+
+def _network_options(grant: Grant) -> dict[int, bytes]:
+    network = grant.network
+    options: dict[int, bytes] = {}
+    if grant.address:
+        for option, seconds in (
+            (Option.LEASE_SECONDS, grant.seconds),
+            (Option.RENEWAL_SECONDS, grant.seconds // 2),
+            (Option.REBINDING_SECONDS, grant.seconds * 7 // 8),
+        ):
+            options[option] = seconds.to_bytes(4, "big")
+    options[Option.SUBNET_MASK] = network.subnet.netmask.packed
+    options[Option.BROADCAST_ADDRESS] = network.subnet.broadcast_address.packed
+    if network.router:
+        options[Option.ROUTER] = packed(network.router)
+    if network.dns:
+        options[Option.DNS] = pack_addresses(network.dns)
+    if network.domain:
+        options[Option.DOMAIN] = network.domain.encode()
+    if network.ntp:
+        options[Option.NTP] = pack_addresses(network.ntp)
+    if grant.hostname:
+        options[Option.HOSTNAME] = grant.hostname.encode()
+    return options
+
+
+def _reply(
+    request: Message,
+    plan: Plan,
+    kind: MessageType,
+    options: Mapping[int, bytes],
+    loader: str,
+    address: str = "",
+) -> Message:
+    head: dict[int, bytes] = {
+        Option.MESSAGE_TYPE: bytes((kind,)),
+        Option.SERVER_ID: packed(plan.server),
+    }
+    file = loader.encode()
+    tail: dict[int, bytes] = {}
+    if file.startswith(b"http://") and options.get(Option.VENDOR_CLASS) == b"HTTPClient":
+        # UEFI 2.5, section 24.7.3.1: a URI goes into option 67.
+        file, tail = b"", {Option.BOOT_FILE: file}
+    elif len(file) > 127:
+        file, tail = b"", {Option.BOOT_FILE: file + b"\0"}
+    if Option.RELAY_AGENT in request.options:
+        tail[Option.RELAY_AGENT] = request.options[Option.RELAY_AGENT]  # RFC 3046, section 2.2
+    return Message(
+        op=Op.REPLY,
+        xid=request.xid,
+        mac=request.mac,
+        flags=request.flags,
+        ciaddr=request.ciaddr if kind == MessageType.ACK else ANY,
+        yiaddr=address or ANY,
+        siaddr=plan.server if loader else ANY,
+        giaddr=request.giaddr,
+        file=file,
+        options={**head, **options, **tail},
+    )
+
+
+def _refuse(request: Message, plan: Plan) -> Message:
+    """DHCPNAK (RFC 2131, section 4.3.2)."""
+    options: dict[int, bytes] = {
+        Option.MESSAGE_TYPE: bytes((MessageType.NAK,)),
+        Option.SERVER_ID: packed(plan.server),
+        Option.MESSAGE: plan.nak.encode()[:255],
+    }
+    if Option.RELAY_AGENT in request.options:
+        options[Option.RELAY_AGENT] = request.options[Option.RELAY_AGENT]
+    flags = request.flags | (FLAG_BROADCAST if request.giaddr != ANY else 0)
+    return Message(
+        op=Op.REPLY,
+        xid=request.xid,
+        mac=request.mac,
+        flags=flags,
+        giaddr=request.giaddr,
+        options=options,
+    )
+
+
+def route(request: Message, reply: Message, source: tuple[str, int], port: int) -> tuple[str, int]:
+    """Where the reply goes (RFC 2131, section 4.1): address and port.
+
+    A client without an address is answered by broadcast whatever its flag says:
+    unicast to it would need a raw socket or an ARP entry.
+    """
+    if port == PXE_PORT:
+        return source
+    if request.giaddr != ANY:
+        return request.giaddr, SERVER_PORT
+    if request.ciaddr != ANY and reply.type != MessageType.NAK:
+        return request.ciaddr, CLIENT_PORT
+    return BROADCAST, CLIENT_PORT
+
+
+def _describe(client: Client, request: Message, plan: Plan) -> Detail:
+    detail: Detail = {"request": request.type.name.lower(), "port": plan.port}
+    if client.vendor:
+        detail["firmware"] = client.kind
+        if client.architectures:
+            detail["architecture"] = client.architectures[0]
+    if client.uuid:
+        detail["uuid"] = client.uuid
+    if request.giaddr != ANY:
+        detail["relay"] = request.giaddr
+    if request.ciaddr != ANY:
+        detail["address"] = request.ciaddr
+    if plan.loaders is not None and client.vendor:
+        detail["image"] = plan.loaders.image
+    return detail

@@ -1,0 +1,192 @@
+"""The DHCP server without its sockets: datagrams and the time in, datagrams and events out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from typing import Final, Literal
+
+from server.content import Refused
+from server.events import Event
+from server.protocols.dhcp import (
+    Client,
+    Detail,
+    Grant,
+    Loaders,
+    Network,
+    Plan,
+    Reply,
+    answer,
+    identify,
+    route,
+)
+from server.protocols.dhcp_leases import LeaseTable
+from server.protocols.dhcp_wire import (
+    ANY,
+    PXE_PORT,
+    Message,
+    MessageType,
+    Op,
+    Option,
+    WireError,
+    pack,
+    unpack,
+)
+
+Mode = Literal["proxy", "full"]
+
+FindLoaders = Callable[[Client], Loaders]
+"""The loaders for a machine; raises Refused (and nothing else) when it shall get none."""
+
+_NO_ADDRESS_NEEDED: Final = (MessageType.RELEASE, MessageType.DECLINE)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Full mode's addresses. hostname: MAC to the name that the machine is told, "" for none."""
+
+    table: LeaseTable
+    network: Network
+    seconds: int = 3600
+    hostname: Callable[[str], str] = lambda mac: ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to send (bytes, address, port), or None; and what to tell."""
+
+    send: tuple[bytes, tuple[str, int]] | None = None
+    events: list[Event] = field(default_factory=list)
+
+
+class DhcpServer:
+    """Answers requests one at a time.
+
+    http_port: of the boot tree, None when HTTP is not served. pool: None in
+    proxy mode, where no address is ever given.
+    """
+
+    def __init__(
+        self, find_loaders: FindLoaders, *, http_port: int | None, pool: Pool | None = None
+    ) -> None:
+        self._find_loaders = find_loaders
+        self._http_port = http_port
+        self._pool = pool
+
+    def receive(
+        self, now: float, data: bytes, source: tuple[str, int], port: int, server: str
+    ) -> Outcome:
+        """Handle one datagram that came to `port` (67 or 4011).
+
+        now: seconds since the epoch. source: its address and port. server: our
+        address on the network that it came from.
+        """
+        try:
+            request = unpack(data)
+        except WireError:
+            return Outcome()  # on port 67 all sorts of broadcasts arrive
+        if request.op != Op.REQUEST or (port == PXE_PORT and source[0] == ANY):
+            return Outcome()
+        client = identify(request)
+        loaders, refusal = self._choose_loaders(client)
+        plan = Plan(server, port, http_port=self._http_port, loaders=loaders, refusal=refusal)
+        if self._pool is not None and port != PXE_PORT:
+            found = self._decide_address(self._pool, request, plan, now)
+            if isinstance(found, Outcome):
+                return found
+            plan = found
+        decision = answer(request, plan)
+        events = [self._event(now, request, decision.detail)] if decision.detail else []
+        if not isinstance(decision, Reply):
+            return Outcome(None, events)
+        to = route(request, decision.message, source, port)
+        return Outcome((pack(decision.message), to), events)
+
+    def _choose_loaders(self, client: Client) -> tuple[Loaders | None, str]:
+        if not client.vendor:
+            return None, ""
+        try:
+            return self._find_loaders(client), ""
+        except Refused as refused:
+            return None, refused.reason
+
+    def _event(self, now: float, request: Message, detail: Detail) -> Event:
+        return Event(now, request.mac, "dhcp", "dhcp", detail)
+
+    def _decide_address(
+        self, pool: Pool, request: Message, plan: Plan, now: float
+    ) -> Plan | Outcome:
+        """The plan with full mode's grant, refusal or silence; an Outcome when that is all."""
+        table, mac, kind = pool.table, request.mac, request.type
+        if request.giaddr != ANY and not _is_in(request.giaddr, pool):
+            return Outcome()  # relayed from a network that is not ours to serve
+        wanted = request.address(Option.REQUESTED_ADDRESS)
+        if kind in _NO_ADDRESS_NEEDED:
+            return self._take_back(pool, request, wanted, now)
+        if kind == MessageType.INFORM:
+            if request.ciaddr == ANY:
+                return Outcome()
+            return _grant(plan, pool, mac, "")
+        if kind == MessageType.DISCOVER:
+            address = table.offer(mac, wanted, now)
+            if address is None:
+                return _silent(plan, "no address is left in the DHCP range: make it larger")
+            return _grant(plan, pool, mac, address)
+        if kind != MessageType.REQUEST:
+            return Outcome()  # an OFFER or ACK marked as a request
+        return self._decide_request(pool, request, plan, wanted, now)
+
+    def _decide_request(
+        self, pool: Pool, request: Message, plan: Plan, wanted: str | None, now: float
+    ) -> Plan | Outcome:
+        """DHCPREQUEST in its three meanings (RFC 2131, section 4.3.2)."""
+        table, mac = pool.table, request.mac
+        chosen = request.address(Option.SERVER_ID)
+        if chosen is not None and chosen != plan.server:
+            table.withdraw(mac, now)
+            return _silent(
+                plan,
+                f"it took an address of another DHCP server, {chosen}:"
+                " with one on this network use `--dhcp proxy`",
+            )
+        if chosen is None and wanted is not None:  # it has booted before
+            known = table.find(mac)
+            if not _is_in(wanted, pool):
+                return _refuse(plan, f"{wanted} is not of this network, {pool.network.subnet}")
+            if known is None:
+                return Outcome()
+        address = wanted if wanted is not None else request.ciaddr
+        if address == ANY:
+            return Outcome()
+        if not table.confirm(mac, address, pool.seconds, now):
+            return _refuse(plan, f"{address} is not this machine's address")
+        return _grant(plan, pool, mac, address)
+
+    def _take_back(self, pool: Pool, request: Message, wanted: str | None, now: float) -> Outcome:
+        detail: Detail = {"request": request.type.name.lower()}
+        if request.type == MessageType.RELEASE:
+            if not pool.table.release(request.mac, request.ciaddr, now):
+                return Outcome()
+            detail.update(status="ok", address=request.ciaddr)
+        else:
+            if wanted is None or not pool.table.decline(request.mac, wanted, now):
+                return Outcome()
+            reason = f"{wanted} is used by another machine: it is set aside for a while"
+            detail.update(status="error", address=wanted, message=reason)
+        return Outcome(None, [self._event(now, request, detail)])
+
+
+def _is_in(address: str, pool: Pool) -> bool:
+    return IPv4Address(address) in pool.network.subnet
+
+
+def _grant(plan: Plan, pool: Pool, mac: str, address: str) -> Plan:
+    seconds = pool.seconds if address else 0
+    return replace(plan, grant=Grant(address, seconds, pool.network, pool.hostname(mac)))
+
+
+def _refuse(plan: Plan, reason: str) -> Plan:
+    return replace(plan, nak=reason)
+
+
+def _silent(plan: Plan, reason: str) -> Plan:
+    return replace(plan, silence=reason)
