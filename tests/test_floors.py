@@ -29,7 +29,7 @@ FLOORS = [
     ["server.netboot"],
     ["server.boottree"],
     ["server.sources", "server.services", "server.web", "server.kubernetes"],
-    ["server.app"],
+    ["server.app", "server.ltsconf.cli"],
     ["server.cli"],
     ["rack.errors"],
     ["rack"],

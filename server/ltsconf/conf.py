@@ -78,7 +78,7 @@ class LtsConf:
         path = Path(path)
         main = read_main(path)
         reader = make_reader(Path(root) if root is not None else path.parent, main)
-        return cls._parse(main, reader, ltsp5)
+        return cls.parse_included(main, reader, ltsp5=ltsp5)
 
     @classmethod
     def parse(
@@ -90,10 +90,13 @@ class LtsConf:
         ltsp5: bool = False,
     ) -> LtsConf:
         """Parse a text; `path` names it in messages, `read_include` finds its includes."""
-        return cls._parse(Included("main", path, text), read_include, ltsp5)
+        return cls.parse_included(Included("main", path, text), read_include, ltsp5=ltsp5)
 
     @classmethod
-    def _parse(cls, main: Included, read_include: ReadInclude, ltsp5: bool) -> LtsConf:
+    def parse_included(
+        cls, main: Included, read_include: ReadInclude, *, ltsp5: bool = False
+    ) -> LtsConf:
+        """Parse a file that was read already (files.read_main)."""
         document = parse_document(main, read_include)
         fatal = {Outcome.CRASHES} if ltsp5 else {Outcome.CRASHES, Outcome.STOPS}
         for problem in document.problems:

@@ -1,0 +1,154 @@
+"""What `bootfarm lts` reads: a bare lts.conf, a template, or a ConfigMap manifest; and nodes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from server.ltsconf.conf import LtsConf, NodeId
+from server.ltsconf.errors import LtsConfError
+from server.ltsconf.files import make_reader, read_main
+from server.ltsconf.lint import lint
+from server.ltsconf.manifest import ManifestText, is_manifest, read_manifest
+from server.ltsconf.problem import Outcome, Problem
+from server.ltsconf.scan import Included, ReadInclude
+from server.ltsconf.template import LtsTemplate, is_template, make_facts
+
+_MAX_ANSWER = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a template may use besides the node: from --fact, --secrets and --image."""
+
+    node: Mapping[str, str] = field(default_factory=dict)
+    farm: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Any] = field(default_factory=dict)
+    image: Mapping[str, Any] | None = None
+
+    def make_facts(self, node: NodeId) -> dict[str, Any]:
+        """The facts of one node; what --fact says of it counts first."""
+        known = {"hostname": node.hostname, "ip": node.ip, "mac": node.mac, **self.node}
+        whole = replace(
+            node, hostname=known.pop("hostname"), ip=known.pop("ip"), mac=known.pop("mac")
+        )
+        rest = {name: value for name, value in known.items() if value is not None}
+        return make_facts(whole, image=self.image, farm=self.farm, secrets=self.secrets, **rest)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One lts.conf, wherever it stood."""
+
+    main: Included
+    read_include: ReadInclude
+    manifest: ManifestText | None = None
+
+    @property
+    def is_template(self) -> bool:
+        return is_template(self.main.data or b"")
+
+    def parse(self, *, ltsp5: bool = False) -> LtsConf:
+        """As it stands, templates as plain text."""
+        return LtsConf.parse_included(self.main, self.read_include, ltsp5=ltsp5)
+
+    def make_conf(self, node: NodeId, given: Given) -> LtsConf:
+        """What counts for a node: rendered, if it is a template."""
+        if not self.is_template:
+            return self.parse()
+        template = LtsTemplate(self.main, self.read_include)
+        return template.render(given.make_facts(node))
+
+    def lint(self) -> list[Problem]:
+        """All problems; a template is rendered with placeholders first."""
+        main = self.main
+        if self.is_template:
+            try:
+                facts = make_facts(NodeId("placeholder", "192.0.2.1", "02:00:00:00:00:01"))
+                text = LtsTemplate(main, self.read_include).render_text(facts, placeholders=True)
+            except LtsConfError as error:
+                return self._relocate([_problem_of_template(error)])
+            main = replace(main, data=text)
+        return self._relocate(lint(main, self.read_include))
+
+    def _relocate(self, problems: list[Problem]) -> list[Problem]:
+        if self.manifest is None:
+            return problems
+        return [self.manifest.relocate(problem) for problem in problems]
+
+
+def _problem_of_template(error: LtsConfError) -> Problem:
+    return Problem(
+        "template",
+        "error",
+        Outcome.FINE,
+        error.path,
+        max(error.line, 1),
+        max(error.column, 1),
+        error.message,
+        error.hint,
+    )
+
+
+def read_texts(file: Path, root: Path, *, ltsp5: bool = False) -> list[Text]:
+    """The lts.conf texts of a file (- is standard input): one, or one for each ConfigMap.
+
+    With `ltsp5` a manifest is not looked for: LTSP 5 knows none.
+    """
+    if str(file) == "-":
+        main = Included("main", "<stdin>", sys.stdin.buffer.read())
+    else:
+        main = read_main(file)
+    if not ltsp5 and is_manifest(main.data or b""):
+        return [Text(one.main, one.make_reader(), one) for one in read_manifest(main)]
+    return [Text(main, make_reader(root, main))]
+
+
+def read_text(file: Path, root: Path, *, ltsp5: bool = False) -> Text:
+    """The one lts.conf of a file; LtsConfError if a manifest holds several."""
+    texts = read_texts(file, root, ltsp5=ltsp5)
+    if len(texts) > 1:
+        names = ", ".join(text.manifest.name for text in texts if text.manifest)
+        raise LtsConfError(
+            f"holds several ConfigMaps with an lts.conf: {names}",
+            path=str(file),
+            hint="Give a manifest with one.",
+        )
+    return texts[0]
+
+
+def fetch_nodes(url: str) -> list[NodeId]:
+    """The nodes that a running server has seen (its /api/nodes)."""
+    address = url.rstrip("/") + "/api/nodes"
+    if not address.startswith(("http://", "https://")):
+        raise LtsConfError(f"{url!r} is no URL", hint="Write http://SERVER:8080.")
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            data = json.loads(answer.read(_MAX_ANSWER))
+        return [NodeId(node["hostname"] or None, node["ip"] or None, node["mac"]) for node in data]
+    except (OSError, urllib.error.URLError, ValueError, KeyError, TypeError) as error:
+        raise LtsConfError(
+            f"no list of nodes from {address}: {error}",
+            hint="Is `bootfarm serve` running there, with its http service?",
+        ) from None
+
+
+def parse_facts(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """`node.x=y` and `farm.x=y` words as two mappings."""
+    found: dict[str, dict[str, str]] = {"node": {}, "farm": {}}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        kind, dot, rest = name.partition(".")
+        if not equals or not dot or not rest or kind not in found:
+            raise LtsConfError(
+                f"--fact {pair!r} is not understood",
+                hint="Write --fact node.serial=ABC123 or --fact farm.site=west.",
+            )
+        found[kind][rest] = value
+    return found["node"], found["farm"]
