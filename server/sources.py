@@ -154,7 +154,9 @@ class LtsConfSource:
             return None
         try:
             data = json.loads((self._state / LAST_GOOD).read_bytes())
-            texts = {name: base64.b64decode(text) for name, text in data["texts"].items()}
+            texts = {
+                name: base64.b64decode(text, validate=True) for name, text in data["texts"].items()
+            }
             return LtsConf.parse(
                 texts[""], functools.partial(_read_kept, texts), path=str(data["main"])
             )
@@ -185,7 +187,8 @@ class _Reader:
         find = make_reader(self._root, main)
 
         def read_include(name: bytes) -> Included | None:
-            place = self._root / os.fsdecode(name).lstrip("/")
+            inside = os.path.normpath(f"/{os.fsdecode(name)}").lstrip("/")
+            place = self._root / inside
             self.prints[place] = _Print.of(place)
             found = find(name)
             if found is not None and found.data is not None:
@@ -206,10 +209,16 @@ class StoreSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.images: tuple[Image, ...] = ()
-        self.problems: tuple[str, ...] = ()
+        self._damaged: tuple[str, ...] = ()
+        self._vanished = ""
         self._store = Store(path)
         self._seen: tuple[object, ...] = ()
         self._stamps: tuple[object, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the store, a line each."""
+        return (self._vanished, *self._damaged) if self._vanished else self._damaged
 
     def poll(self, *, quick: bool = False) -> bool:
         """Look for new images and moved tags. True when there were any.
@@ -223,16 +232,19 @@ class StoreSource:
         self._stamps = stamps
         seen = self._fingerprint()
         if seen == self._seen:
+            self._vanished = ""
             return False
         images = tuple(self._store.images())
         if not images and self.images:
-            self.problems = (f"the store {self.path} holds no image any more",)
-            _log.error("%s; what was there before stays on offer", self.problems[0])
+            if not self._vanished:
+                self._vanished = f"the store {self.path} holds no image any more"
+                _log.error("%s; what was there before stays on offer", self._vanished)
             return False
+        self._vanished = ""
         self._seen = seen
         self.images = images
         loaded = {(image.name, image.digest) for image in images}
-        self.problems = tuple(
+        self._damaged = tuple(
             f"image {name}@{digest[:12]} in {self.path} is damaged and not served"
             for name, digest in _list_digests(self.path)
             if (name, digest) not in loaded

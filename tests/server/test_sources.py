@@ -1,0 +1,274 @@
+import base64
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from imagebuild.store import Store
+from server.boottree import Site
+from server.errors import ServerError
+from server.ltsconf import NodeId
+from server.sources import SETTLE_SECONDS, LtsConfSource, Sources, StoreSource
+from tests.server.farm import publish
+
+BAD = b"[default]\nA = good\n\n[empty]\n[pc1]\nB = lost\n"
+
+
+class Farm:
+    """An lts.conf in a directory, as an editor or as kubelet changes it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.mount = base / "config"
+        self.mount.mkdir()
+        self.path = self.mount / "lts.conf"
+        self.state = base / "state"
+        self.state.mkdir()
+        self.generation = 0
+        self.wall = 2_000_000_000.0
+        self.refused: list[str] = []
+
+    def rename_in(self, text: bytes) -> None:
+        beside = self.base / "beside"
+        beside.write_bytes(text)
+        beside.rename(self.path)
+
+    def swap(self, files: dict[str, bytes]) -> None:
+        """A new generation of a ConfigMap, in the order in which kubelet does it."""
+        self.generation += 1
+        new = self.mount / f"..{self.generation}"
+        new.mkdir()
+        for name, text in files.items():
+            (new / name).write_bytes(text)
+        data = self.mount / "..data"
+        old = os.readlink(data) if data.is_symlink() else None
+        (self.mount / "..data_tmp").symlink_to(new.name)
+        (self.mount / "..data_tmp").rename(data)
+        for name in files:
+            link = self.mount / name
+            if not link.is_symlink():
+                link.symlink_to(f"..data/{name}")
+        if old is not None:
+            for file in (self.mount / old).iterdir():
+                file.unlink()
+            (self.mount / old).rmdir()
+
+    def source(self) -> LtsConfSource:
+        return LtsConfSource(
+            self.path, self.state, wall=lambda: self.wall, refused=self.refused.append
+        )
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    return Farm(tmp_path)
+
+
+def values(source: LtsConfSource) -> dict[str, str]:
+    return source.current.resolve(NodeId(hostname="pc1"))
+
+
+def test_no_lts_conf_is_an_empty_one(farm: Farm) -> None:
+    source = LtsConfSource(None, farm.state)
+    source.load_first()
+    assert source.poll() is False
+    assert values(source) == {}
+
+
+def test_a_good_edit_counts_at_once(farm: Farm) -> None:
+    farm.rename_in(b"[default]\nA = 1\n")
+    source = farm.source()
+    source.load_first()
+    assert source.poll() is False
+    farm.rename_in(b"[default]\nA = 2\n")
+    assert source.poll() is True
+    assert values(source) == {"A": "2"}
+    assert source.poll() is False
+
+
+def test_a_bad_edit_is_refused_with_line_and_reason(farm: Farm) -> None:
+    farm.rename_in(b"[default]\nA = 1\n")
+    source = farm.source()
+    source.load_first()
+    farm.rename_in(BAD)
+    assert source.poll() is False
+    assert values(source) == {"A": "1"}
+    assert "lts.conf refused" in source.problem
+    assert f"{farm.path}:4:" in source.problem
+    assert len(farm.refused) == 1
+    assert source.poll() is False
+    assert len(farm.refused) == 1, "told once, not every second"
+    farm.rename_in(b"[default]\nA = 3\n")
+    assert source.poll() is True
+    assert source.problem == ""
+
+
+def test_the_last_good_text_survives_a_restart(farm: Farm) -> None:
+    farm.swap({"lts.conf": b"[default]\nA = 1\ninclude more\n", "more": b"[pc1]\nB = 2\n"})
+    farm.source().load_first()
+    farm.swap({"lts.conf": BAD, "more": b""})
+    source = farm.source()
+    source.load_first()
+    assert values(source) == {"A": "1", "B": "2"}
+    assert "lts.conf refused" in source.problem
+    farm.path.unlink()
+    source = farm.source()
+    source.load_first()
+    assert values(source)["A"] == "1"
+
+
+def test_a_bad_first_text_is_an_error_with_line_and_remedy(farm: Farm) -> None:
+    farm.rename_in(BAD)
+    with pytest.raises(ServerError) as caught:
+        farm.source().load_first()
+    assert f"{farm.path}:4:" in caught.value.format_message()
+    assert caught.value.hint
+    farm.path.unlink()
+    with pytest.raises(ServerError, match="No such file"):
+        farm.source().load_first()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "",
+        "[]",
+        "{}",
+        json.dumps({"format": 1, "main": "x", "texts": {"": "!"}}),
+        json.dumps({"main": "x", "texts": {"": base64.b64encode(BAD).decode()}}),
+    ],
+)
+def test_a_damaged_last_good_text_is_none(farm: Farm, kept: str) -> None:
+    (farm.state / "lts.conf.json").write_text(kept)
+    farm.rename_in(BAD)
+    with pytest.raises(ServerError):
+        farm.source().load_first()
+
+
+def test_a_file_that_is_being_written_in_place_is_left_alone(farm: Farm) -> None:
+    farm.path.write_bytes(b"[default]\nA = 1\n")
+    source = farm.source()
+    source.load_first()
+    with farm.path.open("wb") as stream:
+        stream.write(b"[default]\nA = 2")
+        stream.flush()
+        farm.wall = farm.path.stat().st_mtime + SETTLE_SECONDS / 2
+        assert source.poll() is False
+        assert values(source) == {"A": "1"}
+        stream.write(b"22\n")
+    farm.wall = farm.path.stat().st_mtime + SETTLE_SECONDS
+    assert source.poll() is True
+    assert values(source) == {"A": "222"}
+
+
+def test_an_include_is_watched_too_and_never_leaves_the_directory(farm: Farm) -> None:
+    (farm.base / "secret").write_bytes(b"[default]\nS = secret\n")
+    farm.rename_in(b"[default]\nA = 1\ninclude ../secret\n")
+    source = farm.source()
+    with pytest.raises(ServerError):
+        source.load_first()
+    (farm.mount / "secret").write_bytes(b"[default]\nS = mine\n[pc1]\nC = 1\n")
+    source = farm.source()
+    source.load_first()
+    assert values(source) == {"A": "1", "C": "1"}
+    (farm.base / "new").write_bytes(b"[default]\nS = mine\n[pc1]\nC = 2\n")
+    (farm.base / "new").rename(farm.mount / "secret")
+    assert source.poll() is True
+    assert values(source) == {"A": "1", "C": "2"}
+
+
+def test_swapped_as_kubelet_does_a_thousand_times_without_half_a_file(farm: Farm) -> None:
+    """Main file and include always come from the same generation."""
+
+    def files(number: int) -> dict[str, bytes]:
+        padding = b"# padding\n" * (number % 97)
+        return {
+            "lts.conf": padding + b"[default]\nMAIN = %d\ninclude more\n" % number,
+            "more": padding + b"[other]\nX = 1\n[pc1]\nMORE = %d\n" % number,
+        }
+
+    farm.swap(files(0))
+    source = farm.source()
+    source.load_first()
+    done = threading.Event()
+
+    def swap_on() -> None:
+        for number in range(1, 1001):
+            farm.swap(files(number))
+        done.set()
+
+    thread = threading.Thread(target=swap_on)
+    thread.start()
+    seen = 0
+    while not done.is_set():
+        seen += source.poll()
+        got = values(source)
+        assert got["MAIN"] == got["MORE"]
+    thread.join()
+    source.poll()
+    assert values(source)["MAIN"] == "1000"
+    assert seen > 1
+    assert source.problem == ""
+
+
+def test_new_tags_and_images_without_a_restart(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    first = publish(store, kernel="1")
+    source = StoreSource(store)
+    assert source.poll() is True
+    assert source.poll() is False
+    second = publish(store, kernel="2")
+    assert source.poll(quick=True) is True
+    tags = {image.digest: image.tags for image in source.images}
+    assert tags == {first.digest: ("previous",), second.digest: ("current",)}
+    Store(store).tag("amd64", first.digest, "canary")
+    assert source.poll() is True
+    publish(store, "storage")
+    assert source.poll() is True
+    assert {image.name for image in source.images} == {"amd64", "storage"}
+
+
+def test_a_damaged_image_is_told_of_and_the_others_are_served(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    good = publish(store, kernel="1")
+    bad = publish(store, "storage", kernel="2")
+    (bad.path / "manifest.json").write_text("{}")
+    source = StoreSource(store)
+    source.poll()
+    assert source.images == (good,)
+    assert bad.digest[:12] in source.problems[0]
+
+
+def test_a_store_that_vanishes_keeps_what_was_on_offer(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    publish(store)
+    source = StoreSource(store)
+    source.poll()
+    (store / "images").rename(tmp_path / "away")
+    assert source.poll() is False
+    assert len(source.images) == 1
+    assert "no image any more" in source.problems[0]
+    (tmp_path / "away").rename(store / "images")
+    source.poll()
+    assert source.problems == ()
+
+
+def test_the_site_is_replaced_as_a_whole(farm: Farm, tmp_path: Path) -> None:
+    farm.rename_in(b"[default]\nA = 1\n")
+    conf = farm.source()
+    conf.load_first()
+    store = StoreSource(tmp_path / "store")
+    sources = Sources(Site((), conf.current, default_image="amd64"), conf, store)
+    before = sources.site()
+    assert sources.site() is before
+    assert "no image" in sources.problems()[0]
+    publish(tmp_path / "store")
+    farm.rename_in(b"[default]\nA = 2\n")
+    after = sources.site()
+    assert after is not before
+    assert after.default_image == "amd64"
+    assert len(after.images) == 1
+    assert after.ltsconf.resolve(NodeId()) == {"A": "2"}
+    assert sources.problems() == []
