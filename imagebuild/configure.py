@@ -18,12 +18,18 @@ NOT_IN_IMAGE = ("usr/src",)
 
 
 def install_rootfs(root: Path, source: Path = ROOTFS) -> None:
-    """Lay the node's own files into the image: root's, 0644 or 0755, links as they are."""
+    """Lay the node's own files into the image: root's, 0644 or 0755, links as they are.
+
+    A link whose place a package's directory has taken is left out: /opt/cni/bin
+    with plugins of its own needs none to /usr/lib/cni.
+    """
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
         if any(relative.is_relative_to(prefix) for prefix in NOT_IN_IMAGE):
             continue
         target = root / relative
+        if path.is_symlink() and target.is_dir() and not target.is_symlink():
+            continue
         if path.is_symlink():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)

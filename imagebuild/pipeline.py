@@ -221,7 +221,7 @@ def _locked(options: Options) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _work_directory(cache: Path) -> Iterator[Path]:
-    """A directory that is gone afterwards; what a killed build left goes first (we hold the lock)."""
+    """A directory that is gone afterwards; what a killed build left goes first (we are alone)."""
     parent = cache / "work"
     remove_tree(parent)
     parent.mkdir(parents=True)

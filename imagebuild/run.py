@@ -10,6 +10,7 @@ command runs in a plain chroot.
 import contextlib
 import os
 import selectors
+import shlex
 import shutil
 import subprocess
 from collections import deque
@@ -137,12 +138,14 @@ def run(
     log: Log | None = None,
     what: str = "",
     hint: str = "",
+    shown: str = "",
 ) -> str:
     """Run a command and return its standard output.
 
     Output (and standard error, which goes to the log only) is logged line by
-    line. BuildError when it cannot start or exits with anything but 0: `what`
-    (default: the command) says what failed, and the last lines that it wrote
+    line, after the command itself (or `shown`). BuildError when it cannot
+    start or exits with anything but 0: `what` (default: the command) says
+    what failed, and the last lines that it wrote
     follow. An exception here, a signal's included, kills the command.
     """
     command = [str(word) for word in argv]
@@ -165,7 +168,7 @@ def run(
     except OSError as error:
         raise BuildError(f"{what}: cannot run {command[0]}: {error.strerror}", hint=hint) from None
     with _killed_on_exception(process), log.opened() as write:
-        write(f"+ {' '.join(command)}")
+        write(f"+ {shown or shlex.join(command)}")
         for is_output, line in _lines(process, stdin):
             write(line)
             tail.append(line)
@@ -284,6 +287,7 @@ class Chroot:
             log=self.log,
             what=what or " ".join(str(word) for word in command[:6]),
             hint=hint,
+            shown=f"chroot {shlex.join(str(word) for word in command)}",
         )
 
     def shell(

@@ -134,10 +134,11 @@ def configure_cni(root: Path, kubernetes: Kubernetes) -> None:
     """
     plugins = root / "usr/lib/cni"
     directory = root / "opt/cni/bin"
-    directory.mkdir(parents=True, exist_ok=True)
-    for plugin in sorted(plugins.iterdir()) if plugins.is_dir() else ():
-        if not (directory / plugin.name).exists():
-            (directory / plugin.name).symlink_to(f"/usr/lib/cni/{plugin.name}")
+    if not directory.is_symlink():  # else all of it leads to /usr/lib/cni already
+        directory.mkdir(parents=True, exist_ok=True)
+        for plugin in sorted(plugins.iterdir()) if plugins.is_dir() else ():
+            if not (directory / plugin.name).exists():
+                (directory / plugin.name).symlink_to(f"/usr/lib/cni/{plugin.name}")
     if kubernetes.cni == "bridge":
         text = json.dumps(CONFLIST, indent=2) + "\n"
         write_file(root / "etc/cni/net.d/90-bootfarm.conflist", text)

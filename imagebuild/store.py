@@ -189,6 +189,8 @@ class Store:
             target.mkdir()
             for path in [*manifest.files, MANIFEST_NAME]:
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
+                if (source / path).is_symlink():
+                    raise StoreError(f"{source / path} is a link, not a file of an image")
                 try:
                     shutil.copyfile(source / path, target / path)
                 except OSError as error:

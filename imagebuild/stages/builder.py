@@ -16,6 +16,7 @@ from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
 from imagebuild.ingredients import Build, Recipe
 from imagebuild.kernel import kernel_version
+from imagebuild.run import run as run_command
 from imagebuild.stage import Inputs, StageContext
 from imagebuild.stages import basesystem
 
@@ -206,5 +207,8 @@ def pack_outputs(root: Path, patterns: list[str], target: Path) -> None:
 
 def unpack_outputs(archive: Path, root: Path) -> None:
     """Lay the outputs into `root`; directories on the way are made as usual ones."""
-    with tarfile.open(archive) as tar:
-        tar.extractall(root, numeric_owner=True, filter="fully_trusted")
+    keep = ["--numeric-owner", "--same-owner", "--same-permissions", "--keep-directory-symlink"]
+    run_command(
+        ["tar", "--extract", "--file", archive, "--directory", root, *keep],
+        what="cannot unpack the builder's outputs",
+    )

@@ -21,12 +21,12 @@ IMAGE = "image"
 
 CORES = {"i386-pc": ("i386-pc-pxe", "core.0"), "x86_64-efi": ("x86_64-efi", "core.efi")}
 _PLATFORM_MODULES = {
-    "i386-pc": ("pxe", "biosdisk", "vga_text"),
+    "i386-pc": ("pxe", "vga_text"),
     "x86_64-efi": ("efinet", "efi_gop", "efi_uga"),
 }
 MODULES = (
     "net tftp http linux normal configfile echo test regexp sleep reboot halt serial terminal"
-    " minicmd ls cat true eval loadenv search part_gpt part_msdos fat ext2 chain all_video"
+    " minicmd ls cat true eval loadenv all_video"
     " gzio progress"
 )
 _SHORT = re.compile(r"(?:\d+:)?(\d[\d.]*\d|\d)")
