@@ -95,6 +95,7 @@ class HttpService:
         if self._listener is not None:
             self.loop.remove_reader(self._listener.fileno())
             self._listener.close()
+            self._listener = None
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._stopped = self.loop.create_future()

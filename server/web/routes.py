@@ -109,12 +109,12 @@ def _take_beacon(web: Web, request: Request) -> Response:
         return _text(429, "too many beacons; slow down")
     try:
         beacon = parse_beacon(request.headers.get("content-type", ""), request.body)
-        identity = web.identifier.identify(request.client, beacon.mac)
+        web.identifier.identify(request.client, beacon.mac)  # refuses another one's MAC
     except BeaconError as error:
         return _text(400, str(error))
     except Refused as error:
         return _text(403, error.reason)
-    web.emit(beacon.event(web.clock(), identity.mac or identity.ip))
+    web.emit(beacon.event(web.clock(), request.client))
     return Response(204)
 
 

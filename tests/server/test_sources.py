@@ -136,7 +136,7 @@ def test_a_bad_first_text_is_an_error_with_line_and_remedy(farm: Farm) -> None:
         "",
         "[]",
         "{}",
-        json.dumps({"format": 1, "main": "x", "texts": {"": "!"}}),
+        json.dumps({"main": "x", "texts": {"": "!"}}),
         json.dumps({"main": "x", "texts": {"": base64.b64encode(BAD).decode()}}),
     ],
 )
