@@ -1,0 +1,154 @@
+"""Boots that need no cluster: firmware, drivers, images, and servers that go away."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rack.machine import NodeSpec
+from rack.node import Node
+from rack.rack import Rack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bare"), pytest.mark.timeout(900)]
+
+# What every machine of this rack gets, and then a section for each.
+LTS_CONF = """
+[default]
+KEEP_SYSTEM_SERVICES = ssh
+RCFILE_01_SSH = "mkdir -p /root/.ssh; echo '{{ ssh_key }}' >> /root/.ssh/authorized_keys"
+"""
+LOGIN = r"login:"
+DRIVER = "e1000"
+"""The NIC driver that the demo's recipe builds from source; the kernel has none of its own."""
+
+
+def section(name: str, *lines: str) -> str:
+    """A section for the machine of that name."""
+    return "\n".join([f"[{NodeSpec(name).completed('').mac}]", *lines, ""])
+
+
+@pytest.fixture(scope="module")
+def farm(rack: Rack, store: Path) -> Rack:
+    """The rack with a server and no control plane."""
+    sections = [
+        section("uefi", "HOSTNAME = raised-by-uefi", "TIMEZONE = Asia/Tokyo"),
+        section("in-ram", "LTSP_NBD_TO_RAM = true"),
+        section(
+            "first",
+            "HOSTNAME = first-node",
+            'RCFILE_02_BREAKS = "echo nothing to see; exit 7"',
+            'RCFILE_03_NEVER = "touch /run/never"',
+        ),
+        section("second", "IMAGE = amd64-containerd", "HOSTNAME = second-node"),
+    ]
+    rack.serve(store, LTS_CONF + "".join(sections), config={"default_image": "amd64"})
+    return rack
+
+
+@pytest.fixture(scope="module")
+def pair(farm: Rack) -> tuple[Node, Node]:
+    """Two machines on one server at once, each with a section and an image of its own."""
+    first = farm.boot(NodeSpec("first", memory=768))
+    second = farm.boot(NodeSpec("second", memory=768))
+    for node in (first, second):
+        node.wait_console(LOGIN, timeout=500)
+        node.wait_ssh()
+    return first, second
+
+
+def wait_phase(farm: Rack, node: Node, phase: str, timeout: float = 300.0) -> dict[str, object]:
+    """Wait until the server has seen `phase` of the node; what it saw of it."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        node.check()
+        boot = farm.timeline(node).get("boot") or {"phases": {}}
+        if phase in boot["phases"]:
+            return dict(boot["phases"][phase])
+        time.sleep(1)
+    raise AssertionError(f"the server saw no {phase} of {node.name}: {farm.timeline(node)}")
+
+
+def test_uefi_boot_to_login_with_lts_conf_applied(farm: Rack) -> None:
+    node = farm.boot(NodeSpec("uefi", firmware="uefi", memory=768))
+    node.wait_console(r"raised-by-uefi login:", timeout=500)
+    node.wait_ssh()
+    assert node.ssh("test -d /sys/firmware/efi && cat /etc/timezone").strip() == "Asia/Tokyo"
+    assert "BOOTIF=01-" + node.mac.replace(":", "-") in node.ssh("cat /proc/cmdline")
+    node.power_cut()
+
+
+def test_ram_boot_with_the_built_driver_survives_the_servers_end(farm: Rack, store: Path) -> None:
+    """The machine's only NIC needs the module that was built from source in the builder
+    stage: without it in the initramfs there is no network, no root and no login."""
+    node = farm.boot(NodeSpec("in-ram", nic=DRIVER, memory=1536))
+    node.wait_console(LOGIN, timeout=500)
+    node.wait_ssh()
+    assert f"/{DRIVER}" in node.ssh("readlink /sys/class/net/e*/device/driver")
+    module = node.ssh(f"modinfo -n {DRIVER}").strip()
+    assert "/updates/" in module
+    loaded_by = node.ssh(f"journalctl -k -o short-monotonic --grep {DRIVER} | head -n 1")
+    assert float(loaded_by.split("]")[0].strip("[ ")) < float(
+        node.ssh(
+            "journalctl -k -o short-monotonic --grep 'systemd.*running in system mode' | head -n 1"
+        )
+        .split("]")[0]
+        .strip("[ ")
+    )
+    assert node.ssh("findmnt -no SOURCE /rofs").strip().startswith("/dev/loop")
+    assert farm.server is not None
+    farm.server.stop()
+    try:
+        node.ssh("echo 3 > /proc/sys/vm/drop_caches")
+        assert node.ssh("tar -cf - /rofs/usr/share /rofs/usr/lib | wc -c", timeout=300).strip()
+        node.power_button()
+        node.wait_off(timeout=180)
+    finally:
+        farm.server.start()
+
+
+def test_two_nodes_at_once_get_each_their_own(pair: tuple[Node, Node]) -> None:
+    first, second = pair
+    assert first.ssh("hostname").strip() == "first-node"
+    assert second.ssh("hostname").strip() == "second-node"
+    assert "/opt/ltsp/amd64@" in first.ssh("cat /proc/cmdline")
+    assert "/opt/ltsp/amd64-containerd@" in second.ssh("cat /proc/cmdline")
+    assert first.ssh("cat /etc/machine-id") != second.ssh("cat /etc/machine-id")
+    assert first.ssh("ls /usr/sbin/dockerd").strip() == "/usr/sbin/dockerd"
+    assert second.ssh("ls /usr/sbin/dockerd 2>/dev/null || echo none").strip() == "none"
+
+
+def test_failing_rcfile_line_is_seen_on_the_server(farm: Rack, pair: tuple[Node, Node]) -> None:
+    first, _ = pair
+    seen = wait_phase(farm, first, "rcfile")
+    assert seen["status"] == "error"
+    assert "RCFILE_02_BREAKS" in str(seen["detail"])
+    assert "7" in str(seen["detail"])
+    assert first.ssh("test -e /run/never && echo ran || echo stopped").strip() == "stopped"
+
+
+def test_live_roots_outlive_a_minute_without_the_server(
+    farm: Rack, pair: tuple[Node, Node]
+) -> None:
+    assert farm.server is not None
+    digests = {}
+    for node in pair:
+        node.ssh(
+            "nohup sh -c 'sleep 20; echo 3 > /proc/sys/vm/drop_caches; "
+            "tar -cf - /rofs/usr/lib | sha256sum > /run/read; touch /run/read-done' "
+            ">/dev/null 2>&1 &"
+        )
+    farm.server.kill()
+    time.sleep(60)
+    for node in pair:
+        node.check()
+    farm.server.start()
+    for node in pair:
+        node.ssh("timeout 240 sh -c 'until [ -e /run/read-done ]; do sleep 1; done'", timeout=300)
+        digests[node.name] = node.ssh("cat /run/read").strip()
+        node.ssh("echo 3 > /proc/sys/vm/drop_caches")
+        again = node.ssh("tar -cf - /rofs/usr/lib | sha256sum", timeout=300).strip()
+        assert digests[node.name] == again
+        assert "I/O error" not in node.console.text()
+    for node in pair:
+        node.power_button()
+        node.wait_off(timeout=180)
