@@ -193,30 +193,32 @@ class AptView:
 
     def _key_file(self, repository: Repository) -> Path:
         where = f"{self.recipe.file}: repositories.{repository.name}.key"
+        data = self._key_bytes(repository, where)
+        if repository.key_sha256:
+            _check_sha256(data, repository.key_sha256, where)
+        path = self._stored_key(data)
+        if repository.key_fingerprint:
+            _check_fingerprint(path, repository.key_fingerprint, where)
+        return path
+
+    def _key_bytes(self, repository: Repository, where: str) -> bytes:
         if not repository.key.startswith("https://"):
             path = Path(repository.key)
             try:
-                data = path.read_bytes()
+                return path.read_bytes()
             except OSError as error:
                 raise BuildError(
                     f"{where}: cannot read {path}: {error.strerror}", hint=repository.missing_hint
                 ) from None
-            if repository.key_sha256:
-                _check_sha256(data, repository.key_sha256, where)
-            return self._stored_key(data)
-        stored = [*(self._cache / "apt" / "keys").glob(f"{repository.key_sha256}.*")]
-        if stored:
-            return stored[0]
         try:
             with urllib.request.urlopen(repository.key, timeout=60) as response:
-                data = response.read(1 << 20)
+                data: bytes = response.read(1 << 20)
         except (urllib.error.URLError, OSError) as error:
             raise BuildError(
                 f"{where}: cannot fetch {repository.key}: {error}",
                 hint="check the network, or keep the key as a file beside the recipe",
             ) from None
-        _check_sha256(data, repository.key_sha256, where)
-        return self._stored_key(data)
+        return data
 
     def _stored_key(self, data: bytes) -> Path:
         """A copy that apt can read, named by content; the suffix tells apt the form."""
@@ -315,4 +317,23 @@ def _check_sha256(data: bytes, expected: str, where: str) -> None:
         raise BuildError(
             f"{where}: its SHA-256 is {actual}, not {expected}",
             hint="look whether the key changed for a good reason, then correct key_sha256",
+        )
+
+
+def _check_fingerprint(path: Path, expected: str, where: str) -> None:
+    """Every primary key in the file must be the expected one: apt would trust any of them."""
+    options = ["--batch", "--no-options", "--no-default-keyring", "--with-colons"]
+    what = f"{where}: not an OpenPGP key"
+    output = run(["gpg", *options, "--show-keys", path], what=what)
+    found: list[str] = []
+    primary = False
+    for fields in (line.split(":") for line in output.splitlines()):
+        if fields[0] in ("pub", "sub"):
+            primary = fields[0] == "pub"
+        elif fields[0] == "fpr" and primary:
+            found.append(fields[9])
+    if found != [expected]:
+        raise BuildError(
+            f"{where}: its fingerprint is {', '.join(found) or 'missing'}, not {expected}",
+            hint="look whether the key changed for a good reason, then correct key_fingerprint",
         )

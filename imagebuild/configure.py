@@ -162,7 +162,10 @@ def remove_identity(root: Path) -> None:
 
 
 def clean(root: Path) -> None:
-    """Logs, caches, temporary files, and what runs only at build time."""
+    """Logs, caches, temporary files, and what is only for building or for booting from a disk.
+
+    /boot/config-* stays: kubeadm reads it.
+    """
     # dev, proc: a bootstrap and a plain chroot leave something there; the node mounts its own.
     for directory in ("tmp", "var/tmp", "run", "dev", "proc", "sys", "var/log/apt"):
         _empty(root / directory)
@@ -177,6 +180,8 @@ def clean(root: Path) -> None:
         "var/lib/dpkg/*-old",
         "etc/*-",
         "boot/initrd.img-*",
+        "boot/vmlinuz-*",
+        "boot/System.map-*",
         "initrd.img*",
         "vmlinuz*",
         "root/.bash_history",

@@ -18,7 +18,8 @@ class Repository:
     """One more apt repository.
 
     `uri` is absolute (a relative `file:` is resolved against the recipe).
-    `key` is a file, or an https URL with `key_sha256`. `pin` maps packages to
+    `key` is a file, or an https URL; `key_sha256` pins its bytes, `key_fingerprint` its
+    primary key. `pin` maps packages to
     a version prefix. A `file:` repository is never left in the image.
     """
 
@@ -28,6 +29,7 @@ class Repository:
     components: tuple[str, ...]
     key: str
     key_sha256: str = ""
+    key_fingerprint: str = ""
     pin: Mapping[str, str] = field(default_factory=dict)
     missing_hint: str = ""
 

@@ -162,7 +162,8 @@ def _read_repositories(node: Node) -> tuple[Repository, ...]:
 
 
 def _read_repository(node: Node) -> Repository:
-    keys = ["name", "uri", "suite", "components", "key", "key_sha256", "pin", "missing_hint"]
+    key_keys = ["key", "key_sha256", "key_fingerprint"]
+    keys = ["name", "uri", "suite", "components", *key_keys, "pin", "missing_hint"]
     section = Section(node, keys)
     uri = section.need("uri", lambda n: n.line(r"(file:|https?://)\S+", "http:, https: or file:"))
     if uri.startswith("file:"):
@@ -176,10 +177,14 @@ def _read_repository(node: Node) -> Repository:
         raise section.children["components"].error("a flat repository has no components")
     key = section.need("key", lambda n: n.line(), "the file that signs it, or its https URL")
     sha256 = section.get("key_sha256", _sha256, "")
+    fingerprint = section.get(
+        "key_fingerprint", lambda n: n.line(r"[0-9A-F]{40}", "40 capital hex digits, no spaces"), ""
+    )
     if key.startswith("https://"):
-        if not sha256:
+        if not sha256 and not fingerprint:
             raise section.children["key"].error(
-                "a key from the network needs key_sha256", f"curl -s {key} | sha256sum"
+                "a key from the network needs key_fingerprint or key_sha256",
+                f"curl -s {key} | gpg --show-keys",
             )
     elif re.match(r"[a-z]+://", key):
         raise section.children["key"].error(f"{key!r}: only a file or an https URL")
@@ -192,6 +197,7 @@ def _read_repository(node: Node) -> Repository:
         components=components,
         key=key,
         key_sha256=sha256,
+        key_fingerprint=fingerprint,
         pin=section.get("pin", lambda n: n.texts_by_key(_PACKAGE, _PACKAGE_HINT), {}),
         missing_hint=section.get("missing_hint", lambda n: n.line(), ""),
     )

@@ -91,6 +91,9 @@ def bootstrap(context: StageContext) -> None:
         what="bootstrapping the base system failed",
         hint="check mirrors: of the recipe and the network",
     )
+    # Its settings name this machine's proxies; ours follow.
+    for path in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap"):
+        (context.root / path).unlink(missing_ok=True)
 
 
 def bootstrap_argv(context: StageContext) -> list[str]:
