@@ -9,6 +9,9 @@ from typing import Literal
 
 from rack.errors import RackError
 
+FIRST_SLOT = 16
+"""PCI slot of the first NIC; the others follow. Linux names it enp0s16."""
+
 Firmware = Literal["bios", "uefi"]
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -62,6 +65,11 @@ class NodeSpec:
         )
 
     @property
+    def boot_interface(self) -> str:
+        """What udev names the NIC that it boots from."""
+        return f"enp0s{FIRST_SLOT + self.boot_nic}"
+
+    @property
     def nics(self) -> tuple[Nic, ...]:
         """All cards in PCI order."""
         cards = list(self.extra_nics)
@@ -113,7 +121,7 @@ def qemu_argv(
             )
     argv = [
         *(qemu or "qemu-system-x86_64", "-name", spec.name, "-uuid", spec.uuid),
-        *("-machine", "q35,graphics=off", *accelerator),
+        *("-machine", "q35,graphics=off,sata=off", *accelerator),
         *("-m", str(spec.memory), "-smp", str(spec.cpus)),
         *("-nodefaults", "-display", "none", "-vga", "none", "-boot", "strict=on"),
         "-chardev",
@@ -131,7 +139,7 @@ def qemu_argv(
             *("-drive", f"if=pflash,format=raw,unit=1,file={files.variables}"),
         ]
     for index, (nic, tap) in enumerate(zip(spec.nics, files.taps, strict=True)):
-        device = f"{nic.model},netdev=net{index},mac={nic.mac}"
+        device = f"{nic.model},netdev=net{index},mac={nic.mac},addr={FIRST_SLOT + index:#x}"
         if index == spec.boot_nic:
             device += ",bootindex=1"
         if spec.firmware == "uefi":

@@ -187,7 +187,7 @@ class Rack:
         values = {
             "server": SERVER_IP,
             "ssh_key": self.ssh_key.with_suffix(".pub").read_text().strip(),
-            "netconsole_interface": "eth0",
+            "netconsole_interface": NodeSpec("any").boot_interface,
             "netconsole_target": NETCONSOLE_IP,
         }
         if self._control_plane is not None:

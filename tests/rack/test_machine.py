@@ -16,7 +16,7 @@ def values_of(argv: list[str], flag: str) -> list[str]:
 def test_bios_machine_boots_from_its_only_nic() -> None:
     assert qemu_argv(SPEC, FILES) == [
         *("qemu-system-x86_64", "-name", "n", "-uuid", "11111111-2222-3333-4444-555555555555"),
-        *("-machine", "q35,graphics=off", "-accel", "tcg,thread=multi,tb-size=64"),
+        *("-machine", "q35,graphics=off,sata=off", "-accel", "tcg,thread=multi,tb-size=64"),
         *("-cpu", "qemu64", "-m", "1024", "-smp", "1"),
         *("-nodefaults", "-display", "none", "-vga", "none", "-boot", "strict=on"),
         "-chardev",
@@ -26,7 +26,7 @@ def test_bios_machine_boots_from_its_only_nic() -> None:
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=rng"),
         *("-netdev", "tap,id=net0,ifname=tap0,script=no,downscript=no"),
-        *("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01,bootindex=1"),
+        *("-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01,addr=0x10,bootindex=1"),
     ]
 
 
@@ -50,15 +50,16 @@ def test_boot_nic_keeps_its_place_among_several() -> None:
     files = MachineFiles(Path("/r"), Path("/s"), "n", ["t0", "t1", "t2"])
     cards = values_of(qemu_argv(spec, files), "-device")[-3:]
     assert cards == [
-        "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01",
-        "e1000,netdev=net1,mac=52:54:00:00:00:09,bootindex=1",
-        "e1000e,netdev=net2,mac=52:54:00:00:00:02",
+        "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01,addr=0x10",
+        "e1000,netdev=net1,mac=52:54:00:00:00:09,addr=0x11,bootindex=1",
+        "e1000e,netdev=net2,mac=52:54:00:00:00:02,addr=0x12",
     ]
 
 
 def test_disks_and_accelerator() -> None:
     spec = NodeSpec("n", mac="52:54:00:00:00:01", disks=(Path("/d0"), Path("/d1")))
     argv = qemu_argv(spec, FILES, KVM)
+    assert spec.boot_interface == "enp0s16"
     assert values_of(argv, "-accel") == ["kvm"]
     assert [drive.split(",")[3] for drive in values_of(argv, "-drive")] == ["file=/d0", "file=/d1"]
 
