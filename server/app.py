@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from server.bootplan import BootPlan
 from server.boottree import BootTree, Ports, Site
 from server.config import Config, apply_limits
 from server.errors import ServerError
@@ -71,7 +72,7 @@ class App:
             self.sources.site,
             self.identifier,
             Ports(config.http.port, config.nbd.port, functools.partial(find_address, config)),
-            self._complain,
+            self._planned,
         )
         self.services = self._make_services()
 
@@ -133,9 +134,13 @@ class App:
             _log.debug("%s %s %s: %s", event.node, event.source, event.phase, dict(event.detail))
         self.nodes.record(event)
 
-    def _complain(self, client: str, path: str, message: str) -> None:
+    def _planned(self, client: str, path: str, outcome: BootPlan | str) -> None:
         phase = "root" if path.startswith("/opt/") else "menu"
-        detail = {"status": "error", "path": path, "message": message}
+        if isinstance(outcome, str):
+            detail = {"status": "error", "path": path, "message": outcome}
+        else:
+            image = outcome.image
+            detail = {"status": "ok", "path": path, "image": image.name, "digest": image.digest}
         self.record(Event(time.time(), client, "plan", phase, detail))
 
     def health(self) -> dict[str, Any]:

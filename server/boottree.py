@@ -48,8 +48,8 @@ class Ports:
     address_of: Callable[[str], str]
 
 
-Complain = Callable[[str, str, str], None]
-"""(client IP, path, message): a node could not be given a plan."""
+Told = Callable[[str, str, BootPlan | str], None]
+"""(client IP, path, the plan that was made for it or why there is none)."""
 
 
 class BootTree:
@@ -63,12 +63,12 @@ class BootTree:
         site: Callable[[], Site],
         identifier: Identifier,
         ports: Ports,
-        complain: Complain = lambda client, path, message: None,
+        told: Told = lambda client, path, outcome: None,
     ) -> None:
         self._site = site
         self._identifier = identifier
         self._ports = ports
-        self._complain = complain
+        self._told = told
         self._plans: OrderedDict[tuple[Identity, str], BootPlan | ServerError] = OrderedDict()
         self._planned_for: Site | None = None
 
@@ -148,7 +148,7 @@ class BootTree:
         try:
             return self.plan(client_ip, name).image
         except ServerError as error:
-            self._complain(client_ip, f"/opt/ltsp/{name}", _one_line(error))
+            self._told(client_ip, f"/opt/ltsp/{name}", _one_line(error))
             return self._find_image(name, "current")
 
     def _find_image(self, name: str, tag_or_digest: str) -> Image | None:
@@ -196,9 +196,11 @@ class BootTree:
     def _grub_cfg(self, name: str, client_ip: str, path: str) -> Content:
         menu = self._site().menu
         try:
-            text = render_grub_cfg(self.plan(client_ip, name), menu)
+            plan = self.plan(client_ip, name)
+            text = render_grub_cfg(plan, menu)
+            self._told(client_ip, path, plan)
         except ServerError as error:
-            self._complain(client_ip, path, _one_line(error))
+            self._told(client_ip, path, _one_line(error))
             node = self._identifier.identify(client_ip).node_id
             text = render_grub_error(node, error, menu)
         return BytesContent(text.encode())
@@ -207,9 +209,11 @@ class BootTree:
         base = f"http://{self._ports.address_of(client_ip)}:{self._ports.http}"
         script = f"/ltsp/{name}/boot.ipxe"
         try:
-            text = render_ipxe(self.plan(client_ip, name), base, script)
+            plan = self.plan(client_ip, name)
+            text = render_ipxe(plan, base, script)
+            self._told(client_ip, path, plan)
         except ServerError as error:
-            self._complain(client_ip, path, _one_line(error))
+            self._told(client_ip, path, _one_line(error))
             node = self._identifier.identify(client_ip).node_id
             text = render_ipxe_error(node, error, base, script)
         return BytesContent(text.encode())

@@ -159,10 +159,10 @@ class Nodes:
             phase == "loader" and detail.get("status") == "error" and not is_core(path)
         )  # GRUB asks for files that need not be there
         if marks:
-            _mark(boot, phase, event.time, detail)
+            _mark(boot, phase, event, detail)
             if digest := str(detail.get("digest") or digest_of(path)):
                 boot.digest = digest
-                boot.image = _image_of(path) or boot.image
+                boot.image = str(detail.get("image") or _image_of(path)) or boot.image
         self._append(node, event, phase, path, detail)
 
     def nodes(self) -> list[Node]:
@@ -386,7 +386,8 @@ def _starts_boot(boot: Boot, event: Event, phase: str, path: str, boot_id: str) 
     return False
 
 
-def _mark(boot: Boot, phase: str, now: float, detail: Mapping[str, Any]) -> None:
+def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> None:
+    now = event.time
     status = str(detail.get("status") or "ok")
     if status not in STATUSES:
         status = "start"  # "stop": a size probe, or a file that was closed early
@@ -400,6 +401,8 @@ def _mark(boot: Boot, phase: str, now: float, detail: Mapping[str, Any]) -> None
     seen.last = max(seen.last, now)
     seen.count += 1
     seen.bytes += amount
+    if phase == "menu" and event.source != "plan" and status != "error":
+        return  # what the menu says was decided before it was sent
     seen.status = status
     seen.detail = text
 

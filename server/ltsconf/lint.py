@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 
 from server.ltsconf.conf import decode
 from server.ltsconf.glob import is_glob, match_glob
 from server.ltsconf.grammar import Document, Entry, Section, parse_document
 from server.ltsconf.lint_order import check_order
-from server.ltsconf.lint_values import check_entry
+from server.ltsconf.lint_values import check_entry, redact
 from server.ltsconf.lookup import DEFAULT, LIKE, Index
 from server.ltsconf.problem import Finding, Outcome, Problem
 from server.ltsconf.scan import Included, ReadInclude
@@ -35,8 +36,9 @@ _RANGE = re.compile(rb"[0-9]+(\.[0-9]+){3}-[0-9.]+")
 def lint(main: Included, read_include: ReadInclude) -> list[Problem]:
     """All problems of a text and its includes, in the order of their places."""
     document = parse_document(main, read_include, recover=True)
+    found = {*document.problems, *lint_document(document)}
     return sorted(
-        {*document.problems, *lint_document(document)},
+        (replace(one, message=redact(one.message), excerpt=redact(one.excerpt)) for one in found),
         key=lambda p: (p.path != main.path, p.path, p.line, p.column, p.code),
     )
 

@@ -40,6 +40,13 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 _IMAGE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})?([:@][A-Za-z0-9._-]+)?")
 
 
+def redact(text: str) -> str:
+    """The text without what looks like a secret: reports stand in logs of CI."""
+    for pattern, _ in _SECRETS:
+        text = pattern.sub("…", text)
+    return text
+
+
 def check_entry(document: Document, section: Section, entry: Entry) -> Iterator[Remark]:
     """All remarks on one line."""
     key = entry.key.upper().decode("utf-8", "replace")
@@ -108,7 +115,7 @@ def _check_key(key: str) -> Iterator[Remark]:
             "unknown-variable",
             f"{_cut(key)} is no variable that bootfarm knows",
             (f"Did you mean {near}? " if near else "")
-            + "Only PREINIT_* and INIT_COMMAND_* see it, in their environment.",
+            + "As it is, only PREINIT_* and INIT_COMMAND_* see it, in their environment.",
         )
 
 
@@ -149,7 +156,7 @@ def _check_writing(document: Document, entry: Entry, key: str, value: str) -> It
         yield (
             "warning",
             "value-on-next-line",
-            f"the value of {shown} stands on a later line: an = takes the next text wherever",
+            f"the value of {shown} stands on a later line: an = takes the next text, on whatever line",
             f'For an empty value write {shown} = "".',
         )
     if _QUOTES.search(value[:_LONGEST]) and (not entry.quoted or _QUOTES.match(value)):

@@ -42,8 +42,8 @@ All of them read a bare file, a template (below) or a ConfigMap manifest with a 
   a quoted value.
 - A node's ids are its host name, IP and MAC (lower case, colons), compared without regard to case.
   What applies, the first wins: the section of the first id that has one; its LIKEs, breadth first;
-  for each id the first section that matches as a glob (`* ? [a-z]`, quoted: `["pc[0-9]"]`), with its
-  LIKEs; `[default]`; the image's own `lts_defaults`.
+  for each id the first section that matches as a glob (`* ? [a-z]`, quoted: `["pc[0-9]"]`), with
+  its LIKEs; `[default]`; the image's own `lts_defaults`.
 - Within a section the last line of a key wins. `NONE` unsets a key.
 - `LIKE = name` includes the section of that name. `LIKE` in `[default]` is not followed.
 - `include path` on a line of its own reads another file when this one has ended, so this file's
@@ -68,8 +68,8 @@ so that the file itself holds no secret:
     RCFILE_07_JOIN = "kubeadm join --token {{ secrets.join_token }} {{ farm.api }}"
 
 A name that is not known is an error for that node, with line and name; other nodes are not
-concerned. A value of an expression is one line. A rendering may take 2 seconds, 512 MiB and 4 MiB of
-text.
+concerned. A value of an expression is one line. A rendering may take 2 seconds, 512 MiB and 4 MiB
+of text.
 
 ## Variables
 """

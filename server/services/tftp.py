@@ -159,13 +159,13 @@ class TftpService:
             return
         link = self._links.get(client)
         if link is not None:
+            link.catch_up()  # its last ACK may be waiting, sent before this request
+        if link is not None and not link.closed:
             if link.packet == packet and not link.transfer.confirmed:
                 link.repeat(now)
                 return
             # The port is used anew: the old transfer is over for the client.
-            link.transfer.outcome = link.transfer.outcome or Outcome(
-                "stop", "the client began anew"
-            )
+            link.transfer.outcome = Outcome("stop", "the client began anew")
             link.finish()
         try:
             request = parse_request(packet)

@@ -16,6 +16,7 @@ MAX_DATAGRAM: Final = 65000
 """Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
 TICK: Final = 0.005
 """Seconds; due retransmissions this close together are done in one turn."""
+MAX_CATCH_UP: Final = 64
 SOL_UDP: Final = socket.IPPROTO_UDP
 Address = tuple[str, int]
 
@@ -44,6 +45,7 @@ class Link:
         "_loading",
         "_local",
         "_reader",
+        "_segmenting",
         "_segments",
         "_service",
         "began",
@@ -79,8 +81,9 @@ class Link:
         self._loading = False
         self._local = local
         stride = reader.layout.stride
-        self._segments = min(MAX_SEGMENTS, MAX_DATAGRAM // stride)
+        self._segments = max(1, min(MAX_SEGMENTS, MAX_DATAGRAM // stride))
         """Packets in one call; 1: the kernel cannot segment for this path."""
+        self._segmenting = False
         self.sock: socket.socket | None = None
         if not service.single_port:
             self.sock = self._open(local)
@@ -96,20 +99,10 @@ class Link:
                 window = self.transfer.windowsize * self._reader.layout.stride
                 size = max(self._service.limits.send_buffer, 2 * window)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-                self._set_segment(sock)
         except OSError:
             sock.close()
             raise
         return sock
-
-    def _set_segment(self, sock: socket.socket) -> None:
-        if self._segments > 1:
-            try:
-                sock.setsockopt(SOL_UDP, UDP_SEGMENT, self._reader.layout.stride)
-            except OSError:
-                self._segments = 1
-        else:
-            self._segments = 1
 
     def start(self, now: float) -> None:
         self.transfer.start(now)
@@ -122,6 +115,21 @@ class Link:
         if not self._loading and self.transfer.repeat(now):
             self._send()
 
+    def catch_up(self) -> None:
+        """Take what has come to the link's own socket up to now."""
+        for _ in range(MAX_CATCH_UP):
+            sock = self.sock
+            if sock is None:
+                return
+            try:
+                packet = sock.recv(1024)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._gone()
+                return
+            self.on_packet(packet)
+
     def _on_readable(self) -> None:
         sock = self.sock
         if sock is None:
@@ -133,17 +141,10 @@ class Link:
         except OSError:
             self._gone()
             return
-        transfer = self.transfer
-        if transfer.receive(packet, self._service.loop.time()):
-            if not self._loading:
-                self._send()
-                if transfer.deadline < self.watched:
-                    self._watch()
-        elif transfer.outcome is not None:
-            self.finish()
+        self.on_packet(packet)
 
     def on_packet(self, packet: bytes) -> None:
-        """A packet that came to the service's own socket."""
+        """Take a packet from the client."""
         transfer = self.transfer
         if transfer.receive(packet, self._service.loop.time()):
             if not self._loading:
@@ -169,6 +170,7 @@ class Link:
         self.closed = True
         transfer = self.transfer
         if transfer.farewell:
+            self._segment(0)
             if self.sock is None:
                 self._service.tell(transfer.farewell, self.client, self._local)
             else:
@@ -198,6 +200,8 @@ class Link:
         if first == 0:
             self._put([memoryview(transfer.oack)], 0)
             return
+        if count > 1 and not self._segmenting:
+            self._segment(self._reader.layout.stride)
         step = self._segments
         while count > 0:
             part = count if count < step else step
@@ -209,6 +213,18 @@ class Link:
                 return
             first += part
             count -= part
+
+    def _segment(self, size: int) -> None:
+        """From now on the kernel cuts what is sent into packets of so many bytes; 0: it does not.
+
+        Not before the first window: the OACK may be longer than a block.
+        """
+        self._segmenting = size > 0
+        if self.sock is not None and self._segments > 1:
+            try:
+                self.sock.setsockopt(SOL_UDP, UDP_SEGMENT, size)
+            except OSError:
+                self._segments = 1
 
     def _put(self, packets: list[memoryview], count: int) -> bool:
         """Hand packets to the kernel; False when the rest had better not follow now."""
@@ -239,12 +255,8 @@ class Link:
 
     def _unsegmented(self, packets: list[memoryview], count: int) -> bool:
         """The path's MTU is less than a packet, or the device cannot: one by one from now on."""
+        self._segment(0)
         self._segments = 1
-        if self.sock is not None:
-            try:
-                self.sock.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
-            except OSError:
-                pass
         stride = self._reader.layout.stride
         for packet in packets:
             for start in range(0, len(packet), stride):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.store import Image, Store
+from server.bootplan import BootPlan
 from server.boottree import BootTree, Ports, Site
 from server.content import BytesContent, FileContent, NotFound, Refused
 from server.identity import make_identifier
@@ -30,7 +31,7 @@ IMAGE = storage
 class Farm:
     def __init__(self, store: Path, arp: Path) -> None:
         self.store = store
-        self.complaints: list[tuple[str, str, str]] = []
+        self.told: list[tuple[str, str, BootPlan | str]] = []
         self.site = self.make_site(CONF)
         inventory = Inventory(
             (
@@ -43,7 +44,7 @@ class Farm:
             lambda: self.site,
             make_identifier(inventory, {}, None, arp),
             Ports(8080, 10809, lambda ip: "10.9.0.1"),
-            lambda *words: self.complaints.append(words),
+            lambda *words: self.told.append(words),
         )
 
     def make_site(self, conf: bytes) -> Site:
@@ -113,6 +114,9 @@ def test_rendered_for_who_asks(farm: Farm) -> None:
     assert f"http://10.9.0.1:8080/ltsp/amd64/@{canary.digest}/vmlinuz" in farm.text(
         "/ltsp/amd64/boot.ipxe", NODE_1
     )
+    assert {plan.image.digest for _, _, plan in farm.told if isinstance(plan, BootPlan)} == {
+        canary.digest
+    }
     assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
     assert 'A="default"' in farm.text("/ltsp/amd64/lts.conf", STRANGER)
 
@@ -122,8 +126,10 @@ def test_a_node_without_a_plan_is_told_why_and_others_are_not_concerned(farm: Fa
     assert "image amd64 has no tag " in text
     assert "nonsense" in text
     assert "sleep --interruptible 30" in text
-    assert farm.complaints[0][:2] == (NODE_2, "/ltsp/amd64/grub/grub.cfg")
-    assert "it has: canary, current" in farm.complaints[0][2]
+    ((client, path, why),) = farm.told
+    assert (client, path) == (NODE_2, "/ltsp/amd64/grub/grub.cfg")
+    assert isinstance(why, str)
+    assert "it has: canary, current" in why
     assert "no tag" in farm.text("/ltsp/amd64/boot.ipxe", NODE_2)
     # Its loader still comes, or it could not say so.
     current = farm.image("amd64", "current")

@@ -144,6 +144,20 @@ def test_modules_that_grub_asks_for_in_vain_are_no_error() -> None:
     assert summarize(nodes.nodes()[0])["error"] == "loader: gave up"
 
 
+def test_a_menu_that_only_says_what_is_wrong_is_an_error_though_it_was_sent() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    menu = "/ltsp/amd64/grub/grub.cfg"
+    clock.see("plan", "menu", status="error", path=menu, message="no tag 'x'")
+    clock.tftp(menu)
+    assert summarize(nodes.nodes()[0])["error"] == "menu: no tag 'x'"
+    clock.see("plan", "menu", status="ok", path=menu, image="amd64", digest=DIGEST)
+    clock.tftp(menu)
+    summary = summarize(nodes.nodes()[0])
+    assert (summary["error"], summary["image"], summary["digest"]) == ("", "amd64", DIGEST)
+    assert summary["boots"] == 1
+
+
 def test_what_was_seen_of_an_address_goes_to_its_mac() -> None:
     known: dict[str, str] = {}
     nodes = Nodes(lambda ip: (known.get(ip), None))

@@ -1,0 +1,272 @@
+"""`bootfarm serve` as a process of its own, asked by curl, tftp and nbdinfo."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagebuild.store import Store
+from tests.server.farm import FILES, publish
+
+BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()", "serve")
+GOOD = "[default]\nGREETING = one\n"
+BAD = "[default]\nGREETING = two\n[empty]\n[x]\nA = 1\n"
+
+
+def free_ports() -> tuple[int, int, int]:
+    """A UDP and two TCP ports that are free now."""
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_STREAM):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
+            sock.bind(("127.0.0.1", 0))
+            ports.append(sock.getsockname()[1])
+    return ports[0], ports[1], ports[2]
+
+
+class Server:
+    """A server process on loopback."""
+
+    def __init__(self, directory: Path, arguments: Sequence[str] = ()) -> None:
+        self.directory = directory
+        self.tftp, self.nbd, self.http = free_ports()
+        self.arguments = tuple(arguments)
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def argv(self) -> list[str]:
+        base = self.directory
+        return [
+            *(*BOOTFARM, "--store", str(base / "store"), "--lts-conf", str(base / "lts.conf")),
+            *("--state", str(base / "state"), "--listen", "127.0.0.1"),
+            *("--tftp-port", str(self.tftp), "--nbd-port", str(self.nbd)),
+            *("--http-port", str(self.http), *self.arguments),
+        ]
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def start(self) -> str:
+        """Start it; the line that says that it is ready."""
+        with (self.directory / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                self.argv, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "ready" in line, self.log
+        return line
+
+    def fails(self) -> str:
+        """Start it and expect that it ends by itself; what it said."""
+        done = subprocess.run(self.argv, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1, done.stderr
+        assert "ready" not in done.stdout
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def get(self, path: str) -> bytes:
+        done = subprocess.run(
+            ["curl", "-sS", "--fail", "--max-time", "10", f"http://127.0.0.1:{self.http}{path}"],
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, path: str) -> Any:
+        return json.loads(self.get(path))
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Path:
+    publish(tmp_path / "store")
+    (tmp_path / "lts.conf").write_text(GOOD)
+    return tmp_path
+
+
+@pytest.fixture
+def server(farm: Path) -> Iterator[Server]:
+    server = Server(farm)
+    yield server
+    if server.process is not None:
+        server.stop(signal.SIGKILL)
+
+
+def replace(path: Path, text: str) -> None:
+    path.with_name("new").write_text(text)
+    path.with_name("new").rename(path)
+
+
+def test_every_service_answers_once_it_says_ready(server: Server, tmp_path: Path) -> None:
+    line = server.start()
+    assert f"tftp {server.tftp}, nbd {server.nbd}, http {server.http}; 1 image" in line
+    assert server.json("/healthz")["status"] == "ok"
+    assert server.get("/ltsp/amd64/vmlinuz") == FILES["vmlinuz"]
+    script = f"mode binary\nget /ltsp/amd64/grub/i386-pc/core.0 {tmp_path}/core\n"
+    subprocess.run(["tftp", "127.0.0.1", str(server.tftp)], input=script, text=True, check=True)
+    assert (tmp_path / "core").read_bytes() == FILES["boot/grub/i386-pc/core.0"]
+    uri = f"nbd://127.0.0.1:{server.nbd}//opt/ltsp/amd64"
+    info = subprocess.run(["nbdinfo", "--json", uri], capture_output=True, check=True)
+    (export,) = json.loads(info.stdout)["exports"]
+    assert export["export-size"] == len(FILES["rootfs.squashfs"])
+    (node,) = server.json("/api/nodes")
+    assert node["ip"] == "127.0.0.1"
+    assert (node["phase"], node["image"]) == ("root", "amd64")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_clients_connected(server: Server, number: int) -> None:
+    server.start()
+    with contextlib.ExitStack() as stack:
+        for port in (server.nbd, server.http):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        began = time.monotonic()
+        assert server.stop(number) == 0
+        assert time.monotonic() - began < 5, "the promise of its help text"
+
+
+@pytest.mark.parametrize("service", ["tftp", "nbd", "http"])
+def test_a_port_that_is_taken_names_port_owner_and_remedy(server: Server, service: str) -> None:
+    kind = socket.SOCK_DGRAM if service == "tftp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if service != "tftp":
+            taken.listen()
+        port = taken.getsockname()[1]
+        setattr(server, service, port)
+        said = server.fails()
+    assert f"{service} cannot bind" in said
+    assert f"127.0.0.1:{port}" in said
+    assert f"pid {os.getpid()}" in said
+    assert "hint:" in said
+
+
+def test_a_part_of_the_services(farm: Path) -> None:
+    server = Server(farm, ["--services", "http"])
+    try:
+        assert "tftp" not in server.start()
+        assert list(server.json("/healthz")["services"]) == ["http"]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.nbd))
+    finally:
+        server.stop()
+
+
+def test_a_good_edit_and_a_bad_one_and_a_restart(server: Server, farm: Path) -> None:
+    server.start()
+    path = "/ltsp/amd64/lts.conf"
+    assert b'GREETING="one"' in server.get(path)
+    replace(farm / "lts.conf", GOOD.replace("one", "uno"))
+    assert b'GREETING="uno"' in server.get(path)
+
+    replace(farm / "lts.conf", BAD)
+    assert b'GREETING="uno"' in server.get(path)
+    health = server.json("/healthz")
+    assert health["status"] == "degraded"
+    assert "lts.conf:3:" in health["problems"][0]
+    assert "lts.conf:3:" in server.log
+
+    server.stop(signal.SIGKILL)
+    server.start()
+    assert b'GREETING="uno"' in server.get(path)
+    assert server.json("/healthz")["status"] == "degraded"
+    replace(farm / "lts.conf", GOOD)
+    assert b'GREETING="one"' in server.get(path)
+    assert server.json("/healthz")["status"] == "ok"
+
+
+def test_a_new_tag_is_served_without_a_restart(server: Server, farm: Path) -> None:
+    server.start()
+    image = publish(farm / "store", kernel="new")
+    assert image.digest.encode() in server.get("/ltsp/amd64/grub/grub.cfg")
+    Store(farm / "store").rollback("amd64")
+    assert image.digest.encode() not in server.get("/ltsp/amd64/grub/grub.cfg")
+
+
+def test_timelines_are_kept_over_a_restart(server: Server) -> None:
+    server.start()
+    server.get("/ltsp/amd64/grub/grub.cfg")
+    before = server.json("/api/nodes/127.0.0.1")
+    server.stop()
+    server.start()
+    assert server.json("/api/nodes/127.0.0.1") == before
+
+
+def test_one_node_without_a_plan(server: Server, farm: Path) -> None:
+    (farm / "lts.conf").write_text("[127.0.0.1]\nIMAGE = amd64:nonsense\n")
+    server.start()
+    assert b"has no tag" in server.get("/ltsp/amd64/grub/grub.cfg")
+    (node,) = server.json("/api/nodes")
+    assert "has no tag 'nonsense'" in node["error"]
+    assert server.json("/healthz")["status"] == "ok"
+    replace(farm / "lts.conf", GOOD)
+    assert b"menuentry 'amd64:current" in server.get("/ltsp/amd64/grub/grub.cfg")
+    (node,) = server.json("/api/nodes")
+    assert node["error"] == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("adress: 10.9.0.1\n", "farm.yaml: adress: unknown key"),
+        ("nbd: {limits: {conections: 5}}\n", "farm.yaml: nbd.limits.conections: unknown key"),
+        ("http: [\n", "farm.yaml:2:1:"),
+    ],
+)
+def test_a_wrong_farm_yaml(farm: Path, config: str, said: str) -> None:
+    (farm / "farm.yaml").write_text(config)
+    assert said in Server(farm, ["--config", str(farm / "farm.yaml")]).fails()
+
+
+def test_a_bad_first_lts_conf(server: Server, farm: Path) -> None:
+    (farm / "lts.conf").write_text(BAD)
+    said = server.fails()
+    assert f"{farm}/lts.conf:3:" in said
+    assert "hint:" in said
+
+
+def test_no_store(server: Server, farm: Path) -> None:
+    (farm / "store").rename(farm / "elsewhere")
+    assert "there is no such directory" in server.fails()
+
+
+def test_address_map_decides_who_asks(farm: Path) -> None:
+    (farm / "farm.yaml").write_text(
+        'address_map: {127.0.0.1: "52:54:00:00:00:01"}\n'
+        'inventory: [{mac: "52:54:00:00:00:01", hostname: node-1}]\n'
+    )
+    (farm / "lts.conf").write_text("[node-1]\nA = by-name\n")
+    server = Server(farm, ["--config", str(farm / "farm.yaml")])
+    server.start()
+    try:
+        assert b'A="by-name"' in server.get("/ltsp/amd64/lts.conf?mac=52:54:00:00:00:01")
+        argv = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
+        url = f"http://127.0.0.1:{server.http}/ltsp/amd64/lts.conf?mac=52:54:00:00:00:02"
+        assert subprocess.run([*argv, url], capture_output=True, text=True).stdout == "403"
+        form = ["-d", "mac=52:54:00:00:00:01", "-d", "phase=ready", "-d", "status=ok"]
+        url = f"http://127.0.0.1:{server.http}/beacon"
+        assert subprocess.run([*argv, *form, url], capture_output=True, text=True).stdout == "204"
+        node = server.json("/api/nodes/52:54:00:00:00:01")
+        assert (node["hostname"], node["phase"]) == ("node-1", "ready")
+    finally:
+        server.stop()
