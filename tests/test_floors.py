@@ -13,11 +13,14 @@ HOUSE = Path(__file__).parent.parent
 # and do not import each other.
 FLOORS = [
     ["imagebuild.errors"],
-    ["imagebuild.run", "imagebuild.manifest"],
-    ["imagebuild.store"],
-    ["imagebuild.recipe"],
+    ["imagebuild.run", "imagebuild.manifest", "imagebuild.ingredients", "imagebuild.yamlnode"],
+    ["imagebuild.store", "imagebuild.kernel", "imagebuild.listing"],
+    ["imagebuild.recipe", "imagebuild.apt", "imagebuild.patches", "imagebuild.configure"],
+    ["imagebuild.stage", "imagebuild.runtime"],
+    ["imagebuild.chrootapt"],
     ["imagebuild.stages"],
     ["imagebuild.pipeline"],
+    ["imagebuild.progress"],
     ["imagebuild.container"],
     ["imagebuild.cli"],
     ["server.errors"],
