@@ -16,7 +16,8 @@ fail() {
 # step PHASE FUNCTION: runs it until it succeeds; on failure tells console and server, then gives
 # a shell (whose end means: try again) or reboots, as bootfarm.on_error= says.
 step() {
-    until FAILED_WHAT='' "$2"; do
+    FAILED_WHAT=
+    until "$2"; do
         if [ -z "$FAILED_WHAT" ]; then
             FAILED_WHAT="the step $2 failed"
             FAILED_EXPECTED="that it succeeds"
@@ -28,6 +29,7 @@ step() {
         else
             give_shell
         fi
+        FAILED_WHAT=
     done
 }
 

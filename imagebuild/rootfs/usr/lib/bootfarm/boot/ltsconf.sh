@@ -49,3 +49,42 @@ get_ltsconf() {
         "/ltsp/$(state_get name)/lts.conf from $(state_get server)" \
         "http://$(state_get server):$(state_get http)/healthz"
 }
+
+# cmdline_settings: ltsp.key=value of the kernel command line as KEY="value" lines, as in LTSP 5.
+cmdline_settings() {
+    set -f
+    # shellcheck disable=SC2013 # words are what it holds
+    for word in $(cat "$BOOTFARM_ROOT/proc/cmdline"); do
+        case $word in
+        ltsp.?*=*)
+            settings_key=$(printf '%s' "${word%%=*}" | tr '[:lower:]' '[:upper:]')
+            if is_flat_key "${settings_key#LTSP.}"; then
+                printf '%s="%s"\n' "${settings_key#LTSP.}" "${word#*=}"
+            fi
+            ;;
+        esac
+    done
+    set +f
+}
+
+# apply_cmdline_settings: they replace what lts.conf says, in the place that order gives them.
+apply_cmdline_settings() {
+    cmdline_settings >"$BOOTFARM_STATE/settings"
+    [ -s "$BOOTFARM_STATE/settings" ] || return 0
+    {
+        echo '# bootfarm lts.conf'
+        {
+            while IFS= read -r settings_line; do
+                case $settings_line in
+                '#'*) continue ;;
+                esac
+                grep -q "^${settings_line%%=*}=" "$BOOTFARM_STATE/settings" ||
+                    printf '%s\n' "$settings_line"
+            done <"$BOOTFARM_STATE/lts.conf"
+            cat "$BOOTFARM_STATE/settings"
+        } | LC_ALL=C sort -V
+        echo '# end'
+    } >"$BOOTFARM_STATE/lts.conf.new"
+    mv "$BOOTFARM_STATE/lts.conf.new" "$BOOTFARM_STATE/lts.conf"
+    say "$(grep -c = "$BOOTFARM_STATE/settings") values from the kernel command line (ltsp.key=value)"
+}

@@ -35,6 +35,7 @@ bootfarm_mountroot() {
     report network ok "$(state_get interface) $(state_get ip)"
     set_clock
     step ltsconf get_ltsconf
+    apply_cmdline_settings
     step root attach_root
     step root move_root_to_ram
     step root mount_overlay
