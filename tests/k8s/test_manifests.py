@@ -1,0 +1,155 @@
+"""k8s/: as written, as rendered, by schema, and before a real API server."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from server.config import SERVICES, parse_config, parse_services
+from server.ltsconf import LtsConf
+from tests.kustomize import render
+
+HOUSE = Path(__file__).parents[2]
+K8S = HOUSE / "k8s"
+OVERLAYS = {
+    "base": K8S / "base",
+    "daemonset": K8S / "overlays/daemonset",
+    "two-containers": K8S / "overlays/two-containers",
+}
+IMAGE = "registry.example.org/bootfarm:latest"
+CONFIG_MOUNTS = {
+    "base": "/etc/bootfarm",
+    "daemonset": "/etc/bootfarm",
+    "two-containers": "/var/lib/tftpboot/ltsp/amd64/config",
+}
+UID = 10069
+
+
+def newest_version() -> str:
+    """The newest Kubernetes whose schemas the package has, as `1.37.0`."""
+    package = Path(str(kubernetes_validate.__file__)).parent / "kubernetes-json-schema"
+    versions = {path.name.split("-")[0].removeprefix("v") for path in package.iterdir()}
+    return max(versions, key=lambda text: tuple(int(part) for part in text.split(".")))
+
+
+def check_schema(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, newest_version(), strict=True)
+
+
+def base_documents() -> list[dict[str, Any]]:
+    kustomization = yaml.safe_load((K8S / "base/kustomization.yaml").read_text())
+    return [
+        yaml.safe_load((K8S / "base" / name).read_text()) for name in kustomization["resources"]
+    ]
+
+
+def workload(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = [d for d in documents if d["kind"] in ("Deployment", "DaemonSet")]
+    return found
+
+
+def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    spec = workload(documents)["spec"]["template"]["spec"]
+    assert isinstance(spec, dict)
+    return spec
+
+
+@pytest.mark.parametrize("document", base_documents(), ids=lambda document: document["kind"])
+def test_base_is_what_the_newest_schema_wants(document: dict[str, Any]) -> None:
+    check_schema(document)
+
+
+def test_the_schema_check_can_fail() -> None:
+    document = workload(base_documents())
+    document["spec"]["template"]["spec"]["hostNetwrk"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check_schema(document)
+
+
+def test_configmap_files_are_what_the_server_reads() -> None:
+    kustomization = yaml.safe_load((K8S / "base/kustomization.yaml").read_text())
+    (generator,) = kustomization["configMapGenerator"]
+    assert generator["name"] == "ltsp-config"
+    assert generator["files"] == ["lts.conf", "farm.yaml"]
+    assert kustomization["generatorOptions"] == {"disableNameSuffixHash": True}
+    LtsConf.load(K8S / "base/lts.conf")
+    data = yaml.safe_load((K8S / "base/farm.yaml").read_text())
+    config = parse_config(data, "farm.yaml", Path("/etc/bootfarm"))
+    assert config.lts_conf == Path("/etc/bootfarm/lts.conf")
+    assert (config.store, config.state) == (
+        Path("/var/lib/bootfarm/store"),
+        Path("/var/lib/bootfarm/state"),
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(OVERLAYS))
+def rendered(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    """An overlay's name and its documents."""
+    return request.param, list(yaml.safe_load_all(render(OVERLAYS[request.param])))
+
+
+Rendered = tuple[str, list[dict[str, Any]]]
+
+
+@pytest.mark.integration
+def test_rendered_is_what_the_newest_schema_wants(rendered: Rendered) -> None:
+    for document in rendered[1]:
+        check_schema(document)
+        if document["kind"] != "Namespace":
+            assert document["metadata"]["namespace"] == "bootfarm"
+
+
+@pytest.mark.integration
+def test_every_container_runs_without_root(rendered: Rendered) -> None:
+    spec = pod(rendered[1])
+    assert spec["hostNetwork"] is True
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == UID
+    for container in spec["containers"]:
+        assert container["image"] == IMAGE
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}
+        assert "privileged" not in security
+
+
+@pytest.mark.integration
+def test_services_and_probes_cover_everything_once(rendered: Rendered) -> None:
+    name, documents = rendered
+    mount = CONFIG_MOUNTS[name]
+    served: list[str] = []
+    for container in pod(documents)["containers"]:
+        words = container["args"]
+        assert words[:3] == ["serve", "--config", f"{mount}/farm.yaml"]
+        index = words.index("--services") if "--services" in words else None
+        services = words[index + 1] if index is not None else ",".join(SERVICES)
+        served += parse_services(services)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            command = container[probe]["exec"]["command"]
+            assert command[:2] == ["bootfarm", "healthcheck"]
+            assert f"{mount}/farm.yaml" in " ".join(command)
+            if index is not None:
+                assert f"--services={services}" in command
+        (config,) = [m for m in container["volumeMounts"] if m["name"] == "config"]
+        assert config["mountPath"] == mount
+        assert "subPath" not in config  # an edit would never arrive
+    assert sorted(served) == sorted(SERVICES)
+
+
+@pytest.mark.integration
+def test_nothing_is_permitted_that_is_not_used(rendered: Rendered) -> None:
+    kinds = {document["kind"] for document in rendered[1]}
+    assert not {kind for kind in kinds if kind.endswith(("Role", "RoleBinding"))}
+    assert pod(rendered[1])["automountServiceAccountToken"] is False
+
+
+@pytest.mark.integration
+def test_daemonset_runs_on_labelled_nodes_from_their_own_disk() -> None:
+    documents = list(yaml.safe_load_all(render(OVERLAYS["daemonset"])))
+    assert workload(documents)["kind"] == "DaemonSet"
+    assert pod(documents)["nodeSelector"] == {"bootfarm/server": "true"}
+    (data,) = [volume for volume in pod(documents)["volumes"] if volume["name"] == "data"]
+    assert data["hostPath"] == {"path": "/var/lib/bootfarm", "type": "Directory"}
+    assert "PersistentVolumeClaim" not in {document["kind"] for document in documents}
