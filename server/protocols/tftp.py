@@ -13,7 +13,7 @@ from server.protocols.tftp_wire import ErrorCode, Opcode, pack_error, pack_oack,
 
 DEFAULT_BLKSIZE: Final = 512
 MAX_BLKSIZE: Final = 65464
-MAX_WINDOWSIZE: Final = 4096
+MAX_WINDOW_BYTES: Final = 128 * 1024
 
 FIRST_RTO: Final = 1.0
 """Seconds before the first retransmission, while no round trip has been measured."""
@@ -41,6 +41,7 @@ def negotiate(
     *,
     max_blksize: int = MAX_BLKSIZE,
     max_windowsize: int = 64,
+    max_window_bytes: int = MAX_WINDOW_BYTES,
 ) -> Negotiated:
     """Answer what was asked and understood, nothing else (RFC 2347).
 
@@ -64,6 +65,11 @@ def negotiate(
         elif name == "windowsize" and 1 <= value <= 65535:
             windowsize = min(value, max_windowsize)
             oack[name] = str(windowsize)
+    if windowsize * blksize > max_window_bytes:
+        # RFC 7440 section 3: the server may answer with less. What does not fit
+        # into the client's socket buffer would be lost in each window anew.
+        windowsize = max(1, max_window_bytes // blksize)
+        oack["windowsize"] = str(windowsize)
     return Negotiated(blksize, windowsize, timeout, oack or None)
 
 

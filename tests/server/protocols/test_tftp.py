@@ -42,6 +42,10 @@ from server.protocols.tftp_wire import pack_ack, pack_error
         ({"windowsize": "16"}, Negotiated(512, 16, None, {"windowsize": "16"})),
         ({"windowsize": "65535"}, Negotiated(512, 64, None, {"windowsize": "64"})),
         ({"windowsize": "0"}, Negotiated()),
+        (
+            {"windowsize": "64", "blksize": "8192"},
+            Negotiated(8192, 16, None, {"windowsize": "16", "blksize": "8192"}),
+        ),
         ({"multicast": "", "rollover": "0", "x": "1"}, Negotiated()),
         (
             {"tsize": "0", "x": "1", "windowsize": "4", "blksize": "512"},
@@ -56,6 +60,11 @@ def test_negotiation_answers_what_it_understood(
     assert got == expected
     # In the order in which they were asked for.
     assert list(got.oack or ()) == [name for name in options if name in (got.oack or ())]
+
+
+def test_a_block_larger_than_a_windows_bytes_goes_alone() -> None:
+    got = negotiate({"blksize": "65464", "windowsize": "9"}, 1, max_window_bytes=60_000)
+    assert (got.blksize, got.windowsize) == (65464, 1)
 
 
 def test_an_unknown_size_is_not_told() -> None:
