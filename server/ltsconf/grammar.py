@@ -12,6 +12,7 @@ error counts, and an empty section before an error counts as a section too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from server.ltsconf.problem import Outcome, Problem, Source
 from server.ltsconf.scan import (
@@ -26,8 +27,7 @@ from server.ltsconf.scan import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line `key = value`; the key as written, offsets in the document's buffer."""
 
     key: bytes

@@ -156,7 +156,8 @@ def _check_writing(document: Document, entry: Entry, key: str, value: str) -> It
         yield (
             "warning",
             "value-on-next-line",
-            f"the value of {shown} stands on a later line: an = takes the next text, on whatever line",
+            f"the value of {shown} stands on a later line: an = takes the next text, wherever it"
+            " stands",
             f'For an empty value write {shown} = "".',
         )
     if _QUOTES.search(value[:_LONGEST]) and (not entry.quoted or _QUOTES.match(value)):

@@ -23,6 +23,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from server.ltsconf.problem import Outcome, Problem, Source
 
@@ -49,8 +50,7 @@ class Kind(Enum):
 _SINGLES = {0x3D: Kind.EQUALS, 0x5B: Kind.OPEN, 0x5D: Kind.CLOSE}
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """`start` and `end` are offsets in the scanner's buffer; value is None if never set."""
 
     kind: Kind
@@ -344,23 +344,23 @@ class Scanner:
     def _text(self, start: int) -> Token | None:
         """A bare string, an include, or blanks (None)."""
         buffer = self.input.buffer
-        if start == 0 or buffer[start - 1] == 0x0A:
+        if buffer[start] in b" \ti" and (start == 0 or buffer[start - 1] == 0x0A):
             path_start = self._match_include(start)
             if path_start:
                 return self._include(start, path_start)
         end = self._span(_TEXT, start, start)
         self.position = end
         text = bytes(buffer[start:end])
-        if not text.strip(b" \t"):
-            return None
         value = text.strip()
-        nul = text.find(b"\0")
-        if nul >= 0:
+        if not value and not text.strip(b" \t"):
+            return None
+        if b"\0" in text:
+            nul = text.find(b"\0")
             value = text[:nul].strip()
             self._note_nul(start + nul)
         self._last_value = value
-        # The first byte that is not white: that is where people look.
-        lead = len(text) - len(text.lstrip())
+        # From the first byte on that is not white: that is where people look.
+        lead = len(text) - len(text.lstrip()) if text[0] in _WHITE else 0
         return Token(Kind.STRING, start + (lead if lead < len(text) else 0), end, value)
 
     def _match_include(self, start: int) -> int:
