@@ -289,7 +289,7 @@ def _open_state(path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.write_bytes(b"")
         probe.unlink()

@@ -144,6 +144,7 @@ class LtsConfSource:
         data = {"format": 1, "main": str(self.path), "texts": packed}
         try:
             beside = self._state / f".{LAST_GOOD}.new"
+            beside.touch(mode=0o600)
             beside.write_text(json.dumps(data))
             os.replace(beside, self._state / LAST_GOOD)
         except OSError as error:
