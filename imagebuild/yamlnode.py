@@ -29,7 +29,13 @@ class RecipeError(BuildError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without dates, and with duplicate keys refused."""
+    """YAML without dates and aliases, and with duplicate keys refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "no aliases (*name) in a recipe", mark)
+        return super().compose_node(parent, index)
 
 
 def _no_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
