@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +139,9 @@ class Nodes:
         self._identify = identify
         self._limit = limit
         self._events = events
-        self._nodes: dict[str, Node] = {}
+        # Both in the order in which the nodes were last seen.
+        self._nodes: OrderedDict[str, Node] = OrderedDict()
+        self._strangers: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
 
@@ -202,6 +204,10 @@ class Nodes:
             node.events = deque(maxlen=self._events)
             self._nodes[key] = node
             self._gone.discard(key)
+        self._nodes.move_to_end(key)
+        if mac is None:
+            self._strangers[key] = None
+            self._strangers.move_to_end(key)
         node.ip = ip or node.ip
         node.hostname = hostname or node.hostname
         self._dirty[key] = None
@@ -210,6 +216,7 @@ class Nodes:
     def _adopt(self, ip: str, mac: str) -> None:
         """What was seen of an address belongs to the machine that has it."""
         stranger = self._nodes.pop(ip)
+        self._strangers.pop(ip, None)
         self._forget(ip)
         if mac not in self._nodes:
             stranger.key, stranger.mac = mac, mac
@@ -218,11 +225,10 @@ class Nodes:
 
     def _make_room(self) -> None:
         while len(self._nodes) >= self._limit:
-            victim = min(
-                self._nodes.values(), key=lambda node: (node.mac is not None, node.last_seen)
-            )
-            del self._nodes[victim.key]
-            self._forget(victim.key)
+            key = next(iter(self._strangers or self._nodes))
+            del self._nodes[key]
+            self._strangers.pop(key, None)
+            self._forget(key)
 
     def _forget(self, key: str) -> None:
         self._dirty.pop(key, None)
@@ -271,6 +277,7 @@ class Nodes:
             files = sorted(directory.glob("*.json"))
         except OSError:
             return 0
+        found: list[Node] = []
         for file in files:
             try:
                 node = _unpack(json.loads(file.read_bytes()), self._events)
@@ -278,8 +285,12 @@ class Nodes:
                 _log.warning("%s: not a timeline, left aside: %s", file, error)
                 continue
             if _file_name(node.key) == file.name:
-                self._make_room()
-                self._nodes[node.key] = node
+                found.append(node)
+        for node in sorted(found, key=lambda node: node.last_seen):
+            self._make_room()
+            self._nodes[node.key] = node
+            if node.mac is None:
+                self._strangers[node.key] = None
         return len(self._nodes)
 
     def save(self, directory: Path, most: int | None = None) -> int:

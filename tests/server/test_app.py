@@ -1,0 +1,51 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from server.app import App, _find_culprit, find_address
+from server.config import Config, Transport, override
+from server.errors import ServerError
+from server.services.http import HttpService
+from tests.server.farm import publish
+
+
+def test_the_address_that_nodes_are_told() -> None:
+    config = Config()
+    assert find_address(override(config, address="10.9.0.2"), "127.0.0.1") == "10.9.0.2"
+    assert find_address(override(config, listen="127.0.0.9"), "127.0.0.1") == "127.0.0.9"
+    assert find_address(config, "127.0.0.1") == "127.0.0.1"
+    with pytest.raises(ServerError, match="no route to"):
+        find_address(config, "not an address")
+
+
+def test_what_fails_in_a_service_is_told_under_its_name(tmp_path: Path) -> None:
+    publish(tmp_path / "store")
+    loop = asyncio.new_event_loop()
+    try:
+        config = Config(store=tmp_path / "store", services=("http",), http=Transport(0))
+        app = App(config, loop)
+        http = app.services["http"]
+        assert isinstance(http, HttpService)
+        with pytest.raises(RuntimeError) as caught:
+            http.start()  # was never bound
+        assert _find_culprit(caught.value) == "http"
+        app._on_failure(loop, {"exception": caught.value})
+        health = app.health()
+        assert health["status"] == "degraded"
+        assert health["problems"][0].startswith("http failed: ")
+        app._on_failure(loop, {"message": "something else"})
+        assert "server failed: something else" in app.health()["problems"]
+    finally:
+        loop.close()
+
+
+def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    publish(tmp_path / "store")
+    (tmp_path / "state").write_text("a file")
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(ServerError, match="--state"):
+            App(Config(store=tmp_path / "store", state=tmp_path / "state"), loop)
+    finally:
+        loop.close()
