@@ -279,8 +279,8 @@ def _remedy(client: Client, loaders: Loaders) -> str:
     if client.firmware is None:
         return "image builds are for x86-64 machines that boot by BIOS, UEFI x64 or UEFI HTTP"
     if client.firmware is Firmware.UEFI_HTTP:
-        return f"image {loaders.image} is not served for HTTP boot: choose PXE in the firmware"
-    return f"image {loaders.image} holds none for it"
+        return f"image {loaders.image} has none for HTTP boot: choose PXE in the firmware"
+    return f"image {loaders.image} holds none: build it again with this version of bootfarm"
 
 
 def _answer_proxy(
