@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Sequence
@@ -30,6 +31,13 @@ KEYRINGS = {
     "ubuntu": "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
 }
 KEYRING_PACKAGES = {"debian": "debian-archive-keyring", "ubuntu": "ubuntu-keyring"}
+_VIEW_DIRECTORIES = (
+    "etc/apt.conf.d",
+    "etc/sources.list.d",
+    "etc/preferences.d",
+    "state/lists/partial",
+    "cache",
+)
 _VERSIONED = ("kubelet", "kubeadm", "kubectl")
 _PROXY = re.compile(r'Acquire::https?::Proxy(::[\w.-]+)? "[^"]*";')
 _INSTALLED = re.compile(r"Inst (\S+) (?:\[\S+\] )?\((\S+) ")
@@ -230,7 +238,7 @@ class AptView:
 
     def _write(self) -> None:
         etc = self.directory / "etc"
-        for path in ("etc/sources.list.d", "etc/preferences.d", "state/lists/partial", "cache"):
+        for path in _VIEW_DIRECTORIES:
             (self.directory / path).mkdir(parents=True, exist_ok=True)
         (self.directory / "status").write_text("")
         sources = [render_distribution(self.recipe, self.mirrors)]
@@ -322,9 +330,10 @@ def _check_sha256(data: bytes, expected: str, where: str) -> None:
 
 def _check_fingerprint(path: Path, expected: str, where: str) -> None:
     """Every primary key in the file must be the expected one: apt would trust any of them."""
-    options = ["--batch", "--no-options", "--no-default-keyring", "--with-colons"]
     what = f"{where}: not an OpenPGP key"
-    output = run(["gpg", *options, "--show-keys", path], what=what)
+    with tempfile.TemporaryDirectory() as home:
+        argv = ["gpg", "--homedir", home, "--batch", "--with-colons", "--show-keys", str(path)]
+        output = run(argv, what=what)
     found: list[str] = []
     primary = False
     for fields in (line.split(":") for line in output.splitlines()):

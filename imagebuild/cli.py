@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from imagebuild import imagecli
 from imagebuild.errors import BuildError
 from imagebuild.ingredients import Squashfs
 from imagebuild.manifest import is_image_name
@@ -216,4 +217,4 @@ def format_size(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-COMMANDS: list[click.Command] = [build_command, images_group]
+COMMANDS: list[click.Command] = [build_command, images_group, *imagecli.COMMANDS]
