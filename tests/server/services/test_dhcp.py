@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from rack.namespace import Namespace
+from rack.process import wait_for
 from server.errors import ServerError
 from server.events import Event
 from server.protocols.dhcp import Client, Loaders
@@ -384,3 +386,45 @@ def test_another_dhcp_server_on_this_machine_is_named(network: Namespace) -> Non
     network.in_network(service.bind)  # nothing was left behind by the first try
     loop.run_until_complete(service.stop())
     loop.close()
+
+
+@pytest.mark.integration
+def test_a_dhcp_client_that_we_did_not_write_gets_renews_and_releases(
+    network: Namespace, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text(
+        '#!/bin/sh\n[ "$1" = bound ] && busybox ip address add "$ip/16" dev "$interface"\n'
+        'echo "$1 $ip $subnet $router $dns $lease" >> "$0.log"\n'
+    )
+    script.chmod(0o755)
+    addresses = Range("10.9.1.1", "10.9.1.1", router="10.9.0.254", dns=(SERVER,), seconds=16)
+    machine = Namespace()
+    enter = ["nsenter", f"--net=/proc/{network.pid}/ns/net"]
+    subprocess.run([*enter, "ip", "link", "set", "peer0", "netns", str(machine.pid)], check=True)
+    machine.run(["ip", "link", "set", "peer0", "up"])
+    running = Running(network, mode="full", addresses=addresses, interface="net0")
+    log = tmp_path / "client.log"
+    try:
+        client = machine.start(
+            "udhcpc",
+            ["busybox", "udhcpc", "-f", "-R", "-n", "-i", "peer0", "-s", str(script)],
+            log,
+        )
+
+        def has(word: str) -> Callable[[], bool]:
+            return lambda: word in Path(f"{script}.log").read_text()
+
+        wait_for(lambda: Path(f"{script}.log").exists(), 20, "the script's start")
+        wait_for(has("bound 10.9.1.1 255.255.0.0 10.9.0.254 10.9.0.1 16"), 20, "a lease")
+        wait_for(has("renew 10.9.1.1"), 30, "a renewal", processes=(client,))
+        client.stop()
+
+        def told() -> list[object]:
+            return [event.detail["request"] for event in running.events]
+
+        wait_for(lambda: "release" in told(), 20, "the release")
+        assert told() == ["discover", "request", "request", "release"]
+    finally:
+        running.close()
+        machine.close()
