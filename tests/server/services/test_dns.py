@@ -1,6 +1,7 @@
 import asyncio
 import ipaddress
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -106,3 +107,13 @@ def test_a_port_in_use_is_explained(service: DnsService) -> None:
     )
     with pytest.raises(ServerError, match="dns cannot bind UDP"):
         second.bind()
+
+
+@pytest.mark.integration
+def test_a_resolver_that_we_did_not_write_finds_names_both_ways(service: DnsService) -> None:
+    place = f"127.0.0.1:{service.port}"
+    for name, expected in (("node1.farm.test", "10.9.1.1"), ("10.9.1.1", "node1.farm.test")):
+        done = subprocess.run(
+            ["busybox", "nslookup", name, place], capture_output=True, text=True, timeout=30
+        )
+        assert expected in done.stdout.partition("\n\n")[2], done
