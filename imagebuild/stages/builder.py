@@ -17,14 +17,14 @@ from imagebuild.errors import BuildError
 from imagebuild.ingredients import Build, Recipe
 from imagebuild.kernel import kernel_version
 from imagebuild.run import run as run_command
-from imagebuild.stage import Inputs, StageContext
+from imagebuild.stage import Inputs, StageContext, tree_files
 from imagebuild.stages import basesystem
 
 NAME = "builder"
 TOOLS = {"chroot": "coreutils"}
 OUTPUTS = "outputs.tar"
 
-NBDROOT_SOURCE = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm/nbdroot.c"
+NBDROOT_SOURCES = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm"
 NBDROOT = "/usr/lib/bootfarm/nbdroot"
 _WORK = "usr/src/bootfarm-build"
 _COMPILER = ("gcc", "libc6-dev", "make")
@@ -42,7 +42,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
                 for b in recipe.builds
             ],
         },
-        [("builder.py", Path(__file__)), ("nbdroot.c", NBDROOT_SOURCE)],
+        [("builder.py", Path(__file__)), *tree_files(NBDROOT_SOURCES, "nbdroot")],
     )
 
 
@@ -86,13 +86,13 @@ def run(context: StageContext) -> None:
 
 def build_nbdroot(context: StageContext) -> None:
     """The static program that attaches the node's root."""
-    source = context.root / "usr/src/bootfarm/nbdroot.c"
-    source.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(NBDROOT_SOURCE, source)
+    directory = "usr/src/bootfarm"
+    shutil.copytree(NBDROOT_SOURCES, context.root / directory, dirs_exist_ok=True)
+    sources = [f"/{directory}/{path.name}" for path in sorted(NBDROOT_SOURCES.glob("*.c"))]
     (context.root / NBDROOT.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
     context.chroot.run(
-        ["gcc", *flags, "-o", NBDROOT, "/usr/src/bootfarm/nbdroot.c"],
+        ["gcc", *flags, "-o", NBDROOT, *sources],
         what="cannot compile nbdroot",
     )
 
