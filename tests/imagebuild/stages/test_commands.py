@@ -1,0 +1,143 @@
+"""The command lines of the stages, word for word."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagebuild.apt import AptView
+from imagebuild.errors import BuildError
+from imagebuild.ingredients import Mirrors, Recipe
+from imagebuild.run import NAMESPACES
+from imagebuild.stage import StageContext
+from imagebuild.stages import basesystem, builder, final, ltsp_image
+
+RecipeOf = Callable[..., Recipe]
+
+
+@pytest.fixture
+def context(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageContext:
+    recipe = dataclasses.replace(recipe_of(), mirrors=Mirrors("http://a", "http://s"))
+    monkeypatch.setattr("imagebuild.apt.machine_proxies", lambda: ())
+    return StageContext(
+        recipe=recipe,
+        apt=AptView(recipe, tmp_path / "cache"),
+        root=Path("/work/root"),
+        product=tmp_path / "product",
+        products={},
+        cache=Path("/cache"),
+    )
+
+
+def test_mmdebstrap_with_the_cache_mounted(context: StageContext) -> None:
+    archives = "/var/cache/apt/archives"
+    assert basesystem.bootstrap_argv(context) == [
+        *NAMESPACES,
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=apt",
+        "--architectures=amd64",
+        "--format=directory",
+        '--aptopt=Acquire::Languages "none"',
+        "--dpkgopt=force-unsafe-io",
+        "--skip=essential/unlink",
+        f'--setup-hook=mkdir -p "$1{archives}" && mount --bind "/cache/apt/archives" '
+        f'"$1{archives}" && mkdir -p "$1{archives}/partial"',
+        f'--customize-hook=umount "$1{archives}"',
+        "",
+        "/work/root",
+        "-",
+    ]
+
+
+def test_mmdebstrap_where_nothing_can_be_mounted(context: StageContext) -> None:
+    argv = basesystem.bootstrap_argv(dataclasses.replace(context, isolate=False))
+    assert argv[0] == "mmdebstrap"
+    assert not any("mount" in word for word in argv)
+
+
+def test_mksquashfs() -> None:
+    assert ltsp_image.squash_argv(Path("/r"), Path("/s"), 3, 1000) == [
+        *("mksquashfs", "/r", "/s", "-comp", "zstd", "-Xcompression-level", "3"),
+        *("-b", "131072", "-noappend", "-no-progress", "-xattrs", "-mkfs-time", "1000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("platform", "target", "own"),
+    [("i386-pc", "i386-pc-pxe", "pxe"), ("x86_64-efi", "x86_64-efi", "efinet")],
+)
+def test_grub_mkimage(platform: str, target: str, own: str) -> None:
+    argv = final.boot_loader_argv("amd64", platform, Path("/out/core"))
+    assert argv[:9] == [
+        *("grub-mkimage", "--format", target, "--directory", f"/usr/lib/grub/{platform}"),
+        *("--prefix", "/ltsp/amd64/grub", "--output", "/out/core"),
+    ]
+    needed = "regexp net tftp http linux normal serial terminal test sleep reboot echo configfile"
+    assert {own, *needed.split()} <= set(argv[9:])
+
+
+def test_every_module_exists() -> None:
+    for platform, own in (("i386-pc", "pxe"), ("x86_64-efi", "efinet")):
+        directory = Path("/usr/lib/grub") / platform
+        if not directory.is_dir():
+            pytest.skip(f"GRUB's platform {platform} is not installed")
+        names = final.boot_loader_argv("a", platform, Path("x"))[9:]
+        assert own in names
+        assert [name for name in names if not (directory / f"{name}.mod").is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "headers"),
+    [
+        ("linux-image-cloud-amd64", "linux-headers-cloud-amd64"),
+        ("linux-image-6.1.0-49-amd64", "linux-headers-6.1.0-49-amd64"),
+    ],
+)
+def test_headers_are_beside_the_kernel(recipe_of: RecipeOf, kernel: str, headers: str) -> None:
+    recipe = dataclasses.replace(recipe_of(), kernel_package=kernel)
+    assert builder.headers_package(recipe) == headers
+
+
+def test_short_versions() -> None:
+    packages = {"docker.io": "20.10.24+dfsg1-1+deb12u1+b6", "kubelet": "1.37.0-1.1", "x": "1"}
+    packages["openssh-server"] = "1:9.2p1-2+deb12u3"
+    assert final.short_versions(packages) == {
+        "docker.io": "20.10.24",
+        "kubelet": "1.37.0",
+        "openssh-server": "9.2",
+    }
+
+
+def test_outputs_are_found_through_links_and_stay_inside(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "usr/lib/modules/6.1/updates/deep").mkdir(parents=True)
+    (root / "usr/lib/modules/6.1/updates/deep/x.ko").write_text("x")
+    (root / "lib").symlink_to("usr/lib")
+    (root / "out").symlink_to("/etc")
+    updates = "usr/lib/modules/6.1/updates"
+    assert [str(path) for path in builder.find_outputs(root, "/lib/modules/*/updates")] == [
+        updates,
+        f"{updates}/deep",
+        f"{updates}/deep/x.ko",
+    ]
+    assert builder.find_outputs(root, "/usr/bin/nothing") == []
+    with pytest.raises(BuildError, match="leads out of the image"):
+        builder.find_outputs(root, "/out/passwd")
+
+
+def test_only_outputs_leave_the_builder(tmp_path: Path) -> None:
+    root, target = tmp_path / "root", tmp_path / "target"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/tool").write_text("tool")
+    (root / "usr/bin/tool").chmod(0o4755)
+    (root / "usr/bin/gcc").write_text("gcc")
+    (root / "usr/bin/alias").symlink_to("tool")
+    builder.pack_outputs(root, ["/usr/bin/tool", "/usr/bin/alias"], tmp_path / "outputs.tar")
+    (target / "usr/bin").mkdir(parents=True)
+    (target / "bin").symlink_to("usr/bin")
+    builder.unpack_outputs(tmp_path / "outputs.tar", target)
+    assert sorted(path.name for path in (target / "usr/bin").iterdir()) == ["alias", "tool"]
+    assert (target / "usr/bin/tool").stat().st_mode & 0o7777 == 0o4755
+    assert (target / "bin").is_symlink()

@@ -1,0 +1,248 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagebuild import configure, runtime
+from imagebuild.errors import BuildError
+from imagebuild.ingredients import AddedFile, Console, ContainerRuntime, Kubernetes, Recipe
+
+RecipeOf = Callable[..., Recipe]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    for directory in ("etc", "root", "usr/lib", "usr/bin", "usr/sbin"):
+        (root / directory).mkdir(parents=True)
+    (root / "lib").symlink_to("usr/lib")
+    (root / "etc/shadow").write_text("root:*:1:0:::::\ndaemon:*:1:0:::::\n")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nuser:x:1234:1234::/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nstaff:x:50:\n")
+    return root
+
+
+def test_rootfs_files_links_and_modes(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "rootfs"
+    (source / "usr/src/bootfarm").mkdir(parents=True)
+    (source / "usr/src/bootfarm/x.c").write_text("")
+    (source / "sbin").mkdir()
+    (source / "sbin/init-ltsp").write_text("#!/bin/sh\n")
+    (source / "sbin/init-ltsp").chmod(0o700)
+    (source / "etc").mkdir()
+    (source / "etc/conf").write_text("x")
+    (source / "etc/conf").chmod(0o600)
+    (source / "etc/link").symlink_to("/nowhere")
+    configure.install_rootfs(root, source)
+    assert (root / "sbin/init-ltsp").stat().st_mode & 0o777 == 0o755
+    assert (root / "etc/conf").stat().st_mode & 0o777 == 0o644
+    assert os.readlink(root / "etc/link") == "/nowhere"
+    assert not (root / "usr/src").exists()
+    configure.install_rootfs(root, source)
+
+
+def test_a_link_gives_way_to_a_packages_directory(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "rootfs"
+    (source / "opt/cni").mkdir(parents=True)
+    (source / "opt/cni/bin").symlink_to("/usr/lib/cni")
+    (root / "opt/cni/bin").mkdir(parents=True)
+    (root / "opt/cni/bin/loopback").write_text("")
+    configure.install_rootfs(root, source)
+    assert (root / "opt/cni/bin/loopback").is_file()
+
+
+def test_our_own_rootfs_can_be_installed(root: Path) -> None:
+    configure.install_rootfs(root)
+    assert (root / "usr/share/initramfs-tools/hooks/bootfarm-drivers").stat().st_mode & 0o100
+    assert (root / "usr/sbin/init-ltsp").stat().st_mode & 0o100
+
+
+def test_apparmor_profiles_are_disabled_by_links(root: Path) -> None:
+    directory = root / "etc/apparmor.d"
+    (directory / "abstractions").mkdir(parents=True)
+    for name in ("sbin.dhclient", "usr.bin.man", "lsb_release", "usr.d"):
+        (directory / name).mkdir() if name == "usr.d" else (directory / name).write_text("")
+    configure.disable_apparmor_profiles(root)
+    links = {path.name: os.readlink(path) for path in (directory / "disable").iterdir()}
+    assert links == {
+        "sbin.dhclient": "/etc/apparmor.d/sbin.dhclient",
+        "usr.bin.man": "/etc/apparmor.d/usr.bin.man",
+    }
+    configure.disable_apparmor_profiles(root)
+
+
+def test_lts_defaults_are_flat_text(root: Path, recipe_of: RecipeOf) -> None:
+    configure.write_lts_defaults(root, recipe_of("lts_defaults: {B: 'a \"b\"', A: ''}\n"))
+    text = (root / "etc/lts.conf").read_text()
+    assert text == '# bootfarm lts.conf\nA=""\nB="a "b""\n# end\n'
+
+
+def test_initramfs_modules_and_drivers(root: Path, recipe_of: RecipeOf) -> None:
+    recipe = recipe_of("initramfs: {modules: [e1000, bnx2x], network_drivers: all}\n")
+    configure.write_initramfs_modules(root, recipe)
+    assert (root / "etc/initramfs-tools/modules").read_text() == "e1000\nbnx2x\n"
+    conf = (root / "etc/initramfs-tools/conf.d/bootfarm-drivers").read_text()
+    assert "BOOTFARM_ALL_NETWORK_DRIVERS=y\n" in conf
+
+
+def with_console(recipe: Recipe, console: Console) -> Recipe:
+    import dataclasses
+
+    return dataclasses.replace(recipe, console=console)
+
+
+def test_console_is_locked_by_default(root: Path, recipe_of: RecipeOf) -> None:
+    configure.set_console(root, recipe_of())
+    assert (root / "etc/shadow").read_text().startswith("root:!:1:0:::::\ndaemon:*:")
+    assert not (root / "root/.ssh").exists()
+
+
+def test_console_with_password_and_keys(root: Path, recipe_of: RecipeOf) -> None:
+    console = Console(r"$6$s\1$hash", ("ssh-ed25519 AAAA me",))
+    configure.set_console(root, with_console(recipe_of(), console))
+    assert (root / "etc/shadow").read_text().startswith("root:$6$s\\1$hash:1:0")
+    keys = root / "root/.ssh/authorized_keys"
+    assert keys.read_text() == "ssh-ed25519 AAAA me\n"
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert keys.parent.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_added_files(root: Path, tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar", "c.txt"):
+        (tmp_path / name).write_text(name)
+    count = configure.add_file(
+        root, AddedFile("/usr/share/x/", None, str(tmp_path / "*.tar"), 0o640, "user:staff")
+    )
+    assert count == 2
+    path = root / "usr/share/x/a.tar"
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 50)
+    assert path.stat().st_mode & 0o777 == 0o640
+    configure.add_file(root, AddedFile("/lib/y", "content", "", 0o644, "root:root"))
+    assert (root / "usr/lib/y").read_text() == "content"
+
+
+@as_root
+def test_a_link_of_the_image_does_not_lead_to_this_machine(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "data").symlink_to(outside)
+    (root / "up").symlink_to("../../../../..")
+    configure.add_file(root, AddedFile("/data/file", "x", "", 0o644, "root:root"))
+    configure.add_file(root, AddedFile("/up/file2", "x", "", 0o644, "root:root"))
+    assert list(outside.iterdir()) == []
+    assert (root / str(outside).lstrip("/") / "file").read_text() == "x"
+    assert (root / "file2").read_text() == "x"
+
+
+@as_root
+def test_nothing_matches_a_source(root: Path, tmp_path: Path) -> None:
+    pattern = str(tmp_path / "*.none")
+    with pytest.raises(BuildError, match="nothing matches"):
+        configure.add_file(root, AddedFile("/x/", None, pattern, 0o644, "root:root"))
+    optional = AddedFile("/x/", None, pattern, 0o644, "root:root", optional=True)
+    assert configure.add_file(root, optional) == 0
+
+
+@as_root
+def test_an_owner_that_the_image_has_not(root: Path) -> None:
+    with pytest.raises(BuildError, match="no passwd entry 'nobody'"):
+        configure.add_file(root, AddedFile("/x", "x", "", 0o644, "nobody:root"))
+
+
+def test_identity_is_removed(root: Path) -> None:
+    for path in ("etc/ssh/ssh_host_rsa_key", "var/lib/systemd/random-seed", "etc/hostname"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("secret")
+    (root / "etc/machine-id").symlink_to("/run/machine-id")
+    configure.remove_identity(root)
+    assert not (root / "etc/ssh/ssh_host_rsa_key").exists()
+    assert not (root / "var/lib/systemd/random-seed").exists()
+    assert (root / "etc/machine-id").read_bytes() == b""
+    assert not (root / "etc/machine-id").is_symlink()
+    assert (root / "etc/hostname").read_text() == ""
+
+
+def test_clean_leaves_the_kernels_configuration(root: Path) -> None:
+    gone = ("boot/vmlinuz-6.1", "boot/initrd.img-6.1", "var/log/dpkg.log", "tmp/x/y", "etc/shadow-")
+    kept = ("boot/config-6.1", "var/log/journal/keep", "etc/fstab")
+    for path in (*gone, *kept):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("")
+    configure.clean(root)
+    assert [path for path in gone if (root / path).exists()] == []
+    assert [path for path in kept if not (root / path).exists()] == []
+    assert (root / "tmp").is_dir()
+
+
+DOCKER_UNIT = """\
+[Service]
+ExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS
+ExecReload=/bin/kill -s HUP $MAINPID
+"""
+
+
+def test_docker_has_a_unit_that_the_articles_preinit_can_edit(root: Path) -> None:
+    unit = root / "usr/lib/systemd/system/docker.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(DOCKER_UNIT)
+    runtime.configure_docker(root, ContainerRuntime("docker", (), ("--iptables=false", "--bip=x")))
+    own = root / "etc/systemd/system/docker.service"
+    assert not own.is_symlink()
+    assert "ExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS --iptables=false --bip=x\n" in (
+        own.read_text()
+    )
+    assert "ExecReload=/bin/kill -s HUP $MAINPID\n" in own.read_text()
+    assert os.readlink(root / "usr/bin/dockerd") == "../sbin/dockerd"
+    # And nothing else there: dockerd refuses what is in its command line too.
+    assert json.loads((root / "etc/docker/daemon.json").read_text()) == {
+        "exec-opts": ["native.cgroupdriver=systemd"]
+    }
+
+
+def test_docker_without_its_package(root: Path) -> None:
+    with pytest.raises(BuildError, match=r"bring no docker\.service"):
+        runtime.configure_docker(root, ContainerRuntime("docker", ()))
+
+
+def test_containerd_uses_systemds_cgroups(root: Path) -> None:
+    import tomllib
+
+    runtime.configure_containerd(root, ContainerRuntime("containerd", (), (), "pause:3.2"))
+    config = tomllib.loads((root / "etc/containerd/config.toml").read_text())
+    cri = config["plugins"]["io.containerd.grpc.v1.cri"]
+    assert config["version"] == 2
+    assert cri["sandbox_image"] == "pause:3.2"
+    assert cri["containerd"]["runtimes"]["runc"]["options"]["SystemdCgroup"] is True
+    assert cri["cni"] == {"bin_dir": "/opt/cni/bin", "conf_dir": "/etc/cni/net.d"}
+
+
+@pytest.mark.parametrize("cni", ["bridge", "none"])
+def test_cni_plugins_are_linked_and_a_bridge_only_if_wanted(root: Path, cni: str) -> None:
+    (root / "usr/lib/cni").mkdir()
+    (root / "usr/lib/cni/loopback").write_text("")
+    runtime.configure_cni(root, Kubernetes("1.20", "k", (), cni))
+    assert os.readlink(root / "opt/cni/bin/loopback") == "/usr/lib/cni/loopback"
+    conflist = root / "etc/cni/net.d/90-bootfarm.conflist"
+    assert conflist.exists() is (cni == "bridge")
+    if cni == "bridge":
+        assert json.loads(conflist.read_text())["plugins"][0]["ipam"]["dataDir"].startswith("/run")
+
+
+def test_kubelet_settings_are_a_drop_in(root: Path) -> None:
+    kubernetes = Kubernetes("1.37", "k", (), kubelet={"containerLogMaxSize": "10Mi"})
+    runtime.configure_kubelet(root, kubernetes)
+    drop_in = json.loads((root / "etc/kubernetes/kubelet.conf.d/50-recipe.conf").read_text())
+    assert drop_in["kind"] == "KubeletConfiguration"
+    assert drop_in["containerLogMaxSize"] == "10Mi"
+    assert "--config-dir=/etc/kubernetes/kubelet.conf.d" in (
+        (root / "etc/default/kubelet").read_text()
+    )
+
+
+def test_an_old_kubelet_reads_no_drop_in(root: Path) -> None:
+    with pytest.raises(BuildError, match=r"kubelet 1\.20 reads no drop-in"):
+        runtime.configure_kubelet(root, Kubernetes("1.20", "k", (), kubelet={"a": 1}))
