@@ -24,8 +24,9 @@ LINE_MAX = 1 << 20
 
 
 def state_directory() -> Path:
-    """Where the rack that is up says so: `build/rack` of the checkout."""
-    path = checkout_directory() / "build" / "rack"
+    """Where the rack that is up says so: `$BOOTFARM_RACK`, else the checkout's `build/rack`."""
+    given = os.environ.get("BOOTFARM_RACK")
+    path = Path(given) if given else checkout_directory() / "build" / "rack"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -1,5 +1,6 @@
 """The rack's DHCP server: dnsmasq, with a static lease for each node."""
 
+import shutil
 from pathlib import Path
 
 from rack.machine import NodeSpec
@@ -73,8 +74,10 @@ class Dhcp:
         return (self._process,) if self._process else ()
 
     def start(self, boot_options: str) -> None:
-        """Start it with `boot_options`; returns when it listens."""
-        (self._directory / "hosts").mkdir(parents=True, exist_ok=True)
+        """Start it with `boot_options`, no leases and no hosts; returns when it listens."""
+        shutil.rmtree(self._directory / "hosts", ignore_errors=True)
+        (self._directory / "leases").unlink(missing_ok=True)
+        (self._directory / "hosts").mkdir(parents=True)
         (self._directory / "boot.conf").write_text(boot_options)
         conf = self._directory / "dnsmasq.conf"
         conf.write_text(render_rack_options(self._directory))
