@@ -116,7 +116,7 @@ class BootTree:
         if separator:
             image = self._find_image(head, digest)
         else:
-            image = self._planned_image(head, client_ip)
+            image = self._planned_image(head, client_ip, name)
         return _export(image) if image is not None else None
 
     def list_exports(self, client_ip: str) -> Sequence[str]:
@@ -143,12 +143,17 @@ class BootTree:
         except ServerError as error:
             return error
 
-    def _planned_image(self, name: str, client_ip: str) -> Image | None:
-        """The image of the client's plan; without a plan, the current one of that name."""
+    def _planned_image(self, name: str, client_ip: str, export: str = "") -> Image | None:
+        """The image of the client's plan; without a plan, the current one of that name.
+
+        export: what is told of when there is none; a loader's files are not,
+        for the menu that the loader asks for next will say it.
+        """
         try:
             return self.plan(client_ip, name).image
         except ServerError as error:
-            self._told(client_ip, f"/opt/ltsp/{name}", _one_line(error))
+            if export:
+                self._told(client_ip, export, _one_line(error))
             return self._find_image(name, "current")
 
     def _find_image(self, name: str, tag_or_digest: str) -> Image | None:
@@ -171,7 +176,9 @@ class BootTree:
                 return BytesContent(
                     self.plan(client_ip, name, mac).flat.encode("utf-8", "surrogateescape")
                 )
-            case ["grub", "grub.cfg"]:
+            # GRUB tries grub.cfg-01-<mac> and grub.cfg-<address in hex> first: the same
+            # answer, five requests earlier.
+            case ["grub", file] if file == "grub.cfg" or file.startswith("grub.cfg-"):
                 return self._grub_cfg(name, client_ip, path)
             case ["grub", arch, "grub.cfg"] if arch in GRUB_ARCHITECTURES:
                 return self._grub_cfg(name, client_ip, path)

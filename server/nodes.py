@@ -42,10 +42,7 @@ TEXT_MAX = 400
 DETAILS_MAX = 12
 PAST_BOOTS = 3
 FORMAT = 1
-_MENU_FILES = ("grub.cfg", "boot.ipxe")
 _FILE_PHASES = {
-    "grub.cfg": "menu",
-    "boot.ipxe": "menu",
     "vmlinuz": "kernel",
     "initrd.img": "initrd",
     "lts.conf": "ltsconf",
@@ -57,8 +54,15 @@ Identify = Callable[[str], tuple[str | None, str | None]]
 """IP -> (MAC or None, hostname or None)."""
 
 
+def _is_menu(path: str) -> bool:
+    """Whether the path is a rendered menu; GRUB asks for grub.cfg-01-<mac> first."""
+    return path.rpartition("/")[2].split("-")[0] in ("grub.cfg", "boot.ipxe")
+
+
 def phase_of_path(path: str) -> str | None:
     """The phase of a boot in which a node asks for a path of the boot tree."""
+    if _is_menu(path):
+        return "menu"
     file = path.rpartition("/")[2]
     if file in _FILE_PHASES:
         return _FILE_PHASES[file]
@@ -392,7 +396,7 @@ def _starts_boot(boot: Boot, event: Event, phase: str, path: str, boot_id: str) 
         return reached >= ORDER["systemd"]
     if phase == "loader" and is_core(path):
         return reached >= ORDER["menu"]
-    if phase == "menu" and path.endswith(_MENU_FILES):
+    if phase == "menu" and _is_menu(path):
         return reached >= ORDER["initramfs"]
     return False
 

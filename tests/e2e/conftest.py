@@ -6,7 +6,7 @@ file, since one machine's boots prove many lines.
 """
 
 import fcntl
-import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +59,6 @@ def store() -> Path:
 def rack(request: pytest.FixtureRequest) -> Iterator[Rack]:
     """An empty rack that ends with the module's tests."""
     name = request.path.stem.removeprefix("test_")
-    os.environ.pop("http_proxy", None)
+    shutil.rmtree(RESULTS / name, ignore_errors=True)
     with Rack(RESULTS / name) as rack:
         yield rack
