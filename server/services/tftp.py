@@ -30,6 +30,7 @@ from server.services.tftp_link import SOL_UDP, TICK, UDP_SEGMENT, Address, Link
 __all__ = ["TftpLimits", "TftpService"]
 
 REQUESTS_PER_TURN: Final = 32
+LISTENER_BUFFER: Final = 4 * 1024 * 1024
 _IP_PKTINFO: Final = 8
 _PKTINFO: Final = struct.Struct("=I4s4s")
 _SEGMENT: Final = struct.Struct("=H")
@@ -93,21 +94,13 @@ class TftpService:
     def bind(self) -> None:
         """Take the port. Raises ServerError that says who has it."""
         if self._listener is None:
-            self._listener = bind_port(
-                "tftp", "udp", self._address, self._port, reuse_port=self._reuse_port
-            )
+            self._listener = bind_listener(self._address, self._port, reuse_port=self._reuse_port)
         self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
         """Serve, once bound."""
         raise_file_limit()
-        sock = self.listener
-        # Which of this machine's addresses was asked: the answer comes from it.
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
-        if self.single_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 1024 * 1024)
-        self.loop.add_reader(sock.fileno(), self._on_readable)
+        self.loop.add_reader(self.listener.fileno(), self._on_readable)
 
     async def stop(self) -> None:
         """Take no new requests, let transfers end for stop_seconds, abort the others."""
@@ -334,11 +327,24 @@ class TftpService:
             self._stopped.set_result(None)
 
 
+def bind_listener(address: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A socket for requests. Raises ServerError that says who has the port."""
+    sock = bind_port("tftp", "udp", address, port, reuse_port=reuse_port)
+    # Which of this machine's addresses was asked: the answer comes from it. Set
+    # here and not later: a packet that came before carries no such address.
+    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, LISTENER_BUFFER)
+    return sock
+
+
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:
     """The local address that a request was sent to; None for a broadcast (RFC 1123, 4.2.3.4)."""
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO.size:
             _, local, destination = _PKTINFO.unpack_from(data)
+            if local == bytes(4):
+                return ""  # it came before the socket was set up
             if local != destination:
                 return None
             return socket.inet_ntoa(local)
