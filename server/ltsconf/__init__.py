@@ -4,16 +4,22 @@ from server.ltsconf.conf import LtsConf, NodeId, Setting, decode, encode
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.flat import is_flat_key, parse_flat, render_flat
 from server.ltsconf.order import sort_numbered
+from server.ltsconf.template import LtsTemplate, Renderer, is_template, make_facts, read_secrets
 
 __all__ = [
     "LtsConf",
     "LtsConfError",
+    "LtsTemplate",
     "NodeId",
+    "Renderer",
     "Setting",
     "decode",
     "encode",
     "is_flat_key",
+    "is_template",
+    "make_facts",
     "parse_flat",
+    "read_secrets",
     "render_flat",
     "sort_numbered",
 ]

@@ -97,12 +97,16 @@ def resolve(
 ) -> None:
     """Print the values that a node gets from FILE (- is standard input).
 
+    FILE is an lts.conf, a template of one, or a ConfigMap manifest whose name
+    ends in .yaml, .yml or .json.
+
     Exit status 1 with a diagnosis where LTSP 5 would silently lose a part of
     the file, or crash. Bytes that are not UTF-8 are printed as they are, and
     in JSON as \\udcXX.
     """
     node = NodeId(hostname, ip, mac)
-    text = read_text(file, root, ltsp5=ltsp5)
+    # LTSP 5 knows no manifests, and one that is called lts.conf is a mistake to be told.
+    text = read_text(file, root, bare=ltsp5 or file.suffix not in (".yaml", ".yml", ".json"))
     given, defaults, _ = _gather(secrets, facts, image, store)
     conf = text.parse(ltsp5=True) if ltsp5 else text.make_conf(node, given)
     _tell(conf.problems)

@@ -96,23 +96,23 @@ def _problem_of_template(error: LtsConfError) -> Problem:
     )
 
 
-def read_texts(file: Path, root: Path, *, ltsp5: bool = False) -> list[Text]:
+def read_texts(file: Path, root: Path, *, bare: bool = False) -> list[Text]:
     """The lts.conf texts of a file (- is standard input): one, or one for each ConfigMap.
 
-    With `ltsp5` a manifest is not looked for: LTSP 5 knows none.
+    With `bare` it is an lts.conf, whatever it looks like.
     """
     if str(file) == "-":
         main = Included("main", "<stdin>", sys.stdin.buffer.read())
     else:
         main = read_main(file)
-    if not ltsp5 and is_manifest(main.data or b""):
+    if not bare and is_manifest(main.data or b""):
         return [Text(one.main, one.make_reader(), one) for one in read_manifest(main)]
     return [Text(main, make_reader(root, main))]
 
 
-def read_text(file: Path, root: Path, *, ltsp5: bool = False) -> Text:
+def read_text(file: Path, root: Path, *, bare: bool = False) -> Text:
     """The one lts.conf of a file; LtsConfError if a manifest holds several."""
-    texts = read_texts(file, root, ltsp5=ltsp5)
+    texts = read_texts(file, root, bare=bare)
     if len(texts) > 1:
         names = ", ".join(text.manifest.name for text in texts if text.manifest)
         raise LtsConfError(

@@ -17,7 +17,8 @@ the last good text.
     bootfarm lts resolve lts.conf --hostname node-1 --json   the values, for machines
     bootfarm lts diff old.conf new.conf --inventory nodes.yaml   which nodes get what different
 
-All of them read a bare file, a template (below) or a ConfigMap manifest with a key `lts.conf`.
+All of them read a bare file, a template (below) or a ConfigMap manifest with a key `lts.conf`
+(`resolve` only if the file's name ends in `.yaml`, `.yml` or `.json`).
 
 ## The language
     # everybody

@@ -152,7 +152,7 @@ VARIABLES: tuple[Variable, ...] = (
         "preinit",
         _INIT + "timeserver.sh",
         "TIMESERVER = ntp.example.org",
-        "For chrony or systemd-timesyncd. LTSP 5 runs ntpdate once.",
+        "For chrony or systemd-timesyncd. LTSP 5 runs ntpdate once, and knows the word auto.",
         kind="words",
     ),
     Variable(
@@ -161,7 +161,7 @@ VARIABLES: tuple[Variable, ...] = (
         "preinit",
         _INIT + "syslog.sh",
         "SYSLOG_HOST = 10.9.0.15",
-        "Works without rsyslog, too. LTSP 5 defaults to its server; here unset means nowhere.",
+        "One host; works without rsyslog, too. LTSP 5 takes several, and needs rsyslog.",
     ),
     Variable(
         "MODULE_*",
@@ -187,7 +187,7 @@ VARIABLES: tuple[Variable, ...] = (
         "preinit",
         _INIT + "services.sh",
         'RM_SYSTEM_SERVICES = "apt-daily.timer"',
-        "In LTSP 5 it replaces the default list; here it adds to it.",
+        "Adds to the default list, and knows systemd's units.",
         kind="words",
     ),
     Variable(
@@ -224,7 +224,8 @@ VARIABLES: tuple[Variable, ...] = (
         "preinit",
         _INIT + "init_command.sh",
         'INIT_COMMAND_01 = "mkdir -p /srv/data"',
-        "Each has its own log and exit status; LTSP 5 evals them inside its own shell.",
+        "Each has its own log and exit status, and a name may follow its number. LTSP 5 takes"
+        " digits only and sources the lines into its own shell.",
         kind="command",
     ),
     Variable(

@@ -98,3 +98,12 @@ def test_what_cannot_be_read(text: str, says: str) -> None:
 def test_an_lts_conf_is_no_manifest() -> None:
     assert is_manifest(MANIFEST.encode())
     assert not is_manifest(b"[default]\nA=1\n# kind: ConfigMap\n")
+
+
+def test_resolve_takes_a_manifest_only_by_its_name(tmp_path: Path) -> None:
+    """As an lts.conf it is what it is to LTSP 5: a syntax error in its first line."""
+    file = tmp_path / "lts.conf"
+    file.write_text(MANIFEST)
+    result = CliRunner().invoke(lts, ["resolve", str(file), "--json"])
+    assert result.exit_code == 1
+    assert "before the first section" in result.stderr
