@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -65,33 +65,45 @@ def build(recipe: Recipe, store: Store, options: Options, tags: Collection[str])
     BuildError says what failed; neither then nor when it is interrupted is
     anything left in the store, mounted, or running.
     """
-    if os.geteuid() != 0:
-        raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
-    check_tools({tool: package for stage in STAGES for tool, package in stage.TOOLS.items()})
-    with _locked(options):
-        return _build(recipe, store, options, tags)
-
-
-def _build(recipe: Recipe, store: Store, options: Options, tags: Collection[str]) -> Image:
-    log = Log(options.log or _new_log(options.cache, recipe.name), options.line)
-    options.listen(Event("packages", "start"))
-    started = time.monotonic()
-    apt = AptView(recipe, options.cache, log)
-    apt.update()
-    ids = stage_ids(recipe, apt)
-    options.listen(Event("packages", "done", time.monotonic() - started))
-    finished: dict[str, Path] = {}
-    with _work_directory(options.cache) as work:
-        runner = _Runner(recipe, apt, options, log, ids, work)
-        for stage in STAGES:
-            finished[stage.NAME] = runner.finish(stage, finished)
-        result = finished[final.NAME] / "product" / final.IMAGE
+    with _finished(recipe, options, STAGES) as directories:
         started = time.monotonic()
         options.listen(Event("store", "start"))
+        result = directories[final.NAME] / "product" / final.IMAGE
         image = store.import_image(result, tags=tags)
         options.listen(Event("store", "done", time.monotonic() - started))
-    prune(options.cache, keep=set(ids.values()))
-    return image
+        return image
+
+
+def run_stages(recipe: Recipe, options: Options, last: str) -> dict[str, Path]:
+    """Run the stages up to `last`; stage name to its directory in the cache."""
+    names = [stage.NAME for stage in STAGES]
+    with _finished(recipe, options, STAGES[: names.index(last) + 1]) as directories:
+        return directories
+
+
+@contextlib.contextmanager
+def _finished(
+    recipe: Recipe, options: Options, stages: Sequence[Stage]
+) -> Iterator[dict[str, Path]]:
+    """The stages' directories, kept from other builds' pruning for as long as this lasts."""
+    if os.geteuid() != 0:
+        raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
+    check_tools({tool: package for stage in stages for tool, package in stage.TOOLS.items()})
+    with _locked(options):
+        log = Log(options.log or _new_log(options.cache, recipe.name), options.line)
+        options.listen(Event("packages", "start"))
+        started = time.monotonic()
+        apt = AptView(recipe, options.cache, log)
+        apt.update()
+        ids = stage_ids(recipe, apt)
+        options.listen(Event("packages", "done", time.monotonic() - started))
+        directories: dict[str, Path] = {}
+        with _work_directory(options.cache) as work:
+            runner = _Runner(recipe, apt, options, log, ids, work)
+            for stage in stages:
+                directories[stage.NAME] = runner.finish(stage, directories)
+        yield directories
+        prune(options.cache, keep=set(ids.values()))
 
 
 def stage_ids(recipe: Recipe, apt: AptView) -> dict[str, str]:
