@@ -5,15 +5,13 @@ import dataclasses
 import functools
 import logging
 import signal
-import socket
-import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from server.bootplan import BootPlan
-from server.boottree import BootTree, Ports, Site
+from server.boottree import Site
+from server.catalog import SiteCatalog
 from server.config import Config, apply_limits
 from server.errors import ServerError
 from server.events import Event
@@ -24,12 +22,14 @@ from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
 from server.services.tftp import TftpLimits, TftpService
+from server.services.workers import WorkerPool
 from server.sources import LtsConfSource, Sources, StoreSource
 from server.web.routes import Web, handle
 
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
 POLL_SECONDS = 1.0
+WORKERS_POLL_SECONDS = 0.1
 SAVE_SECONDS = 2.0
 SAVE_AT_ONCE = 200
 BEACONS_PER_SECOND = 10.0
@@ -68,35 +68,15 @@ class App:
         )
         if self._state is not None:
             self.nodes.load(self._state / "nodes")
-        self.tree = BootTree(
-            self.sources.site,
-            self.identifier,
-            Ports(config.http.port, config.nbd.port, functools.partial(find_address, config)),
-            self._planned,
-        )
+        self.tree = self._catalog().make_tree(self.sources.site, self.identifier, self.record)
+        self._pool = self._make_pool()
         self.services = self._make_services()
 
     def _make_services(self) -> dict[str, Service]:
         config, loop = self.config, self._loop
         makers: dict[str, Callable[[], Service]] = {
-            "tftp": lambda: TftpService(
-                loop,
-                address=config.listen,
-                port=config.tftp.port,
-                lookup=self.tree.lookup,
-                emit=self.record,
-                limits=_short_stop(self._limits(TftpLimits(), "tftp"), "stop_seconds"),
-                single_port=config.single_port,
-            ),
-            "nbd": lambda: NbdService(
-                loop,
-                address=config.listen,
-                port=config.nbd.port,
-                exports=self.tree.export,
-                list_exports=self.tree.list_exports,
-                emit=self.record,
-                limits=_short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds"),
-            ),
+            "tftp": self._make_tftp,
+            "nbd": self._make_nbd,
             "http": lambda: HttpService(
                 loop,
                 address=config.listen,
@@ -107,6 +87,57 @@ class App:
             ),
         }
         return {name: makers[name]() for name in config.services}
+
+    def _make_tftp(self) -> Service:
+        config = self.config
+        limits = _short_stop(self._limits(TftpLimits(), "tftp"), "stop_seconds")
+        if self._pool is not None:
+            return self._pool.tftp(
+                address=config.listen,
+                port=config.tftp.port,
+                limits=limits,
+                single_port=config.single_port,
+            )
+        return TftpService(
+            self._loop,
+            address=config.listen,
+            port=config.tftp.port,
+            lookup=self.tree.lookup,
+            emit=self.record,
+            limits=limits,
+            single_port=config.single_port,
+        )
+
+    def _make_nbd(self) -> Service:
+        config = self.config
+        limits = _short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds")
+        if self._pool is not None:
+            return self._pool.nbd(address=config.listen, port=config.nbd.port, limits=limits)
+        return NbdService(
+            self._loop,
+            address=config.listen,
+            port=config.nbd.port,
+            exports=self.tree.export,
+            list_exports=self.tree.list_exports,
+            emit=self.record,
+            limits=limits,
+        )
+
+    def _catalog(self) -> SiteCatalog:
+        return SiteCatalog(self.sources.current, self.config)
+
+    def _make_pool(self) -> WorkerPool | None:
+        """The worker processes, if any are wanted and there is something for them to do."""
+        if self.config.workers < 1 or not {"tftp", "nbd"} & set(self.config.services):
+            return None
+        pool = WorkerPool(
+            self._loop,
+            count=self.config.workers,
+            catalog=self._catalog(),
+            emit=self.record,
+        )
+        self.sources.on_change(lambda: pool.update(self._catalog()))
+        return pool
 
     def _limits(self, defaults: T, service: str) -> T:
         limits = getattr(self.config, service).limits
@@ -133,15 +164,6 @@ class App:
         else:
             _log.debug("%s %s %s: %s", event.node, event.source, event.phase, dict(event.detail))
         self.nodes.record(event)
-
-    def _planned(self, client: str, path: str, outcome: BootPlan | str) -> None:
-        phase = "root" if path.startswith("/opt/") else "menu"
-        if isinstance(outcome, str):
-            detail = {"status": "error", "path": path, "message": outcome}
-        else:
-            image = outcome.image
-            detail = {"status": "ok", "path": path, "image": image.name, "digest": image.digest}
-        self.record(Event(time.time(), client, "plan", phase, detail))
 
     def health(self) -> dict[str, Any]:
         """What /healthz says: `degraded` where something wants a person, but others are served."""
@@ -174,6 +196,9 @@ class App:
         for service in self.services.values():
             service.start()
         self._repeat(POLL_SECONDS, self.sources.poll)
+        if self._pool is not None:
+            # Workers cannot look themselves, so the parent looks often.
+            self._repeat(WORKERS_POLL_SECONDS, self.sources.site)
         self._repeat(SAVE_SECONDS, self._save)
         for problem in self.sources.problems():
             _log.warning("%s", problem)
@@ -214,7 +239,7 @@ class App:
         else:
             self._failures.pop("state", None)
 
-    def _repeat(self, seconds: float, action: Callable[[], None]) -> None:
+    def _repeat(self, seconds: float, action: Callable[[], object]) -> None:
         """Call `action` again and again; what it raises is told, and does not end it."""
 
         def turn() -> None:
@@ -256,23 +281,6 @@ def _find_culprit(error: BaseException) -> str:
     return "server"
 
 
-def find_address(config: Config, client_ip: str) -> str:
-    """The server's address for a client: farm.yaml's, else the one that routes there."""
-    if config.address:
-        return config.address
-    if config.listen != "0.0.0.0":
-        return config.listen
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((client_ip, 9))
-            return str(probe.getsockname()[0])
-        except OSError as error:
-            raise ServerError(
-                f"no route to {client_ip}: {error.strerror}",
-                hint="set `address:` in farm.yaml to the address that nodes shall use",
-            ) from None
-
-
 def _identify(identifier: Identifier, ip: str) -> tuple[str | None, str | None]:
     identity = identifier.identify(ip)
     return identity.mac, identity.hostname
@@ -280,7 +288,7 @@ def _identify(identifier: Identifier, ip: str) -> tuple[str | None, str | None]:
 
 def _short_stop(limits: L, field: str) -> L:
     """Limits whose time for stopping fits into the app's."""
-    seconds = min(getattr(limits, field), STOP_SECONDS - 1.0)
+    seconds = min(getattr(limits, field), STOP_SECONDS - 2.0)
     return dataclasses.replace(limits, **{field: seconds})
 
 

@@ -161,9 +161,9 @@ class Nodes:
         path = str(detail.get("file") or detail.get("path") or detail.get("export") or "")
         boot = self._boot_of(node, event, phase, path, detail)
         node.last_seen = max(node.last_seen, event.time)
-        marks = not (event.source == "nbd" and event.phase == "detach") and not (
-            phase == "loader" and detail.get("status") == "error" and not is_core(path)
-        )  # GRUB asks for files that need not be there
+        if phase == "loader" and detail.get("status") == "error" and not is_core(path):
+            return  # GRUB asks for dozens of files that need not be there
+        marks = not (event.source == "nbd" and event.phase == "detach")
         if marks:
             _mark(boot, phase, event, detail)
             if digest := str(detail.get("digest") or digest_of(path)):
@@ -267,6 +267,10 @@ class Nodes:
         if phase == "loader" and path.endswith((".mod", ".lst")):
             return  # dozens a boot; the phase counts them
         last = node.events[-1] if node.events else None
+        if last is not None and _is_begun(last, entry):
+            node.events.pop()
+            node.events.append(entry)
+            return
         if last is not None and _same(last, entry):
             last["count"] = last.get("count", 1) + 1
             last["until"] = entry["time"]
@@ -435,6 +439,19 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and abs(value) < 1 << 63
+
+
+def _is_begun(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether `last` is the beginning of the transfer that `entry` is the end of."""
+    keys = ("source", "phase", "what")
+    begun, ended = last["detail"], entry["detail"]
+    return (
+        begun.get("status") == "start"
+        and ended.get("status") not in (None, "start")
+        and begun.get("path") is not None
+        and begun.get("path") == ended.get("path")
+        and all(last.get(key) == entry.get(key) for key in keys)
+    )
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -303,7 +303,17 @@ class Sources:
         self.ltsconf = ltsconf
         self.store = store
         self._site = base
+        self._changed: list[Callable[[], None]] = []
         self._rebuild()
+
+    @property
+    def current(self) -> Site:
+        """The Site as it was last seen, without another look."""
+        return self._site
+
+    def on_change(self, action: Callable[[], None]) -> None:
+        """Have `action` called whenever the Site was replaced."""
+        self._changed.append(action)
 
     def site(self) -> Site:
         """The present Site, after a look at the files' time stamps."""
@@ -327,3 +337,5 @@ class Sources:
         self._site = dataclasses.replace(
             self._site, images=self.store.images, ltsconf=self.ltsconf.current
         )
+        for action in self._changed:
+            action()

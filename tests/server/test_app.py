@@ -3,20 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from server.app import App, _find_culprit, find_address
-from server.config import Config, Transport, override
+from server.app import App, _find_culprit
+from server.catalog import find_address
+from server.config import Config, Transport
 from server.errors import ServerError
 from server.services.http import HttpService
 from tests.server.farm import publish
 
 
 def test_the_address_that_nodes_are_told() -> None:
-    config = Config()
-    assert find_address(override(config, address="10.9.0.2"), "127.0.0.1") == "10.9.0.2"
-    assert find_address(override(config, listen="127.0.0.9"), "127.0.0.1") == "127.0.0.9"
-    assert find_address(config, "127.0.0.1") == "127.0.0.1"
+    assert find_address("10.9.0.2", "127.0.0.9", "127.0.0.1") == "10.9.0.2"
+    assert find_address(None, "127.0.0.9", "127.0.0.1") == "127.0.0.9"
+    assert find_address(None, "0.0.0.0", "127.0.0.1") == "127.0.0.1"
     with pytest.raises(ServerError, match="no route to"):
-        find_address(config, "not an address")
+        find_address(None, "0.0.0.0", "not an address")
 
 
 def test_what_fails_in_a_service_is_told_under_its_name(tmp_path: Path) -> None:

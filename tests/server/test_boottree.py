@@ -132,13 +132,22 @@ def test_a_node_without_a_plan_is_told_why_and_others_are_not_concerned(farm: Fa
     assert "it has: canary, current" in why
     assert "no tag" in farm.text("/ltsp/amd64/boot.ipxe", NODE_2)
     # Its loader still comes, or it could not say so.
+    farm.told.clear()
     current = farm.image("amd64", "current")
     core = "/ltsp/amd64/grub/x86_64-efi/core.efi"
     assert farm.path(core, NODE_2) == current.path / "boot/grub/x86_64-efi/core.efi"
+    assert farm.told == []
     for path in ("/ltsp/amd64/vmlinuz", "/ltsp/amd64/lts.conf"):
         with pytest.raises(NotFound, match="no tag"):
             farm.tree.lookup(path, NODE_2)
     assert "menuentry 'amd64:current" in farm.text("/ltsp/amd64/grub/grub.cfg", STRANGER)
+
+
+def test_the_name_that_grub_asks_for_first(farm: Farm) -> None:
+    base = "/ltsp/amd64/grub/grub.cfg"
+    for name in ("01-52-54-00-00-00-01", "0A09000B", "01-52-54-00-00-00-02"):
+        # Whatever the name says: the menu is that of who asks.
+        assert farm.text(f"{base}-{name}", NODE_1) == farm.text(base, NODE_1)
 
 
 def test_bytes_that_are_no_utf8_reach_the_node_as_they_are(farm: Farm) -> None:

@@ -50,6 +50,7 @@ class Clock:
         ("/ltsp/amd64/grub/i386-pc/core.0", "loader"),
         ("/ltsp/amd64/grub/x86_64-efi/normal.mod", "loader"),
         ("/ltsp/amd64/grub/grub.cfg", "menu"),
+        ("/ltsp/amd64/grub/grub.cfg-01-52-54-00-00-00-01", "menu"),
         ("/ltsp/amd64/boot.ipxe", "menu"),
         ("/ltsp/amd64/vmlinuz", "kernel"),
         (f"/ltsp/amd64/@{DIGEST}/initrd.img", "initrd"),
@@ -139,7 +140,9 @@ def test_modules_that_grub_asks_for_in_vain_are_no_error() -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)
     clock.tftp("/ltsp/amd64/grub/fonts/unicode.pf2", status="error", message="no such file")
-    assert summarize(nodes.nodes()[0])["error"] == ""
+    (node,) = nodes.nodes()
+    assert summarize(node)["error"] == ""
+    assert not node.events
     clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="error", message="gave up")
     assert summarize(nodes.nodes()[0])["error"] == "loader: gave up"
 
@@ -199,6 +202,18 @@ def test_the_same_again_and_again_is_one_event() -> None:
     (event,) = nodes.nodes()[0].events
     assert event["count"] == 5
     assert event["until"] - event["time"] == 4
+
+
+def test_a_transfer_is_one_event_once_it_is_over() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.tftp("/ltsp/amd64/vmlinuz", status="start")
+    assert [event["detail"]["status"] for event in nodes.nodes()[0].events] == ["start"]
+    clock.tftp("/ltsp/amd64/vmlinuz", status="ok", bytes=5)
+    clock.tftp("/ltsp/amd64/initrd.img", status="start")
+    clock.tftp("/ltsp/amd64/vmlinuz", status="error", message="late")
+    statuses = [event["detail"]["status"] for event in nodes.nodes()[0].events]
+    assert statuses == ["ok", "start", "error"]
 
 
 def test_kept_over_a_restart(tmp_path: Path) -> None:

@@ -195,6 +195,34 @@ def test_a_good_edit_and_a_bad_one_and_a_restart(server: Server, farm: Path) -> 
     assert server.json("/healthz")["status"] == "ok"
 
 
+def test_workers_serve_the_same(farm: Path) -> None:
+    server = Server(farm, ["--workers", "2"])
+    server.start()
+    try:
+        script = f"get /ltsp/amd64/lts.conf {farm}/got\n"
+
+        def fetch() -> str:
+            subprocess.run(
+                ["tftp", "127.0.0.1", str(server.tftp)], input=script, text=True, check=True
+            )
+            return (farm / "got").read_text()
+
+        assert 'GREETING="one"' in fetch()
+        (node,) = server.json("/api/nodes")
+        assert node["phase"] == "ltsconf"
+        uri = f"nbd://127.0.0.1:{server.nbd}//opt/ltsp/amd64"
+        assert subprocess.run(["nbdinfo", uri], capture_output=True).returncode == 0
+        replace(farm / "lts.conf", GOOD.replace("one", "uno"))
+        for _ in range(100):
+            if 'GREETING="uno"' in fetch():
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("the workers never heard of the edit")
+    finally:
+        assert server.stop() == 0
+
+
 def test_a_new_tag_is_served_without_a_restart(server: Server, farm: Path) -> None:
     server.start()
     image = publish(farm / "store", kernel="new")
