@@ -1,12 +1,20 @@
 """What can only be understood from the original's scanner (scan.py)."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from server.ltsconf import LtsConf, LtsConfError, NodeId
+from server.ltsconf import LtsConf, LtsConfError, NodeId, scan
+from server.ltsconf.files import read_nothing
 from server.ltsconf.grammar import parse_document
 from server.ltsconf.scan import READ_SIZE, Included
 
 NODE = NodeId("pc7", None, None)
+CASES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "corpus" / "cases-public.json").read_text()
+)
 
 
 def reader(files: dict[str, bytes]) -> object:
@@ -129,3 +137,17 @@ def test_columns_count_characters() -> None:
         Included("main", "x", "[default]\nÄÖ = ü=y\n".encode()), lambda path: None
     )
     assert (document.problems[0].line, document.problems[0].column) == (2, 7)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["slug"])
+def test_read_byte_by_byte_it_is_the_same(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = Included("main", "lts.conf", case["conf"].encode("utf-8", "surrogateescape"))
+    whole = parse_document(main, read_nothing)
+    monkeypatch.setattr(scan, "READ_SIZE", 1)
+    bytewise = parse_document(main, read_nothing)
+    assert bytewise.problems == whole.problems
+    assert [(s.name, s.entries) for s in bytewise.sections] == [
+        (s.name, s.entries) for s in whole.sections
+    ]
