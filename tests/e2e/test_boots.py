@@ -143,7 +143,8 @@ def test_live_roots_outlive_a_minute_without_the_server(
     for node in pair:
         node.ssh(
             "nohup sh -c 'sleep 20; echo 3 > /proc/sys/vm/drop_caches; "
-            "tar -cf - /rofs/usr/lib/x86_64-linux-gnu | sha256sum > /run/read; touch /run/read-done' "
+            "tar -cf - /rofs/usr/lib/x86_64-linux-gnu | sha256sum > /run/read; "
+            "touch /run/read-done' "
             ">/dev/null 2>&1 &"
         )
     farm.server.kill()
