@@ -18,7 +18,10 @@ def test_a_wheel_has_the_templates_and_runs(tmp_path: Path) -> None:
     source = tmp_path / "source"
     # Of a copy: setuptools writes build/ beside what it packs.
     files = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=HOUSE,
+        capture_output=True,
+        check=True,
     ).stdout.split(b"\0")
     for name in (Path(word.decode()) for word in files if word):
         if (HOUSE / name).is_file():
