@@ -30,6 +30,8 @@ ROOT_FROM = {builder.NAME: basesystem.NAME, ltsp_image.NAME: basesystem.NAME}
 KEEPS_ROOT = (basesystem.NAME,)
 KEPT = 4
 """Finished stages of each name that stay in the cache, those used last."""
+DEB_DAYS = 60
+"""Days after which a downloaded .deb is fetched again if it is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def remove_tree(path: Path) -> None:
 
 
 def prune(cache: Path, keep: Collection[str] = ()) -> None:
-    """Remove finished stages beyond the KEPT used last of each name, and old logs."""
+    """Remove finished stages beyond the KEPT used last of each name, old .debs and logs."""
     by_name: dict[str, list[Path]] = {}
     for path in (cache / "stages").glob("*"):
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -202,6 +204,10 @@ def prune(cache: Path, keep: Collection[str] = ()) -> None:
                 # Out of sight first: half a stage must never look finished.
                 (path / "stage.json").unlink()
                 remove_tree(path)
+    oldest = time.time() - DEB_DAYS * 86400
+    for path in (cache / "apt" / "archives").glob("*.deb"):
+        if path.stat().st_ctime < oldest:
+            path.unlink()
     logs = sorted((cache / "logs").glob("build-*.log"), key=lambda path: path.stat().st_mtime)
     for path in logs[:-20]:
         path.unlink()
