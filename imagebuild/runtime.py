@@ -9,7 +9,8 @@ from imagebuild.errors import BuildError
 from imagebuild.ingredients import ContainerRuntime, Kubernetes, Recipe
 
 # apparmor: without apparmor_parser every pod of docker fails on a kernel with apparmor;
-# it is only a Recommends there. conntrack, ethtool, socat: kubeadm's preflight.
+# it is only a Recommends there. conntrack, ethtool, socat: kubeadm's preflight; curl, openssl:
+# the wrapper that makes its join work again after a power cut.
 RUNTIME_PACKAGES = ("apparmor", "iptables", "ca-certificates")
 KUBERNETES_PACKAGES = (
     "conntrack",
@@ -19,6 +20,8 @@ KUBERNETES_PACKAGES = (
     "mount",
     "util-linux",
     "containernetworking-plugins",
+    "curl",
+    "openssl",
 )
 _DROP_IN_DIRECTORY = (1, 30)
 POD_SUBNET = "10.88.0.0/16"

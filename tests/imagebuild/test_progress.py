@@ -40,7 +40,7 @@ def test_a_terminal_keeps_one_line_for_each_stage() -> None:
         for event in EVENTS:
             progress.event(event)
             progress.line("Unpacking something")
-    lines = [line.rsplit("\r\x1b[K", 1)[-1] for line in stream.getvalue().splitlines()]
+    lines = [line.rsplit("\r\x1b[K", 1)[-1] for line in stream.getvalue().split("\n")]
     assert lines == [
         "waiting for another build (process 12) to end",
         "ltsp-base    unchanged, from the cache",
