@@ -90,6 +90,7 @@ def run(context: StageContext) -> None:
     chrootapt.finish(context)
     configure.clean(root)
     configure.remove_identity(root)
+    configure.date_passwords(root, build_epoch(root) // 86400)
     refuse_leftovers(root)
     (context.product / LISTING).write_text(
         render_listing(root), encoding="utf-8", errors="surrogateescape"

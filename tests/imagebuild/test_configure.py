@@ -166,6 +166,12 @@ def test_identity_is_removed(root: Path) -> None:
     assert (root / "etc/hostname").read_text() == ""
 
 
+def test_passwords_are_not_of_the_day_of_the_build(root: Path) -> None:
+    (root / "etc/shadow").write_text("root:!:20778:0:99999:7:::\nsshd:!::0::::\n")
+    configure.date_passwords(root, 19000)
+    assert (root / "etc/shadow").read_text() == "root:!:19000:0:99999:7:::\nsshd:!::0::::\n"
+
+
 def test_clean_leaves_the_kernels_configuration(root: Path) -> None:
     gone = ("boot/vmlinuz-6.1", "boot/initrd.img-6.1", "var/log/dpkg.log", "tmp/x/y", "etc/shadow-")
     kept = ("boot/config-6.1", "var/log/journal/keep", "etc/fstab")
