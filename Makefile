@@ -27,7 +27,7 @@ check: install ## format, lint, types, shell, unit tests, floors: under a minute
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	shellcheck $(SHELL_FILES)
-	$(VENV)/bin/pytest -q -m "not integration and not e2e"
+	$(VENV)/bin/pytest -q -m "not integration and not e2e" --numprocesses 2 --dist worksteal
 
 test: ## every test, end-to-end boots included; prints the minutes of each part
 	@tests/run
