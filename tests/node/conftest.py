@@ -66,8 +66,11 @@ class Node:
             **env,
         }
         environment.pop("http_proxy", None)
+        words = ["-c", script, "test", *args]
+        if script.startswith(str(self.root)):
+            words = [script, *args]
         done = subprocess.run(
-            [*self.shell, "-c", script, "test", *args],
+            [*self.shell, *words],
             env=environment,
             capture_output=True,
             text=True,
@@ -78,6 +81,12 @@ class Node:
         if check and done.returncode != 0:
             raise AssertionError(f"exit {done.returncode}: {done.stdout}{done.stderr}")
         return done
+
+    def script(
+        self, path: str, *args: str, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a file of usr/lib/bootfarm under this node's shell instead of its own."""
+        return self.run(str(self.root / "usr/lib/bootfarm" / path), *args, check=check, **env)
 
     def lib(self, *parts: str) -> str:
         """Script text that sources these parts of usr/lib/bootfarm."""
@@ -96,6 +105,7 @@ class Node:
             + self.lib(f"init.d/{step}")
             + script
             + f"\napply_{step}\n",
+            check=True,
             **env,
         )
 

@@ -16,7 +16,9 @@ is_machine_id() {
 }
 
 machine_id_from_dmi() {
-    cat "$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" 2>/dev/null | tr -d '\n-' | tr 'A-F' 'a-f'
+    [ -r "$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" ] || return 1
+    tr -d '\n-' <"$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" |
+        tr -d '\n-' | tr '[:upper:]' '[:lower:]'
 }
 
 machine_id_from_mac() {
@@ -24,7 +26,7 @@ machine_id_from_mac() {
 }
 
 apply_machine_id() {
-    machine_id=$(cmdline_value systemd.machine_id | tr -d '\n-' | tr 'A-F' 'a-f')
+    machine_id=$(cmdline_value systemd.machine_id | tr -d '\n-' | tr '[:upper:]' '[:lower:]')
     is_machine_id "$machine_id" || machine_id=$(machine_id_from_dmi)
     is_machine_id "$machine_id" || machine_id=$(machine_id_from_mac)
     rm -f "$BOOTFARM_ROOT/etc/machine-id"

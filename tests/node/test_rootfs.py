@@ -1,0 +1,77 @@
+"""What the image gets as it is: modes, links, shell that shellcheck has nothing against, C."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOTFS = Path(__file__).resolve().parents[2] / "imagebuild" / "rootfs"
+FILES = sorted(path for path in ROOTFS.rglob("*") if path.is_file() and not path.is_symlink())
+SHELL = [
+    path
+    for path in FILES
+    if path.suffix == ".sh"
+    or path.read_bytes()[:9] == b"#!/bin/sh"
+    or path.parent.name == "scripts"
+]
+UNITS = [path for path in FILES if path.suffix in (".service", ".path", ".socket", ".network")]
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda p: str(p.relative_to(ROOTFS)))
+def test_shellcheck(path: Path) -> None:
+    done = subprocess.run(["shellcheck", str(path)], capture_output=True, text=True)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda p: str(p.relative_to(ROOTFS)))
+def test_nothing_is_evaluated(path: Path) -> None:
+    code = [line.split("#")[0] for line in path.read_text().splitlines()]
+    assert not any(word == "eval" for line in code for word in line.split())
+
+
+def test_what_is_called_is_executable_and_what_is_sourced_is_not() -> None:
+    for path in FILES:
+        is_program = path.read_bytes()[:2] == b"#!"
+        assert bool(path.stat().st_mode & 0o100) is is_program, path
+
+
+def test_links_lead_to_units_of_ours_or_of_systemd() -> None:
+    for link in ROOTFS.rglob("*"):
+        if link.is_symlink():
+            target = link.readlink().as_posix()
+            if target.startswith("/usr/lib/systemd/system/bootfarm"):
+                assert (ROOTFS / target.lstrip("/")).is_file(), link
+            else:
+                assert target.startswith("/lib/systemd/system/systemd-networkd"), link
+
+
+def test_programs_of_units_are_there() -> None:
+    for path in UNITS:
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key.startswith("Exec") and value.startswith("/usr/lib/bootfarm/"):
+                assert (ROOTFS / value.lstrip("/")).is_file(), line
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda p: p.name)
+def test_units_parse(path: Path) -> None:
+    parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(path)
+    assert parser.sections()
+
+
+def test_nbdroot_compiles_without_a_warning_and_says_how_it_is_used(tmp_path: Path) -> None:
+    program = tmp_path / "nbdroot"
+    sources = sorted((ROOTFS / "usr/src/bootfarm").glob("*.c"))
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+    subprocess.run(["gcc", *flags, "-o", program, *sources], check=True)
+    dynamic = subprocess.run(["readelf", "--dynamic", program], capture_output=True, text=True)
+    assert "no dynamic section" in dynamic.stdout
+    for words in ([], ["attach"], ["attach", "/dev/nbd0", "not-an-ip", "10809", "x"], ["fly"]):
+        done = subprocess.run([program, *words], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "usage: nbdroot attach /dev/nbdN IPV4 PORT EXPORT" in done.stderr
