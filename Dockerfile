@@ -1,0 +1,89 @@
+# The farm in one image: the server, and the node image that it serves.
+#
+#   docker build -t farm --build-arg RECIPE=recipes/production.yaml .
+#
+# `bootfarm image build RECIPE` does the same for recipes with files outside of
+# this directory. Works with the classic builder and with BuildKit: no mounts,
+# no privileges. docs/kubernetes.md and docs/ci.md say more.
+#
+# Each stage gets the code that it runs and its slice of the recipe, and
+# nothing else, so a change reruns the stages that it concerns and no others.
+
+ARG BASE_IMAGE=debian:bookworm-slim
+
+# 1. ltsp-base: what serving needs.
+FROM ${BASE_IMAGE} AS ltsp-base
+ARG DEBIAN_MIRROR=
+ARG DEBIAN_SECURITY_MIRROR=
+COPY container/setup-base /farm/setup-base
+RUN sh /farm/setup-base
+
+# The recipe, cut into what each stage reads of it. The whole context enters
+# here and nothing of this stage but the slices leaves it.
+FROM ltsp-base AS recipe
+ARG RECIPE=recipes/production.yaml
+COPY . /farm/context
+WORKDIR /farm/context
+RUN PYTHONDONTWRITEBYTECODE=1 python3 -m imagebuild.container slice "$RECIPE" /farm/slices
+
+# 2. basesystem: bootstrap, updates, base packages, kernel, patches.
+FROM ltsp-base AS basesystem
+ENV PYTHONPATH=/farm/src PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+COPY container/setup-build /farm/setup-build
+RUN sh /farm/setup-build
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/run.py imagebuild/yamlnode.py \
+     imagebuild/ingredients.py imagebuild/packing.py imagebuild/apt.py imagebuild/stage.py \
+     imagebuild/container.py \
+     /farm/src/imagebuild/
+COPY imagebuild/stages/__init__.py imagebuild/stages/ltsp_base.py /farm/src/imagebuild/stages/
+COPY --from=recipe /farm/slices/ltsp-base /farm/recipe/ltsp-base
+RUN python3 -m imagebuild.container ltsp-base
+# Packages of the day: give another value (a date) to fetch them anew.
+ARG PACKAGES_AS_OF=
+COPY imagebuild/chrootapt.py imagebuild/patches.py /farm/src/imagebuild/
+COPY imagebuild/stages/basesystem.py /farm/src/imagebuild/stages/
+COPY --from=recipe /farm/slices/basesystem /farm/recipe/basesystem
+RUN python3 -m imagebuild.container basesystem
+
+# 3. builder: drivers and tools from source; only the declared outputs leave it.
+FROM basesystem AS builder
+COPY imagebuild/kernel.py /farm/src/imagebuild/
+COPY imagebuild/stages/builder.py /farm/src/imagebuild/stages/
+COPY imagebuild/rootfs/usr/src /farm/src/imagebuild/rootfs/usr/src
+COPY --from=recipe /farm/slices/builder /farm/recipe/builder
+RUN python3 -m imagebuild.container builder
+
+# 4. ltsp-image: runtime, Kubernetes, settings, initramfs, squashfs; then the
+# boot loaders and the manifest.
+FROM basesystem AS ltsp-image
+COPY --from=builder /farm/work/builder /farm/work/builder
+COPY imagebuild/kernel.py imagebuild/configure.py imagebuild/runtime.py imagebuild/listing.py \
+     /farm/src/imagebuild/
+COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/
+COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
+COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
+RUN python3 -m imagebuild.container ltsp-image
+COPY imagebuild/manifest.py imagebuild/store.py /farm/src/imagebuild/
+COPY imagebuild/stages/final.py /farm/src/imagebuild/stages/
+COPY --from=recipe /farm/slices/final /farm/recipe/final
+RUN python3 -m imagebuild.container final
+
+# 5. final: the server, with the store of the node image baked in.
+FROM ltsp-base AS final
+COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/manifest.py imagebuild/store.py \
+     /usr/lib/bootfarm/imagebuild/
+COPY container/farm.yaml container/lts.conf /etc/bootfarm/
+COPY container/bootfarm /usr/local/bin/bootfarm
+COPY container/*.py /usr/lib/bootfarm/container/
+COPY netboot-config /usr/lib/bootfarm/netboot-config
+COPY server /usr/lib/bootfarm/server
+ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10069:10069
+WORKDIR /var/lib/bootfarm
+EXPOSE 69/udp 8080/tcp 10809/tcp
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
+    CMD ["bootfarm", "healthcheck", "--config", "/etc/bootfarm/farm.yaml"]
+ENTRYPOINT ["bootfarm"]
+CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]

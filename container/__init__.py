@@ -1,0 +1,1 @@
+"""What stands in the container image beside the server: its door and its health check."""

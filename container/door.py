@@ -1,0 +1,120 @@
+"""The front door inside the container: the server's commands and the health check.
+
+Before `serve` binds anything, the node image that is baked into the container
+is imported into the store volume, so that replacing the container keeps what
+live nodes still read.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from container.healthcheck import healthcheck_command
+from imagebuild.errors import BuildError
+from imagebuild.store import CURRENT, Image, Store
+from server.cli import COMMANDS
+from server.config import load_config
+
+BAKED = Path("/usr/share/bootfarm/store")
+REMEMBERED = "baked.json"
+
+
+def import_baked(baked: Path, store: Store, state: Path | None) -> list[Image]:
+    """Copy what is baked in into the store; the images that became `current` by it.
+
+    An image becomes `current` when another one was baked in at the last start:
+    a mere restart leaves the tags as people have set them since. `state` is
+    where that is remembered; without it every start sets them.
+    """
+    memory = state / REMEMBERED if state is not None else None
+    last = _recall(memory)
+    images = Store(baked).images()
+    taken: list[Image] = []
+    for image in images:
+        if last.get(image.name) == image.digest and _has_current(store, image.name):
+            store.import_image(image.path, tags=())
+        else:
+            taken.append(store.import_image(image.path, tags=(CURRENT,)))
+    if memory is not None:
+        _remember(memory, {**last, **{image.name: image.digest for image in images}})
+    return taken
+
+
+def _has_current(store: Store, name: str) -> bool:
+    return any(image.name == name and CURRENT in image.tags for image in store.images())
+
+
+def _recall(memory: Path | None) -> dict[str, str]:
+    try:
+        data = json.loads(memory.read_text()) if memory is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _remember(memory: Path, digests: dict[str, str]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    beside = memory.with_name(f".{memory.name}.{os.getpid()}")
+    beside.write_text(json.dumps(digests, sort_keys=True) + "\n")
+    beside.replace(memory)
+
+
+def with_import(serve: click.Command) -> click.Command:
+    """`serve`, which first imports what is baked in."""
+    original = serve.callback
+    assert original is not None
+
+    @functools.wraps(original)
+    def callback(**words: Any) -> Any:
+        if BAKED.is_dir():
+            _import_for(words, BAKED)
+        return original(**words)
+
+    copy = click.Command(serve.name, callback=callback, params=serve.params, help=serve.help)
+    return copy
+
+
+def _import_for(words: dict[str, Any], baked: Path) -> None:
+    config = load_config(words["config_file"]) if words["config_file"] else None
+    path = words["store"] or (config.store if config else None)
+    state = words["state"] or (config.state if config else None)
+    if path is None:
+        return  # serve says what is missing
+    store = Store(path)
+    try:
+        for image in import_baked(baked, store, state):
+            click.echo(f"{image.name}:{CURRENT} is now {image.digest}, which this container brings")
+    except (BuildError, OSError) as error:
+        reason = error.message if isinstance(error, BuildError) else str(error)
+        message = f"the container's image cannot be imported into {path}: {reason}"
+        if not store.images():
+            raise BuildError(
+                message, hint="the volume must be writable for user 10069 and have room for it"
+            ) from None
+        # Nodes that run now read from this store: they go first.
+        click.echo(f"Error: {message}; what is there already is served", err=True)
+
+
+def make_door(commands: list[click.Command] = COMMANDS) -> click.Group:
+    """The click group of the container."""
+
+    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    def door() -> None:
+        """Serve node images to bare metal; this container brings one."""
+
+    for command in commands:
+        door.add_command(with_import(command) if command.name == "serve" else command)
+    door.add_command(healthcheck_command)
+    return door
+
+
+def main() -> None:
+    """The container's entry point."""
+    run: Callable[[], Any] = make_door()
+    sys.exit(run())
