@@ -18,7 +18,7 @@ is_machine_id() {
 machine_id_from_dmi() {
     [ -r "$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" ] || return 1
     tr -d '\n-' <"$BOOTFARM_ROOT/sys/class/dmi/id/product_uuid" |
-        tr -d '\n-' | tr '[:upper:]' '[:lower:]'
+        tr '[:upper:]' '[:lower:]'
 }
 
 machine_id_from_mac() {
