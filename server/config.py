@@ -123,6 +123,11 @@ def override(config: Config, **flags: Any) -> Config:
     `tftp_port`, `nbd_port` and `http_port` replace the port of that service.
     """
     given = {key: value for key, value in flags.items() if value is not None}
+    for name in ("listen", "address"):
+        if name in given and parse_ip(given[name]) is None:
+            raise ConfigError(
+                f"--{name} {given[name]!r} is not an IPv4 address", hint="four numbers with dots"
+            )
     for name in SERVICES:
         port = given.pop(f"{name}_port", None)
         if port is not None:

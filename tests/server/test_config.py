@@ -110,6 +110,8 @@ def test_flags_override() -> None:
     assert config.tftp.port == 70
     assert config.tftp.limits == {"transfers": 9}
     assert override(config, listen="10.0.0.1").listen == "10.0.0.1"
+    with pytest.raises(YamlError, match="--address 'ltsp-1' is not an IPv4 address"):
+        override(config, address="ltsp-1")
     assert parse_services("nbd, tftp") == ("tftp", "nbd")
     with pytest.raises(YamlError, match="no service 'ntp'"):
         parse_services("ntp")
