@@ -114,6 +114,11 @@ class WorkerPool:
         """The workers that run."""
         return [worker.process.pid for worker in self._workers if worker is not None]
 
+    @property
+    def ready(self) -> bool:
+        """True while every worker serves; what comes before waits in the sockets."""
+        return all(worker is not None and worker.ready for worker in self._workers)
+
     def connections(self) -> Mapping[str, list[str]]:
         """Digest -> client IPs that have an export of it open, of all workers."""
         found: dict[str, list[str]] = {}
