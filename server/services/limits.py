@@ -43,7 +43,7 @@ class NbdLimits:
     """
 
     connections: int = 8192
-    per_client: int = 64
+    per_client: int = 1024
     handshakes: int = 512
     handshake_seconds: float = 20.0
     turn_requests: int = 256
