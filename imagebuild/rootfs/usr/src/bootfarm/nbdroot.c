@@ -41,6 +41,8 @@
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 5000
 #define CHECK_MS 15000
+#define BUSY_TRIES 50
+#define BUSY_MS 100
 
 static void sleep_ms(long ms)
 {
@@ -226,6 +228,19 @@ static int write_pid(const char *path, pid_t pid)
 
 /* ---- the command line -------------------------------------------------------------------- */
 
+/* udev looks into a new device, and while it has it open the kernel says EBUSY. */
+static int take_device(struct watch *watch)
+{
+	for (int try = 0;; try++) {
+		if (connect_device(&watch->netlink, watch->index, &watch->export, watch->fds,
+				   watch->count) == 0)
+			return 0;
+		if (errno != EBUSY || try == BUSY_TRIES)
+			return -1;
+		sleep_ms(BUSY_MS);
+	}
+}
+
 static int attach(char **argv, int argc)
 {
 	static struct watch watch;
@@ -263,7 +278,7 @@ static int attach(char **argv, int argc)
 			break; /* one connection is enough to go on with */
 		watch.fds[watch.count++] = fd;
 	} while (watch.count < MAX_CONNECTIONS && watch.export.flags & NBD_TFLAG_MULTI_CONN);
-	if (connect_device(&watch.netlink, watch.index, &watch.export, watch.fds, watch.count) < 0) {
+	if (take_device(&watch) < 0) {
 		say("the kernel does not take %s (%s)", argv[2],
 		    errno == EBUSY ? "it is attached already" : strerror(errno));
 		return 1;
