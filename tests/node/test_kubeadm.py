@@ -133,6 +133,26 @@ def test_tries_again_and_cleans_up_after_a_try_that_failed(
     assert "stop kubelet" in node.read("systemctl.log")
 
 
+def test_failed_preflight_is_told_by_its_check_and_not_by_kubeadms_advice(
+    join: Join, node: Any, served: Callable[[], Any]
+) -> None:
+    server = served()
+    join.kubeadm(
+        f"[ $(grep -c . {node.root}/kubeadm.log) -ge 2 ] && exit 0\n"
+        "cat >&2 <<'END'\n"
+        "error execution phase preflight: [preflight] Some fatal errors occurred:\n"
+        "\t[ERROR FileExisting-conntrack]: conntrack not found in system path\n"
+        "[preflight] If you know what you are doing, you can make a check non-fatal with `...`\n"
+        "To see the stack trace of this error execute with --v=5 or higher\n"
+        "END\n"
+        "exit 1"
+    )
+    assert join.run(*join.line()).returncode == 0
+    errors = [b["detail"] for b in server.beacons if b["status"] == "error"]
+    reason = "[ERROR FileExisting-conntrack]: conntrack not found in system path"
+    assert errors == [f"try 1: {reason}; again in 5 s"]
+
+
 def test_wrong_ca_hash_fails_at_once(join: Join, served: Callable[[], Any]) -> None:
     server = served()
     done = join.run(*join.line(ca_hash="sha256:" + "0" * 64))
