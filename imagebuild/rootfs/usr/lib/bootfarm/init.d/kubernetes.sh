@@ -31,7 +31,14 @@ set_cgroup_driver() {
     fi
 }
 
+# kubelet complains each second of a static pods' directory that is missing; kubeadm's preflight
+# takes an empty one.
+make_static_pods_directory() {
+    [ ! -x "$BOOTFARM_ROOT/usr/bin/kubelet" ] || mkdir -p "$BOOTFARM_ROOT/etc/kubernetes/manifests"
+}
+
 apply_kubernetes() {
     link_cni_plugins
+    make_static_pods_directory
     set_cgroup_driver
 }
