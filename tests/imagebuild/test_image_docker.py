@@ -1,0 +1,297 @@
+"""`bootfarm image` with a real engine and a real registry, on a small recipe.
+
+Three builds of minutes each (classic builder, BuildKit, host), so only with
+BOOTFARM_TEST_DOCKER=1.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagebuild.store import Store
+from tests.docker_engine import Engine, environment, import_base, program, running_engine
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        os.environ.get("BOOTFARM_TEST_DOCKER") != "1",
+        reason="builds in Docker take minutes; set BOOTFARM_TEST_DOCKER=1",
+    ),
+]
+
+RECIPE = """
+name: small
+release: bookworm
+packages: [nbd-client]
+kernel: {package: linux-image-cloud-amd64}
+cmdline: [console=ttyS0]
+squashfs: {level: 1}
+files: [{path: /etc/motd, source: motd}]
+"""
+BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()")
+
+# Lines of rootfs.list (mode, owner, size, path) that may differ, and why.
+ALLOWED: dict[str, str] = {
+    "/etc/mtab": "systemd's postinst runs systemd-tmpfiles, which needs /proc; made at boot",
+    "/root/.ssh": "the same",
+}
+# Keys of manifest.json that may differ, and why.
+ALLOWED_KEYS = {
+    "files": "contents carry build times: the initramfs, and caches that packages generate",
+    "stages": "the id covers the boot loaders of the machine, which the container has its own of",
+}
+
+
+def bootfarm(*words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run([*BOOTFARM, *words], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("engine")) as engine:
+        import_base(engine)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("recipe")
+    (directory / "motd").write_text("booted from a container\n")
+    (directory / "small.yaml").write_text(RECIPE)
+    return directory / "small.yaml"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's docker-registry on a port of loopback, as `127.0.0.1:port`."""
+    directory = tmp_path_factory.mktemp("registry")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
+        "http": {"addr": address},
+    }
+    (directory / "config.yml").write_text(json.dumps(config))
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [program("docker-registry"), "serve", directory / "config.yml"],
+            env=environment(),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        host, port = address.split(":")
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+                break
+            assert process.poll() is None, (directory / "log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def built(engine: Engine, recipe: Path, registry: str) -> list[str]:
+    """The lines that `bootfarm image build` prints: references, then name@digest."""
+    done = bootfarm(
+        *("image", "build", str(recipe), "--engine", engine.url, "--network", "host"),
+        *("--base-image", "bootfarm-base:bookworm", "--tag", f"{registry}/farm:ci"),
+    )
+    for stage in ("ltsp-base", "basesystem", "builder", "ltsp-image", "final"):
+        assert f"{stage} ..." in done.stderr
+    assert "basesystem: kernel" in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_tagged_by_the_digest_of_the_node_image(
+    engine: Engine, built: list[str], registry: str
+) -> None:
+    name, digest = built[-1].split("@")
+    assert name == "small"
+    assert built[:-1] == [f"{registry}/farm:{digest}", f"{registry}/farm:ci"]
+    ids = {engine.docker("inspect", "-f", "{{.Id}}", tag).stdout for tag in built[:-1]}
+    assert len(ids) == 1
+
+
+def test_a_server_edit_rebuilds_the_final_stage_only(
+    engine: Engine, built: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    bootfarm("image", "build", str(recipe), "--context", str(tmp_path / "context.tar"))
+    with tarfile.open(tmp_path / "context.tar") as archive:
+        archive.extractall(tmp_path / "context")
+    app = tmp_path / "context/server/app.py"
+    app.write_text(app.read_text() + "# an edit\n")
+    done = engine.docker(
+        *("build", "--network", "host", "--build-arg", "BASE_IMAGE=bootfarm-base:bookworm"),
+        *("--build-arg", "RECIPE=recipes/packed", str(tmp_path / "context")),
+        env={"DOCKER_BUILDKIT": "0"},
+    )
+    steps = done.stdout.split("\nStep ")[1:]
+    for step in steps:
+        text = step.splitlines()[0].split(" : ", 1)[1]
+        if text.startswith("COPY server "):
+            assert "Using cache" not in step
+            break
+        # The throw-away stage that cuts the recipe sees every file.
+        if not text.startswith(("ARG", "FROM", "COPY . ", "WORKDIR", "RUN PYTHON")):
+            assert "Using cache" in step, text
+    else:
+        pytest.fail("no step copies server/")
+
+
+def test_nothing_of_the_build_is_in_the_final_image(engine: Engine, built: list[str]) -> None:
+    script = (
+        "for tool in gcc mksquashfs mmdebstrap grub-mkimage patch setcap;"
+        " do ! command -v $tool || exit 1; done;"
+        ' test -z "$(ls /var/lib/apt/lists)" && test ! -e /farm'
+        " && ls /usr/lib/bootfarm/imagebuild && id -u"
+    )
+    done = engine.docker("run", "--rm", "--entrypoint", "sh", built[0], "-c", script)
+    assert done.stdout.split() == [
+        *("__init__.py", "errors.py", "manifest.py", "store.py"),
+        "10069",
+    ]
+
+
+def test_the_same_bits_as_on_the_host(
+    engine: Engine, built: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    bootfarm(
+        "image", "extract", built[0], "--store", str(tmp_path / "docker"), "--engine", engine.url
+    )
+    bootfarm("build", str(recipe), "--store", str(tmp_path / "host"))
+    ours = Store(tmp_path / "docker").get("small")
+    theirs = Store(tmp_path / "host").get("small")
+    assert f"{ours.name}@{ours.digest}" == built[-1]
+    listings = [(image.path / "rootfs.list").read_text().splitlines() for image in (ours, theirs)]
+    differing = {line.split()[5] for line in set(listings[0]) ^ set(listings[1])}
+    assert {path for path in differing if not path.startswith(tuple(ALLOWED))} == set()
+    manifests = [json.loads((image.path / "manifest.json").read_text()) for image in (ours, theirs)]
+    for key in manifests[0] | manifests[1]:
+        if key not in ALLOWED_KEYS:
+            assert manifests[0][key] == manifests[1][key], key
+    assert set(manifests[0]["files"]) == set(manifests[1]["files"])
+
+
+def test_pushed_and_fetched_and_extracted(
+    engine: Engine, built: list[str], registry: str, tmp_path: Path
+) -> None:
+    done = bootfarm("image", "push", *built[:-1], "--engine", engine.url)
+    lines = done.stdout.splitlines()
+    assert [line.split("@sha256:")[0] for line in lines] == built[:-1]
+    by_digest = f"{registry}/farm@sha256:{lines[0].split('@sha256:')[1]}"
+    engine.docker("pull", by_digest)
+    bootfarm("image", "extract", built[0], "--store", str(tmp_path), "--engine", engine.url)
+    image = Store(tmp_path).get("small")
+    assert f"small@{image.digest}" == built[-1]
+    Store(tmp_path).verify(image)
+
+
+def test_no_registry_and_no_such_image_are_one_error_each(
+    engine: Engine, built: list[str], tmp_path: Path
+) -> None:
+    engine.docker("tag", built[0], "127.0.0.1:1/farm:ci")
+    done = bootfarm("image", "push", "127.0.0.1:1/farm:ci", "--engine", engine.url, check=False)
+    assert done.returncode == 1
+    assert "the push failed" in done.stderr
+    assert "hint: does 127.0.0.1:1 run" in done.stderr
+    for words, says in (
+        (("push", "127.0.0.1:1/none:ci"), "no such image"),
+        (("extract", "nothing:here", "--store", str(tmp_path)), "no such image"),
+        (("extract", "bootfarm-base:bookworm", "--store", str(tmp_path)), "holds no node image"),
+    ):
+        done = bootfarm("image", *words, "--engine", engine.url, check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+    assert Store(tmp_path).images() == []
+    assert "none" not in engine.docker("ps", "--all", "--quiet").stdout
+
+
+def test_a_failing_stage_says_why_in_one_line(engine: Engine, recipe: Path) -> None:
+    bad = recipe.with_name("bad.yaml")
+    bad.write_text(RECIPE.replace("nbd-client", "nbd-clientt"))
+    done = bootfarm(
+        *("image", "build", str(bad), "--engine", engine.url, "--network", "host"),
+        *("--base-image", "bootfarm-base:bookworm"),
+        check=False,
+    )
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index("Error: ") :].splitlines()
+    assert "no such package: nbd-clientt" in error[0]
+    assert "did you mean 'nbd-client'?" in error[1]
+
+
+LIMITS = (
+    *("--network", "host", "--user", "10069:10069", "--cap-drop", "ALL"),
+    *("--cap-add", "NET_BIND_SERVICE", "--read-only", "--volume", "farm:/var/lib/bootfarm"),
+)
+
+
+def test_runs_without_root_and_stops_at_once(engine: Engine, built: list[str]) -> None:
+    engine.docker("run", "--detach", "--name", "farm", *LIMITS, built[0])
+    check = ("exec", "farm", "bootfarm", "healthcheck", "--config", "/etc/bootfarm/farm.yaml")
+    try:
+        end = time.monotonic() + 60
+        while (done := engine.docker(*check, check=False)).returncode != 0:
+            logs = engine.docker("logs", "farm")
+            running = engine.docker("inspect", "-f", "{{.State.Running}}", "farm").stdout.strip()
+            assert running == "true", logs.stdout + logs.stderr
+            assert time.monotonic() < end, done.stderr
+            time.sleep(0.5)
+        assert "tftp: 512 bytes of /ltsp/small/grub/i386-pc/core.0" in done.stdout
+        status = engine.docker("exec", "farm", "cat", "/proc/1/status").stdout
+        assert "Uid:\t10069\t10069\t10069\t10069" in status
+        assert "CapEff:\t0000000000000400" in status
+        touched = engine.docker("exec", "farm", "touch", "/usr/lib/bootfarm/x", check=False)
+        assert "Read-only file system" in touched.stderr
+        engine.docker("stop", "--time", "5", "farm")
+        # 137 would be SIGKILL, after the five seconds.
+        code = engine.docker("inspect", "-f", "{{.State.ExitCode}}", "farm").stdout.strip()
+        assert code == "0"
+    finally:
+        engine.docker("rm", "--force", "farm", check=False)
+
+
+def test_buildkit_builds_it_too(
+    engine: Engine, built: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    bootfarm("image", "build", str(recipe), "--context", str(tmp_path / "context.tar"))
+    done = subprocess.run(
+        [
+            *(str(program("docker")), "--host", engine.url, "build", "--progress", "plain"),
+            *("--network", "host", "--build-arg", "BASE_IMAGE=bootfarm-base:bookworm"),
+            *("--build-arg", "RECIPE=recipes/packed", "--tag", "farm:buildkit", "-"),
+        ],
+        stdin=(tmp_path / "context.tar").open("rb"),
+        env={**environment(), "DOCKER_BUILDKIT": "1", "DOCKER_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    store = tmp_path / "store"
+    bootfarm("image", "extract", "farm:buildkit", "--store", str(store), "--engine", engine.url)
+    bootfarm("image", "extract", built[0], "--store", str(tmp_path / "a"), "--engine", engine.url)
+    listings = [
+        (Store(place).get("small").path / "rootfs.list").read_text()
+        for place in (store, tmp_path / "a")
+    ]
+    assert listings[0] == listings[1]
