@@ -29,6 +29,8 @@ SERVICE_SUBNET = "10.96.0.0/12"
 GRACE_PERIOD = "10m0s"
 """How long a silent Node stays Ready: so long that no test passes by luck."""
 OWN_NODE = "control-plane"
+NODE_PKI = Path("/etc/kubernetes/pki")
+"""Where nodes keep the CA: what is uploaded must name this, not the rack's own place."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def make_token() -> str:
     return f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
 
 
-def render_kubeadm_config(directory: Path, token: str) -> str:
-    """kubeadm's configuration (kubeadm.k8s.io/v1beta2) for a cluster below `directory`."""
+def render_kubeadm_config(pki: Path, token: str) -> str:
+    """kubeadm's configuration (kubeadm.k8s.io/v1beta2) with its certificates in `pki`."""
     documents = [
         {
             "apiVersion": "kubeadm.k8s.io/v1beta2",
@@ -61,7 +63,7 @@ def render_kubeadm_config(directory: Path, token: str) -> str:
             "kubernetesVersion": f"v{KUBERNETES}",
             "clusterName": "rack",
             "controlPlaneEndpoint": f"{API_IP}:{API_PORT}",
-            "certificatesDir": str(directory / "pki"),
+            "certificatesDir": str(pki),
             "etcd": {"external": {"endpoints": [ETCD_CLIENT]}},
             "networking": {"serviceSubnet": SERVICE_SUBNET, "dnsDomain": "cluster.local"},
         },
@@ -191,12 +193,12 @@ class ControlPlane:
         """Start it and prepare it for joins; what a node needs to know to join."""
         directory, programs = self._directory, self._packages.programs
         directory.mkdir(parents=True, exist_ok=True)
-        config = directory / "kubeadm.yaml"
-        config.write_text(render_kubeadm_config(directory, self._token))
+        for name, pki in (("local.yaml", directory / "pki"), ("cluster.yaml", NODE_PKI)):
+            (directory / name).write_text(render_kubeadm_config(pki, self._token))
         progress("control plane: certificates and kubeconfigs (kubeadm)")
-        self._phase("certs", "all")
+        self._phase("local.yaml", "certs", "all")
         for name in ("admin", "controller-manager", "scheduler"):
-            self._phase("kubeconfig", name, f"--kubeconfig-dir={directory}")
+            self._phase("local.yaml", "kubeconfig", name, f"--kubeconfig-dir={directory}")
         progress("control plane: etcd and kube-apiserver")
         self._start("etcd", etcd_argv(self._packages.etcd, directory))
         apiserver = self._start("kube-apiserver", apiserver_argv(programs, directory))
@@ -215,16 +217,16 @@ class ControlPlane:
 
     def _prepare_joins(self) -> None:
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
-        self._phase("upload-config", "kubeadm", kubeconfig)
+        self._phase("cluster.yaml", "upload-config", "kubeadm", kubeconfig)
         # The phase ends by patching the control plane's own Node, and waits two
         # minutes for it: there is none here, so it gets one to patch.
         labels = {"kubernetes.io/hostname": OWN_NODE}
         metadata = {"name": OWN_NODE, "labels": labels}
         node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         self.kubectl("create", "-f", "-", stdin=json.dumps(node))
-        self._phase("upload-config", "kubelet", kubeconfig)
+        self._phase("cluster.yaml", "upload-config", "kubelet", kubeconfig)
         self.kubectl("delete", "node", OWN_NODE)
-        self._phase("bootstrap-token", kubeconfig)
+        self._phase("cluster.yaml", "bootstrap-token", kubeconfig)
         manager = self._processes["kube-controller-manager"]
         wait_for(self._is_signed, 60, "the signing of cluster-info", processes=(manager,))
         line = self._kubeadm("token", "create", "--print-join-command", kubeconfig)
@@ -285,8 +287,8 @@ class ControlPlane:
         data = json.loads(self.kubectl(*words)).get("data", {})
         return f"jws-kubeconfig-{self._token.partition('.')[0]}" in data
 
-    def _phase(self, *words: str) -> None:
-        config = f"--config={self._directory / 'kubeadm.yaml'}"
+    def _phase(self, configuration: str, *words: str) -> None:
+        config = f"--config={self._directory / configuration}"
         self._kubeadm("init", "phase", *words, config)
 
     def _kubeadm(self, *words: str) -> str:

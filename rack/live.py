@@ -26,7 +26,7 @@ class LiveTable:
                 continue
             self._told[row.phase] = said
             words = (row.phase, row.status, format_size(row.bytes), row.detail)
-            print(f"  {row.at:6.1f} s  {' '.join(word for word in words if word)}", flush=True)
+            print(f"  {row.end:6.1f} s  {' '.join(word for word in words if word)}", flush=True)
 
     def close(self) -> None:
         """Wipe the table: the final one follows."""

@@ -22,7 +22,9 @@ def test_tokens_have_kubeadms_form_and_differ() -> None:
 
 
 def test_kubeadm_config_names_the_api_and_the_cgroup_driver() -> None:
-    documents = list(yaml.safe_load_all(render_kubeadm_config(HERE, "abcdef.0123456789abcdef")))
+    documents = list(
+        yaml.safe_load_all(render_kubeadm_config(HERE / "pki", "abcdef.0123456789abcdef"))
+    )
     init, cluster, kubelet = documents
     assert init["apiVersion"] == cluster["apiVersion"] == "kubeadm.k8s.io/v1beta2"
     assert init["localAPIEndpoint"] == {"advertiseAddress": "10.9.0.20", "bindPort": 6443}

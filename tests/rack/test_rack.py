@@ -148,7 +148,9 @@ def test_control_plane_answers_a_join_token(tmp_path: Path) -> None:
             f"--certificate-authority={tmp_path / 'control-plane' / 'pki' / 'ca.crt'}",
             *("get", "configmap", "-n", "kube-system", "kubelet-config-1.20", "-o", "yaml"),
         ]
-        assert "cgroupDriver: systemd" in rack.namespace.run([*read, f"--token={facts.token}"])
+        kubelet = rack.namespace.run([*read, f"--token={facts.token}"])
+        assert "cgroupDriver: systemd" in kubelet
+        assert "clientCAFile: /etc/kubernetes/pki/ca.crt" in kubelet
         with pytest.raises(RackError, match=r"Unauthorized|logged in"):
             rack.namespace.run([*read, "--token=aaaaaa.0123456789abcdef"])
         info = rack.kubectl("get", "configmap", "-n", "kube-public", "cluster-info", "-o", "yaml")
