@@ -6,6 +6,7 @@ its power stays Ready for all of these tests, so no re-join succeeds by luck.
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -67,14 +68,19 @@ def read_boot_id(node: Node) -> str:
 
 
 def wait_joined_again(farm: Rack, node: Node, timeout: float = BOOT) -> None:
-    """Wait for this boot's join: the Node alone may still say Ready from the last one."""
-    node.wait_console(r"joined the cluster", timeout=timeout)
-    farm.wait_ready(node, timeout=timeout)
-    node.wait_ssh()
+    """Wait until this boot's kubelet is Ready: the Node alone may say so from the last boot."""
+    node.wait_ssh(timeout)
     running = read_boot_id(node)
-    status = read_node(farm, node)["status"]
-    assert isinstance(status, dict)
-    assert status["nodeInfo"]["bootID"] == running
+    end = time.monotonic() + timeout
+    known = ""
+    while known != running:
+        node.check()
+        assert time.monotonic() < end, f"the Node's boot is still {known}: {farm.timeline(node)}"
+        time.sleep(2)
+        status = read_node(farm, node)["status"]
+        assert isinstance(status, dict)
+        known = status["nodeInfo"]["bootID"]
+    farm.wait_ready(node, timeout=timeout)
 
 
 def test_bios_boot_to_ready_and_a_pod(farm: Rack, worker: Node) -> None:
