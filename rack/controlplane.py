@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from rack.apiclient import API_PORT, ApiClient, ready_status
 from rack.errors import RackError
 from rack.kubernetes.build import Packages
 from rack.kubernetes.packages import KUBERNETES
@@ -22,7 +24,6 @@ from rack.network import API_IP
 from rack.process import Process, wait_for
 from rack.progress import Progress
 
-API_PORT = 6443
 ETCD_CLIENT = "http://127.0.0.1:2379"
 ETCD_PEER = "http://127.0.0.1:2380"
 SERVICE_SUBNET = "10.96.0.0/12"
@@ -173,6 +174,7 @@ class ControlPlane:
         self._processes: dict[str, Process] = {}
         self._token = make_token()
         self._facts: JoinFacts | None = None
+        self._api: ApiClient | None = None
 
     @property
     def kubeconfig(self) -> Path:
@@ -235,6 +237,17 @@ class ControlPlane:
             raise RackError(f"kubeadm printed no CA hash: {line.strip()!r}")
         self._facts = JoinFacts(f"{API_IP}:{API_PORT}", self._token, found.group(1))
 
+    def read(self, path: str) -> dict[str, Any]:
+        """The API object at a path, {} while there is none; RackError without an answer."""
+        if self._api is None:
+            self._api = ApiClient(self._namespace, self.kubeconfig)
+        try:
+            return self._api.get(path)
+        except OSError as error:
+            for process in self.processes:
+                process.check()
+            raise RackError(f"the API server: {error}", hint=f"see {self._directory}") from None
+
     def kubectl(self, *words: str, stdin: str = "", timeout: float = 60.0) -> str:
         """Run kubectl as the administrator; its output, or RackError."""
         program = str(self._packages.programs / "kubectl")
@@ -247,7 +260,6 @@ class ControlPlane:
         `is_hopeless` is called at each try and raises to end the wait early.
         """
         began = time.monotonic()
-        template = '{.status.conditions[?(@.type=="Ready")].status}'
         status = ""
         while status != "True":
             is_hopeless()
@@ -259,9 +271,7 @@ class ControlPlane:
                     f"(the cluster says {status or 'it does not know it'!r})"
                 )
             time.sleep(0.5)
-            status = self.kubectl(
-                "get", "node", name, "--ignore-not-found", "-o", f"jsonpath={template}"
-            )
+            status = ready_status(self.read(f"/api/v1/nodes/{name}"))
         return time.monotonic() - began
 
     def stop(self) -> None:

@@ -69,7 +69,8 @@ def run_pod(
         if time.monotonic() - began > timeout:
             break
         time.sleep(0.5)
-        phase = control_plane.kubectl("get", "pod", name, "-o", "jsonpath={.status.phase}")
+        pod = control_plane.read(f"/api/v1/namespaces/default/pods/{name}")
+        phase = str(pod.get("status", {}).get("phase", ""))
     took = time.monotonic() - began
     if phase != "Succeeded":
         what = control_plane.kubectl("describe", "pod", name)
