@@ -72,8 +72,6 @@ def render_kubeadm_config(pki: Path, token: str) -> str:
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "cgroupDriver": "systemd",
-            # A node's own path, not that of certificatesDir, which is the rack's.
-            "authentication": {"x509": {"clientCAFile": "/etc/kubernetes/pki/ca.crt"}},
         },
     ]
     return yaml.safe_dump_all(documents, sort_keys=False)
