@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from server.boottree import Site
-from server.catalog import SiteCatalog
+from server.catalog import SiteCatalog, warm_up
 from server.config import Config, apply_limits
 from server.errors import ServerError
 from server.events import Event
 from server.identity import Identifier, make_identifier
+from server.ltsconf.template import shared_checker, shared_renderer
 from server.nodes import Nodes
 from server.protocols.http import HttpLimits
+from server.secretsource import SecretsSource
 from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
@@ -69,6 +71,8 @@ class App:
         if self._state is not None:
             self.nodes.load(self._state / "nodes")
         self.tree = self._catalog().make_tree(self.sources.site, self.identifier, self.record)
+        self._warm_up()
+        self.sources.on_change(self._warm_up)
         self._pool = self._make_pool()
         self.services = self._make_services()
 
@@ -125,6 +129,9 @@ class App:
 
     def _catalog(self) -> SiteCatalog:
         return SiteCatalog(self.sources.current, self.config)
+
+    def _warm_up(self) -> None:
+        warm_up(self.sources.current)
 
     def _make_pool(self) -> WorkerPool | None:
         """The worker processes, if any are wanted and there is something for them to do."""
@@ -226,6 +233,8 @@ class App:
                 _log.error("%s did not stop within %s seconds", name, STOP_SECONDS)
             elif error := task.exception():
                 _log.error("%s failed to stop: %s", name, error)
+        shared_renderer().close()
+        shared_checker().close()
         if self._state is not None:
             self._save(None)
 
@@ -323,6 +332,8 @@ def _open_sources(config: Config) -> Sources:
     store.poll()
     ltsconf = LtsConfSource(config.lts_conf, config.state)
     ltsconf.load_first()
+    secrets = SecretsSource(config.secrets)
+    secrets.load_first()
     base = Site(
         images=(),
         ltsconf=ltsconf.current,
@@ -330,8 +341,9 @@ def _open_sources(config: Config) -> Sources:
         cmdline=config.cmdline,
         on_error=config.on_error,
         menu=config.menu,
+        facts=config.facts,
     )
-    return Sources(base, ltsconf, store)
+    return Sources(base, ltsconf, store, secrets)
 
 
 def serve(config: Config, ready: Callable[[App], None]) -> None:

@@ -4,26 +4,37 @@ A path is taken apart and each part is compared with what there is; text from a
 client never becomes part of a path on disk.
 """
 
+import functools
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from imagebuild.manifest import MANIFEST_NAME, is_digest, is_image_name
 from imagebuild.store import Image
+from server.background import Background, Job, shared_background
 from server.bootplan import BootPlan, Farm, plan_boot
 from server.config import Menu
 from server.content import BytesContent, Content, Export, FileContent, NotFound, Refused
 from server.errors import ServerError
 from server.identity import Identifier, Identity
-from server.ltsconf import LtsConf
+from server.ltsconf import LtsConf, LtsTemplate
+from server.ltsconf.template import RenderingFailedError
 from server.netboot import render_grub_cfg, render_grub_error, render_ipxe, render_ipxe_error
+from server.rendering import Known, NotYetError, plan_template
 
 MAX_PATH = 1024
 MAX_PLANS = 4096
+MAX_JOBS = 1024
+"""Nodes that wait for their rendering; more than that are told to ask again."""
+AGAIN_SECONDS = 60.0
+"""A rendering that was too slow is tried again after so long: perhaps the machine was busy."""
 GRUB_ARCHITECTURES = ("i386-pc", "x86_64-efi")
 ROOTFS = "rootfs.squashfs"
+_ASK_AGAIN = "ask again in some seconds; if that does not end, the template is too slow"
 _log = logging.getLogger(__name__)
 
 
@@ -32,11 +43,13 @@ class Site:
     """All that plans are made of, as it stands at one moment; replaced as a whole."""
 
     images: tuple[Image, ...]
-    ltsconf: LtsConf
+    ltsconf: LtsConf | LtsTemplate
     default_image: str | None = None
     cmdline: tuple[str, ...] = ()
     on_error: str = "shell"
     menu: Menu = field(default_factory=Menu)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,17 @@ class BootTree:
         identifier: Identifier,
         ports: Ports,
         told: Told = lambda client, path, outcome: None,
+        background: Background | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site = site
         self._identifier = identifier
         self._ports = ports
         self._told = told
+        self._background = background or shared_background()
+        self._clock = clock
+        self._jobs: dict[tuple[Identity, str], Job[BootPlan]] = {}
+        self._again: dict[tuple[Identity, str], float] = {}
         self._plans: OrderedDict[tuple[Identity, str], BootPlan | ServerError] = OrderedDict()
         self._planned_for: Site | None = None
 
@@ -92,13 +111,18 @@ class BootTree:
         """The plan of the node at an address; ServerError when it has none, or Refused."""
         site = self._site()
         if site is not self._planned_for:
-            self._plans.clear()
+            self._forget()
             self._planned_for = site
         identity = self._identifier.identify(client_ip, mac)
         key = (identity, name or "")
+        if key in self._again and self._clock() >= self._again[key]:
+            del self._again[key]
+            self._plans.pop(key, None)
         found = self._plans.get(key)
         if found is None:
             found = self._plans[key] = self._make_plan(site, identity, name)
+            if isinstance(found, RenderingFailedError):
+                self._again[key] = self._clock() + AGAIN_SECONDS
             if len(self._plans) > MAX_PLANS:
                 self._plans.popitem(last=False)
         if isinstance(found, ServerError):
@@ -138,10 +162,47 @@ class BootTree:
             cmdline=site.cmdline,
             on_error=site.on_error,
         )
+        conf = site.ltsconf
+        if isinstance(conf, LtsTemplate):
+            return self._await_plan(site, conf, identity, farm, name)
         try:
-            return plan_boot(identity.node_id, site.images, site.ltsconf, farm, name)
+            return plan_boot(identity.node_id, site.images, conf, farm, name)
         except ServerError as error:
             return error
+
+    def _await_plan(
+        self, site: Site, template: LtsTemplate, identity: Identity, farm: Farm, name: str | None
+    ) -> BootPlan | ServerError:
+        """A plan out of a template, made in the background; NotYetError when that takes long."""
+        key = (identity, name or "")
+        job = self._jobs.get(key)
+        if job is None:
+            if len(self._jobs) >= MAX_JOBS:
+                self._jobs = {key: job for key, job in self._jobs.items() if not job.done.is_set()}
+            if len(self._jobs) >= MAX_JOBS:
+                raise NotYetError(
+                    f"{len(self._jobs)} nodes wait for their rendering of lts.conf", hint=_ASK_AGAIN
+                )
+            known = Known(site.facts, site.secrets, identity.known)
+            make = functools.partial(
+                plan_template, identity.node_id, site.images, template, farm, name, known
+            )
+            job = self._jobs[key] = self._background.submit(make)
+        if not self._background.wait(job):
+            raise NotYetError("this node's lts.conf is still being rendered", hint=_ASK_AGAIN)
+        del self._jobs[key]
+        outcome = job.outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, ServerError):
+            raise outcome
+        return outcome
+
+    def _forget(self) -> None:
+        """Plans and work for a Site that is no more."""
+        for job in self._jobs.values():
+            job.cancelled = True
+        self._jobs.clear()
+        self._plans.clear()
+        self._again.clear()
 
     def _planned_image(self, name: str, client_ip: str, export: str = "") -> Image | None:
         """The image of the client's plan; without a plan, the current one of that name.
@@ -154,6 +215,8 @@ class BootTree:
         except ServerError as error:
             if export:
                 self._told(client_ip, export, _one_line(error))
+                if isinstance(error, NotYetError):
+                    return None  # which one it boots is not known yet
             return self._find_image(name, "current")
 
     def _find_image(self, name: str, tag_or_digest: str) -> Image | None:

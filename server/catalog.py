@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from server.background import shared_background
 from server.bootplan import BootPlan
 from server.boottree import BootTree, Ports, Site
 from server.config import Config
@@ -14,6 +15,7 @@ from server.errors import ServerError
 from server.events import Emit, Event
 from server.identity import Identifier, make_identifier
 from server.inventory import Inventory
+from server.ltsconf import LtsTemplate
 
 
 class SiteCatalog:
@@ -40,6 +42,7 @@ class SiteCatalog:
         """Make the boot tree; plans are told through `emit`."""
         identifier = make_identifier(self._inventory, self._address_map, self._hosts_file)
         self._tree = self.make_tree(lambda: self._site, identifier, emit)
+        warm_up(self._site)
 
     def make_tree(self, site: Callable[[], Site], identifier: Identifier, emit: Emit) -> BootTree:
         """A boot tree for this process, of whatever `site` gives at each lookup."""
@@ -61,6 +64,12 @@ class SiteCatalog:
 
     def list_exports(self, client_ip: str) -> Sequence[str]:
         return self.tree.list_exports(client_ip)
+
+
+def warm_up(site: Site) -> None:
+    """Have this process's renderer started before the first node asks, if it will be needed."""
+    if isinstance(site.ltsconf, LtsTemplate):
+        shared_background().submit(site.ltsconf.check)
 
 
 def find_address(address: str | None, listen: str, client_ip: str) -> str:

@@ -5,6 +5,7 @@ count from the directory of the file. Errors name file, key path and remedy.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ SERVICES = ("tftp", "nbd", "http")
 ON_ERROR = ("shell", "reboot")
 
 T = TypeVar("T")
+_FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class ConfigError(YamlError):
@@ -55,7 +57,8 @@ class Config:
     address: what nodes are told (None: the local address of the route to each).
     workers: further processes for the data path. address_map: IP to MAC of nodes
     behind a router, which the neighbour table cannot know. hosts_file: where
-    hostnames of machines that the inventory does not name are looked up.
+    hostnames of machines that the inventory does not name are looked up. facts,
+    secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
     """
 
     store: Path | None = None
@@ -78,6 +81,8 @@ class Config:
     hosts_file: Path | None = Path("/etc/hosts")
     max_nodes: int = 10_000
     events_per_node: int = 64
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Path | None = None
     source: str = "farm.yaml"
 
 
@@ -110,6 +115,8 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         inventory=_read_inventory(top, where, base),
         address_map=_read_address_map(top),
         hosts_file=_read_hosts_file(top, base),
+        facts=_read_facts(top),
+        secrets=top.path_("secrets", base),
         source=where,
         **_read_nodes(top.section("nodes")),
     )
@@ -234,6 +241,31 @@ def _read_address_map(top: Section) -> dict[str, str]:
             )
         result[ip] = mac
     return result
+
+
+def _read_facts(top: Section) -> dict[str, Any]:
+    facts = dict(top.pairs("facts"))
+    for key, value in facts.items():
+        _check_fact(top, f"facts.{key}", key, value)
+    return facts
+
+
+def _check_fact(top: Section, where: str, key: str, value: Any) -> None:
+    """A name that a template can write, and text, numbers, true, false, lists or keys of such."""
+    if not _FACT.fullmatch(key):
+        raise top.error(
+            where, f"{key!r} is no name for templates", "letters, digits and _, no digit first"
+        )
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            _check_fact(top, f"{where}.{inner}", str(inner), content)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_fact(top, f"{where}[{number}]", key, item)
+    elif value is None:
+        raise top.error(where, "has no value", 'write "" for an empty text')
+    elif isinstance(value, str) and not value.isprintable():
+        raise top.error(where, "holds control characters", "write it on one line")
 
 
 def _read_hosts_file(top: Section, base: Path) -> Path | None:

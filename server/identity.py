@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.content import Refused
-from server.inventory import Inventory
+from server.inventory import Inventory, Machine
 from server.ltsconf import NodeId
 from server.yamlfile import parse_ip, parse_mac
 
@@ -78,16 +78,27 @@ class CachedFile:
 
 @dataclass(frozen=True)
 class Identity:
-    """A node as the server knows it. how: what told its MAC ("" when nothing did)."""
+    """A node as the server knows it. how: what told its MAC ("" when nothing did).
+
+    serial, uuid: the inventory's, if it has them.
+    """
 
     ip: str
     mac: str | None
     hostname: str | None
     how: str = ""
+    serial: str | None = None
+    uuid: str | None = None
 
     @property
     def node_id(self) -> NodeId:
         return NodeId(hostname=self.hostname, ip=self.ip, mac=self.mac)
+
+    @property
+    def known(self) -> dict[str, str]:
+        """Serial and uuid, as far as they are known."""
+        known = {"serial": self.serial, "uuid": self.uuid}
+        return {name: value for name, value in known.items() if value}
 
 
 class Identifier:
@@ -119,7 +130,11 @@ class Identifier:
                 raise Refused(f"mac={claimed[:40]!r} is not a MAC address")
             if mac is not None and said != mac:
                 raise Refused(f"{ip} is {mac} ({how}), not {said}")
-        return Identity(ip, mac, self._find_hostname(ip, mac), how)
+        machine = self._find_machine(ip, mac)
+        if machine is None:
+            return Identity(ip, mac, self._hosts.get(ip), how)
+        hostname = machine.hostname or self._hosts.get(ip)
+        return Identity(ip, mac, hostname, how, machine.serial, machine.uuid)
 
     def _find_mac(self, ip: str) -> tuple[str | None, str]:
         if mac := self._neighbours.get(ip):
@@ -130,13 +145,8 @@ class Identifier:
             return machine.mac, "inventory"
         return None, ""
 
-    def _find_hostname(self, ip: str, mac: str | None) -> str | None:
-        machine = self._inventory.by_mac.get(mac) if mac else None
-        if machine is None and mac is None:
-            machine = self._inventory.by_ip.get(ip)
-        if machine is not None and machine.hostname:
-            return machine.hostname
-        return self._hosts.get(ip)
+    def _find_machine(self, ip: str, mac: str | None) -> Machine | None:
+        return self._inventory.by_mac.get(mac) if mac else self._inventory.by_ip.get(ip)
 
 
 def make_identifier(

@@ -2,8 +2,9 @@
 
     - {mac: "52:54:00:00:00:01", ip: 10.9.0.11, hostname: node-1}
 
-A YAML list, a file of its own (`bootfarm dhcp-config --inventory FILE`) or
-under `inventory:` in farm.yaml. Only `mac` is required.
+`serial` and `uuid` may be told, too: facts for templates of lts.conf. A YAML
+list, a file of its own (`bootfarm dhcp-config --inventory FILE`) or under
+`inventory:` in farm.yaml. Only `mac` is required.
 """
 
 import re
@@ -19,11 +20,16 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that the operator has listed. mac: lower case, colons. ip: dotted or None."""
+    """A machine that the operator has listed. mac: lower case, colons. ip: dotted or None.
+
+    serial, uuid: as the operator wrote them; nothing is compared with them.
+    """
 
     mac: str
     ip: str | None = None
     hostname: str | None = None
+    serial: str | None = None
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,9 @@ def _read_machine(section: Section) -> Machine:
             f"{hostname!r} is not a hostname",
             "letters, digits and dashes, at most 63, without a domain",
         )
+    serial, uuid = section.text("serial"), section.text("uuid")
     section.finish()
-    return Machine(mac, ip, hostname)
+    return Machine(mac, ip, hostname, serial, uuid)
 
 
 def load_inventory(path: Path) -> Inventory:

@@ -8,7 +8,7 @@ from server.boottree import Site
 from server.content import Refused
 from server.errors import ServerError
 from server.inventory import Inventory
-from server.ltsconf import NodeId
+from server.ltsconf import LtsConf, NodeId
 from server.protocols.dhcp import Client, Loaders
 
 GRUB_BIOS = "grub/i386-pc/core.0"
@@ -74,8 +74,14 @@ def loaders_of(image: Image, *, proxy: bool) -> Loaders:
 
 
 def _choose(site: Site, node: NodeId) -> Image:
-    """The node's image; where its IMAGE is wrong, the default, whose menu then says so."""
-    wanted = site.ltsconf.resolve(node).get("IMAGE", "")
+    """The node's image; where its IMAGE is wrong, the default, whose menu then says so.
+
+    A template is not rendered for this: the default image's loader asks for the
+    node's own menu, too.
+    """
+    wanted = ""
+    if isinstance(site.ltsconf, LtsConf):
+        wanted = site.ltsconf.resolve(node).get("IMAGE", "")
     try:
         return choose_image(wanted, site.images, site.default_image)[0]
     except ServerError as error:

@@ -1,4 +1,4 @@
-"""lts.conf and the store, watched: the last good of each makes the Site that is served.
+"""lts.conf, its secrets and the store, watched: the last good of each makes the Site served.
 
 A good edit counts from the next request on. A bad one is refused with its
 reason, and what was good before stays in force, over a restart too (`--state`).
@@ -13,44 +13,27 @@ import functools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuild.manifest import is_digest, is_image_name
 from imagebuild.store import Image, Store
 from server.boottree import Site
 from server.errors import ServerError
-from server.ltsconf import LtsConf
+from server.ltsconf import LtsConf, LtsTemplate, is_template
 from server.ltsconf.files import make_reader, read_main
-from server.ltsconf.scan import Included
+from server.ltsconf.scan import Included, ReadInclude
+from server.ltsconf.template import shared_checker
+from server.secretsource import SecretsSource
+from server.stamp import Stamp, is_being_written
 
-SETTLE_SECONDS = 0.25
 LAST_GOOD = "lts.conf.json"
+MAX_INCLUDES = 256
 _TRIES = 5
+_INCLUDE = re.compile(rb"^[ \t]*include[ \t]+([^\r\n#]+)", re.MULTILINE)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Print:
-    """What tells one state of a file from another."""
-
-    device: int
-    inode: int
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> "_Print | None":
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
-            return None
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def same_file(self, other: "_Print | None") -> bool:
-        return other is not None and (self.device, self.inode) == (other.device, other.inode)
 
 
 class LtsConfSource:
@@ -66,11 +49,11 @@ class LtsConfSource:
     ) -> None:
         self.path = path
         self.problem = ""
-        self.current = LtsConf.parse(b"")
+        self.current: LtsConf | LtsTemplate = LtsConf.parse(b"")
         self._state = state
         self._wall = wall
         self._refused = refused
-        self._seen: dict[Path, _Print | None] = {}
+        self._seen: dict[Path, Stamp | None] = {}
 
     def load_first(self) -> None:
         """Read the file; when it is bad, fall back to the last good one.
@@ -90,7 +73,7 @@ class LtsConfSource:
 
     def poll(self) -> bool:
         """Look whether the file has changed, and take it if it is good. True when it was taken."""
-        if self.path is None or all(_Print.of(path) == seen for path, seen in self._seen.items()):
+        if self.path is None or all(Stamp.of(path) == seen for path, seen in self._seen.items()):
             return False
         if self._is_being_written():
             return False
@@ -103,26 +86,24 @@ class LtsConfSource:
         return True
 
     def _is_being_written(self) -> bool:
-        for path, seen in self._seen.items():
-            now = _Print.of(path)
-            fresh = now is not None and self._wall() - now.changed / 1e9 < SETTLE_SECONDS
-            if fresh and now is not None and now != seen and now.same_file(seen):
-                return True
-        return False
+        wall = self._wall()
+        return any(
+            is_being_written(Stamp.of(path), seen, wall) for path, seen in self._seen.items()
+        )
 
     def _take(self, path: Path) -> None:
         """Read, parse, keep. Raises ServerError, and then nothing has changed but `_seen`."""
         for _ in range(_TRIES):
-            before = _Print.of(path)
+            before = Stamp.of(path)
             reader = _Reader(path)
             error = None
-            conf = None
+            conf: LtsConf | LtsTemplate | None = None
             try:
                 conf = reader.load()
             except ServerError as problem:
                 error = problem
             files = {path: before, **reader.prints}
-            if all(_Print.of(file) == seen for file, seen in files.items()):
+            if all(Stamp.of(file) == seen for file, seen in files.items()):
                 break  # nothing moved while it was read
         self._seen = files
         if error is not None or conf is None:
@@ -150,7 +131,7 @@ class LtsConfSource:
         except OSError as error:
             _log.error("the last good lts.conf cannot be kept in %s: %s", self._state, error)
 
-    def _load_kept(self) -> LtsConf | None:
+    def _load_kept(self) -> LtsConf | LtsTemplate | None:
         if self._state is None:
             return None
         try:
@@ -158,9 +139,7 @@ class LtsConfSource:
             texts = {
                 name: base64.b64decode(text, validate=True) for name, text in data["texts"].items()
             }
-            return LtsConf.parse(
-                texts[""], functools.partial(_read_kept, texts), path=str(data["main"])
-            )
+            return _parse(texts, str(data["main"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ServerError) as error:
@@ -180,9 +159,9 @@ class _Reader:
         # kubelet's `..data` link may move while we read: stay with what it led to.
         self._root = Path(os.path.realpath(path)).parent
         self.texts: dict[str, bytes] = {}
-        self.prints: dict[Path, _Print | None] = {}
+        self.prints: dict[Path, Stamp | None] = {}
 
-    def load(self) -> LtsConf:
+    def load(self) -> LtsConf | LtsTemplate:
         main = read_main(Path(os.path.realpath(self._path)))
         self.texts[""] = main.data or b""
         find = make_reader(self._root, main)
@@ -190,13 +169,45 @@ class _Reader:
         def read_include(name: bytes) -> Included | None:
             inside = os.path.normpath(f"/{os.fsdecode(name)}").lstrip("/")
             place = self._root / inside
-            self.prints[place] = _Print.of(place)
+            self.prints[place] = Stamp.of(place)
             found = find(name)
             if found is not None and found.data is not None:
                 self.texts[os.fsdecode(name)] = found.data
             return found
 
+        if is_template(self.texts[""]):
+            # Which include a node's rendering reaches shows later, when kubelet
+            # may have replaced the directory: they all are read now.
+            _read_all(self.texts, read_include)
+            return _parse(self.texts, str(self._path))
         return LtsConf.parse(self.texts[""], read_include, path=str(self._path))
+
+
+def _read_all(texts: Mapping[str, bytes], read_include: ReadInclude) -> None:
+    """Have every include of a text read that an include line names, and theirs."""
+    known: set[bytes] = set()
+    new = find_includes(texts[""])
+    while new and len(known) < MAX_INCLUDES:
+        known.add(name := new.pop())
+        found = read_include(name)
+        if found is not None and found.data is not None:
+            new |= find_includes(found.data) - known
+
+
+def find_includes(text: bytes) -> set[bytes]:
+    """The paths of lines that may be include lines; more than LTSP 5 reads, but none less."""
+    names = (found.strip() for found in _INCLUDE.findall(text))
+    return {name.strip(b'"').strip() for name in names} - {b""}
+
+
+def _parse(texts: Mapping[str, bytes], path: str) -> LtsConf | LtsTemplate:
+    """What texts that were read say, or how it is rendered."""
+    read_include = functools.partial(_read_kept, dict(texts))
+    if not is_template(texts[""]):
+        return LtsConf.parse(texts[""], read_include, path=path)
+    template = LtsTemplate.parse(texts[""], read_include, path=path)
+    template.check(shared_checker())
+    return template
 
 
 def _read_kept(texts: Mapping[str, bytes], name: bytes) -> Included | None:
@@ -262,7 +273,7 @@ class StoreSource:
         paths = [self.path / "images"]
         for name in self._names() if not self._stamps else self._known_names():
             paths += [name, name / "tags"]
-        return tuple(_Print.of(path) for path in paths)
+        return tuple(Stamp.of(path) for path in paths)
 
     def _known_names(self) -> list[Path]:
         return [self.path / "images" / name for name in sorted({i.name for i in self.images})]
@@ -297,11 +308,18 @@ def _list_digests(store: Path) -> list[tuple[str, str]]:
 
 
 class Sources:
-    """Both together: gives the Site that holds now."""
+    """All together: gives the Site that holds now."""
 
-    def __init__(self, base: Site, ltsconf: LtsConfSource, store: StoreSource) -> None:
+    def __init__(
+        self,
+        base: Site,
+        ltsconf: LtsConfSource,
+        store: StoreSource,
+        secrets: SecretsSource | None = None,
+    ) -> None:
         self.ltsconf = ltsconf
         self.store = store
+        self.secrets = secrets or SecretsSource(None)
         self._site = base
         self._changed: list[Callable[[], None]] = []
         self._rebuild()
@@ -317,25 +335,28 @@ class Sources:
 
     def site(self) -> Site:
         """The present Site, after a look at the files' time stamps."""
-        if self.ltsconf.poll() | self.store.poll(quick=True):
+        if self.ltsconf.poll() | self.secrets.poll(quick=True) | self.store.poll(quick=True):
             self._rebuild()
         return self._site
 
     def poll(self) -> None:
         """The thorough look, once a second."""
-        if self.ltsconf.poll() | self.store.poll():
+        if self.ltsconf.poll() | self.secrets.poll() | self.store.poll():
             self._rebuild()
 
     def problems(self) -> list[str]:
         """What is not as it should be, a line each."""
-        problems = [self.ltsconf.problem] if self.ltsconf.problem else []
+        problems = [text for text in (self.ltsconf.problem, self.secrets.problem) if text]
         if not self.store.images:
             problems.append(f"the store {self.store.path} holds no image: build or import one")
         return [*problems, *self.store.problems]
 
     def _rebuild(self) -> None:
         self._site = dataclasses.replace(
-            self._site, images=self.store.images, ltsconf=self.ltsconf.current
+            self._site,
+            images=self.store.images,
+            ltsconf=self.ltsconf.current,
+            secrets=self.secrets.current,
         )
         for action in self._changed:
             action()

@@ -31,10 +31,10 @@ FLOORS = [
     ["server.errors"],
     ["server.events", "server.content"],
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
-    ["server.inventory"],
+    ["server.inventory", "server.stamp", "server.background"],
     ["server.config", "server.identity", "server.dhcpconfig"],
-    ["server.bootplan", "server.nodes"],
-    ["server.netboot"],
+    ["server.bootplan", "server.nodes", "server.secretsource"],
+    ["server.netboot", "server.rendering"],
     ["server.boottree"],
     [
         "server.sources",

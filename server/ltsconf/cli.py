@@ -22,6 +22,7 @@ from server.ltsconf.reading import Given, fetch_nodes, parse_facts, read_text, r
 from server.ltsconf.reference import render_reference
 from server.ltsconf.report import FORMATS, count, render_report
 from server.ltsconf.template import read_secrets
+from server.rendering import describe_image
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -316,13 +317,7 @@ def _gather(
     manifest, shown = _find_image(image, store)
     about_image = None
     if manifest is not None:
-        about_image = {
-            "name": manifest.name,
-            "digest": manifest.digest,
-            "kernel": manifest.kernel,
-            "architecture": manifest.architecture,
-            "versions": dict(manifest.versions),
-        }
+        about_image = describe_image(manifest)
         about_node = {"arch": manifest.architecture, **about_node}
     known_secrets = read_secrets(secrets) if secrets is not None else {}
     given = Given(about_node, about_farm, known_secrets, about_image)

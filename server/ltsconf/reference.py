@@ -68,9 +68,22 @@ so that the file itself holds no secret:
     [default]
     RCFILE_07_JOIN = "kubeadm join --token {{ secrets.join_token }} {{ farm.api }}"
 
-A name that is not known is an error for that node, with line and name; other nodes are not
-concerned. A value of an expression is one line. A rendering may take 2 seconds, 512 MiB and 4 MiB
-of text.
+A name that is not known is an error for that node, with line and name; its boot menu and its
+timeline say so, and it gets no lts.conf. Other nodes are not concerned. `node.arch` is the image's
+architecture; `node.serial` and `node.uuid` are what the inventory says, so write
+`{{ node.serial | default("none") }}` where not every machine has one. A value of an expression is
+one line. A rendering may take 2 seconds, 512 MiB and 4 MiB of text.
+
+A text that is no template (`{% if %}` without its end, an unknown filter) is refused as a whole,
+and the last good text stays in force.
+
+`IMAGE` may be rendered, too: the text is rendered with the facts of the image that would be booted
+without `IMAGE`, and once more with those of the image that this rendering names. If `IMAGE` is
+another one then, the node is told that it depends on itself. Where nothing names a default image,
+`image` is not known in the first rendering.
+
+The path of an `include` stands in plain text in the template, also within `{% if %}`; it cannot be
+computed. Included files are not rendered.
 
 ## Variables
 """

@@ -15,6 +15,7 @@ A name that is not known is an error for that node, never an empty text.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import re
@@ -37,8 +38,13 @@ FIRST_LINE = re.compile(rb"#[ \t]*jinja2[ \t]*\r?\n", re.IGNORECASE)
 MAX_TEMPLATE = 2**20
 MAX_SECRET = 65536
 SECONDS = 2.0
+MAX_RENDERINGS = 1024
 
 Facts = Mapping[str, Any]
+
+
+class RenderingFailedError(LtsConfError):
+    """The process gave no answer: too slow, too large, gone. Another time it may."""
 
 
 def is_template(text: bytes) -> bool:
@@ -110,18 +116,34 @@ class Renderer:
         self, text: bytes, facts: Facts, *, path: str = "lts.conf", placeholders: bool = False
     ) -> bytes:
         """The text of one node. Raises LtsConfError with the template's line."""
+        answer = self._request(text, path, facts=facts, placeholders=placeholders)
+        return encode(answer["text"])
+
+    def check(self, text: bytes, *, path: str = "lts.conf") -> None:
+        """Whether it is a template at all, before any facts are known. Raises as `render` does."""
+        self._request(text, path, facts={}, check=True)
+
+    def close(self) -> None:
+        """End the worker, what it renders just now included; a later `render` starts another."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
+        with self._lock:
+            self._stop()
+
+    def _request(self, text: bytes, path: str, *, facts: Facts, **more: bool) -> dict[str, Any]:
         if len(text) > MAX_TEMPLATE:
-            raise LtsConfError(f"is a template larger than {MAX_TEMPLATE} bytes", path=path)
-        request = {
-            # Jinja2 takes text: bytes that are not UTF-8 travel as lone surrogates.
-            "text": decode(text),
-            "facts": facts,
-            "placeholders": placeholders,
-        }
+            raise LtsConfError(
+                f"is a template larger than {MAX_TEMPLATE} bytes",
+                path=path,
+                hint="A template for lts.conf is a few kilobytes: is this the right file?",
+            )
+        # Jinja2 takes text: bytes that are not UTF-8 travel as lone surrogates.
+        request = {"text": decode(text), "facts": facts, **more}
         with self._lock:
             answer = self._ask(json.dumps(request).encode() + b"\n", path)
         if "text" in answer:
-            return encode(answer["text"])
+            return answer
         who = describe_node(facts)
         raise LtsConfError(
             f"{answer['error']}{f' (for {who})' if who else ''}",
@@ -130,11 +152,6 @@ class Renderer:
             column=1 if answer["line"] else 0,
             hint=_HINTS[answer["kind"]],
         )
-
-    def close(self) -> None:
-        """End the worker."""
-        with self._lock:
-            self._stop()
 
     def _ask(self, request: bytes, path: str) -> dict[str, Any]:
         deadline = time.monotonic() + self._seconds
@@ -160,14 +177,14 @@ class Renderer:
                 answer += part
         except TimeoutError:
             self._stop()
-            raise LtsConfError(
+            raise RenderingFailedError(
                 f"rendering takes longer than {self._seconds:g} s",
                 path=path,
                 hint="A template for lts.conf fills in values; it has no long loops.",
             ) from None
         except OSError:
             self._stop()
-            raise LtsConfError(
+            raise RenderingFailedError(
                 "rendering needs too much memory", path=path, hint=_HINTS["limit"]
             ) from None
         result: dict[str, Any] = json.loads(answer)
@@ -199,7 +216,7 @@ class Renderer:
             worker.stdout.fileno(), 4096
         ):
             self._stop()
-            raise LtsConfError("the process that renders templates does not start")
+            raise RenderingFailedError("the process that renders templates does not start")
 
     def _stop(self) -> None:
         worker, self._worker = self._worker, None
@@ -230,6 +247,14 @@ def shared_renderer() -> Renderer:
     return renderer
 
 
+@cache
+def shared_checker() -> Renderer:
+    """Another one, for those who may not wait until a rendering under way has ended."""
+    checker = Renderer()
+    atexit.register(checker.close)
+    return checker
+
+
 def describe_node(facts: Facts) -> str:
     """How messages name the node of these facts."""
     node = facts.get("node", {})
@@ -243,7 +268,8 @@ class LtsTemplate:
     """An lts.conf that must be rendered before a node can be resolved.
 
     `render` gives the LtsConf of one node; a bad rendering is that node's
-    error alone. Renderings are kept as long as facts do not change.
+    error alone. Renderings are kept by their facts. It can be pickled, if
+    `read_include` can: renderings and renderer stay behind then.
     """
 
     def __init__(
@@ -266,9 +292,20 @@ class LtsTemplate:
         """A template from its text; nothing is rendered yet."""
         return cls(Included("main", path, text), read_include, renderer)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"main": self.main, "_read_include": self._read_include}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["main"], state["_read_include"])  # type: ignore[misc]
+
+    def check(self, renderer: Renderer | None = None) -> None:
+        """Raises LtsConfError if the text is no template: what can be said without a node."""
+        (renderer or self._renderer).check(self.main.data or b"", path=self.main.path)
+
     def render(self, facts: Facts) -> LtsConf:
         """The configuration for these facts (make_facts). Raises LtsConfError."""
-        key = json.dumps(facts, sort_keys=True)
+        # A digest: the secrets among the facts are not wanted in memory for each node.
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         known = self._cache.get(key)
         if known is None:
             try:
@@ -277,9 +314,11 @@ class LtsTemplate:
                     self._read_include,
                     path=f"{self.main.path} (rendered)",
                 )
+            except RenderingFailedError:
+                raise
             except LtsConfError as error:
                 known = error
-            if len(self._cache) >= 1024:
+            if len(self._cache) >= MAX_RENDERINGS:
                 self._cache.clear()
             self._cache[key] = known
         if isinstance(known, LtsConfError):

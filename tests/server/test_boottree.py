@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,14 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuild.store import Image, Store
+from server.background import Background
 from server.bootplan import BootPlan
 from server.boottree import BootTree, Ports, Site
 from server.content import BytesContent, FileContent, NotFound, Refused
 from server.identity import make_identifier
 from server.inventory import Inventory, Machine
-from server.ltsconf import LtsConf
+from server.ltsconf import LtsConf, LtsTemplate, is_template
+from server.ltsconf.files import read_nothing
+from server.ltsconf.scan import Included
+from server.ltsconf.template import RenderingFailedError
 from tests.server.farm import FILES, publish
 
+TOKEN = "abcdef.0123456789abcdef"
 NODE_1, NODE_2, STRANGER = "10.9.0.11", "10.9.0.12", "10.9.0.77"
 CONF = b"""
 [default]
@@ -29,8 +36,9 @@ IMAGE = storage
 
 
 class Farm:
-    def __init__(self, store: Path, arp: Path) -> None:
+    def __init__(self, store: Path, arp: Path, background: Background | None = None) -> None:
         self.store = store
+        self.now = 0.0
         self.told: list[tuple[str, str, BootPlan | str]] = []
         self.site = self.make_site(CONF)
         inventory = Inventory(
@@ -45,10 +53,20 @@ class Farm:
             make_identifier(inventory, {}, None, arp),
             Ports(8080, 10809, lambda ip: "10.9.0.1"),
             lambda *words: self.told.append(words),
+            background or Background(seconds=30),
+            lambda: self.now,
         )
 
     def make_site(self, conf: bytes) -> Site:
-        return Site(images=tuple(Store(self.store).images()), ltsconf=LtsConf.parse(conf))
+        parse = LtsTemplate.parse if is_template(conf) else LtsConf.parse
+        return Site(images=tuple(Store(self.store).images()), ltsconf=parse(conf))
+
+    def use_template(self, template: LtsTemplate) -> None:
+        site = self.make_site(CONF)
+        facts, secrets = {"site": "west"}, {"token": TOKEN}
+        self.site = replace(
+            site, ltsconf=template, default_image="amd64", facts=facts, secrets=secrets
+        )
 
     def image(self, name: str, tag: str) -> Image:
         return Store(self.store).get(name, tag)
@@ -276,3 +294,133 @@ def test_no_path_leads_out_of_the_store(
         return
     if isinstance(content, FileContent):
         assert content.path.resolve().is_relative_to(store.resolve())
+
+
+TEMPLATE = b"""# jinja2
+[default]
+A = {{ farm.site }} {{ node.hostname }}
+K = {{ image.kernel }}
+T = {{ secrets.token }}
+{% if node.hostname == "node-1" %}
+IMAGE = amd64:canary
+{% elif node.hostname == "node-2" %}
+U = {{ node.uuid }}
+{% endif %}
+"""
+
+
+def test_a_template_is_rendered_for_who_asks(farm: Farm) -> None:
+    farm.use_template(LtsTemplate.parse(TEMPLATE))
+    canary = farm.image("amd64", "canary")
+    text = farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    assert 'A="west node-1"' in text
+    assert 'K="2"' in text
+    assert f'T="{TOKEN}"' in text
+    assert f"amd64@{canary.digest}" in farm.text("/ltsp/amd64/grub/grub.cfg", NODE_1)
+    export = farm.tree.export("/opt/ltsp/amd64", NODE_1)
+    assert export is not None
+    assert export.digest == canary.digest
+    assert 'A="west storage-1"' in farm.text("/ltsp/amd64/lts.conf", "10.9.0.13")
+
+
+def test_a_rendering_error_is_one_nodes_trouble(farm: Farm) -> None:
+    farm.use_template(LtsTemplate.parse(TEMPLATE))
+    said = "lts.conf:9:1: node.uuid is undefined (for node "
+    for path in ("/ltsp/amd64/grub/grub.cfg", "/ltsp/amd64/boot.ipxe"):
+        text = farm.text(path, NODE_2)
+        assert "node.uuid is undefined" in text
+        assert "menuentry 'amd64" not in text
+    assert len(farm.told) == 2
+    for _, _, outcome in farm.told:
+        assert isinstance(outcome, str)
+        assert outcome.startswith(said)
+    with pytest.raises(NotFound) as caught:
+        farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_2)
+    assert caught.value.reason.startswith(said)
+    assert 'K="2"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    # The loader is there, so that the menu can say it.
+    farm.path("/ltsp/amd64/grub/i386-pc/core.0", NODE_2)
+
+
+class Gated(LtsTemplate):
+    """A template whose renderings take as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(Included("main", "lts.conf", b""), read_nothing)
+        self.gate = threading.Event()
+        self.count = 0
+        self.error: Exception | None = None
+
+    def render_text(self, facts: object, *, placeholders: bool = False) -> bytes:
+        self.count += 1
+        assert self.gate.wait(30)
+        if self.error is not None:
+            raise self.error
+        return b"[default]\nIMAGE = amd64\nA = slow\n"
+
+
+def test_nobody_waits_long_for_a_slow_rendering(tmp_path: Path, farm: Farm) -> None:
+    background = Background(seconds=0)
+    farm = Farm(tmp_path / "store", tmp_path / "arp", background)
+    template = Gated()
+    farm.use_template(template)
+    assert "still being rendered" in farm.text("/ltsp/amd64/grub/grub.cfg", NODE_1)
+    with pytest.raises(NotFound, match="still being rendered"):
+        farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_1)
+    with pytest.raises(NotFound, match="still being rendered"):
+        farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_2)
+    assert farm.tree.export("/opt/ltsp/amd64", NODE_1) is None
+    last = background.submit(lambda: None)
+    template.gate.set()
+    assert last.done.wait(30)
+    assert 'A="slow"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    assert 'A="slow"' in farm.text("/ltsp/amd64/lts.conf", NODE_2)
+    assert template.count == 2
+
+
+def test_renderings_for_a_site_that_is_no_more_are_left_out(tmp_path: Path, farm: Farm) -> None:
+    background = Background(seconds=0)
+    farm = Farm(tmp_path / "store", tmp_path / "arp", background)
+    template = Gated()
+    farm.use_template(template)
+    for number in range(20):
+        with pytest.raises(NotFound):
+            farm.tree.lookup("/ltsp/amd64/lts.conf", f"10.9.1.{number}")
+    farm.site = farm.make_site(CONF)
+    assert 'A="default"' in farm.text("/ltsp/amd64/lts.conf", STRANGER)
+    last = background.submit(lambda: None)
+    template.gate.set()
+    assert last.done.wait(30)
+    assert template.count <= 1, "but for the one that was under way"
+
+
+def test_a_rendering_that_failed_for_lack_of_time_is_tried_again(farm: Farm) -> None:
+    template = Gated()
+    template.gate.set()
+    template.error = RenderingFailedError("rendering takes longer than 2 s")
+    farm.use_template(template)
+    for _ in range(3):
+        with pytest.raises(NotFound, match="takes longer"):
+            farm.tree.lookup("/ltsp/amd64/lts.conf", NODE_1)
+    assert template.count == 1
+    template.error = None
+    farm.now = 60.0
+    assert 'A="slow"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+
+
+def test_too_many_that_wait(tmp_path: Path, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.boottree.MAX_JOBS", 2)
+    background = Background(seconds=0)
+    farm = Farm(tmp_path / "store", tmp_path / "arp", background)
+    template = Gated()
+    farm.use_template(template)
+    for address in (NODE_1, NODE_2):
+        with pytest.raises(NotFound, match="still being rendered"):
+            farm.tree.lookup("/ltsp/amd64/lts.conf", address)
+    with pytest.raises(NotFound, match="2 nodes wait"):
+        farm.tree.lookup("/ltsp/amd64/lts.conf", STRANGER)
+    last = background.submit(lambda: None)
+    template.gate.set()
+    assert last.done.wait(30)
+    with pytest.raises(NotFound, match="still being rendered"):
+        farm.tree.lookup("/ltsp/amd64/lts.conf", STRANGER)

@@ -40,6 +40,8 @@ inventory:
 address_map: {10.8.0.7: 52:54:00:12:34:57}
 hosts_file: none
 nodes: {limit: 50, events: 20}
+facts: {api: "10.9.0.1:6443", mtu: 9000, dns: [10.0.0.1], rack: {row: b}, dry: false}
+secrets: secrets
 """
     )
     assert config.store == Path("/srv/store")
@@ -53,11 +55,24 @@ nodes: {limit: 50, events: 20}
     assert config.address_map == {"10.8.0.7": "52:54:00:12:34:57"}
     assert config.hosts_file is None
     assert (config.max_nodes, config.events_per_node) == (50, 20)
+    assert config.facts == {
+        "api": "10.9.0.1:6443",
+        "mtu": 9000,
+        "dns": ["10.0.0.1"],
+        "rack": {"row": "b"},
+        "dry": False,
+    }
+    assert config.secrets == Path("/etc/bootfarm/secrets")
 
 
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
+        ("facts: {api-server: x}", "facts.api-server: 'api-server' is no name", "letters, digits"),
+        ("facts: {a: {2: x}}", "facts.a.2: '2' is no name for templates", "no digit first"),
+        ("facts: {a: [x, null]}", "facts.a[1]: has no value", "empty text"),
+        ('facts: {a: "x\\ny"}', "facts.a: holds control characters", "one line"),
+        ("facts: [a]", "facts: expected keys with values", "key: value"),
         ("adress: 10.9.0.1", "farm.yaml: adress: unknown key", "did you mean 'address'?"),
         ("http: {prot: 80}", "farm.yaml: http.prot: unknown key", "did you mean 'port'?"),
         ("http: {port: http}", "http.port: expected a whole number", "65535"),

@@ -4,7 +4,7 @@ import pytest
 
 from server.content import Refused
 from server.identity import CachedFile, make_identifier, parse_hosts, parse_neighbours
-from server.inventory import Inventory, Machine
+from server.inventory import Inventory, Machine, parse_inventory
 
 ARP = """\
 IP address       HW type     Flags       HW address            Mask     Device
@@ -71,6 +71,13 @@ def test_a_machine_on_another_ones_address_does_not_get_its_name(arp: Path) -> N
     inventory = Inventory((Machine("52:54:00:00:00:08", "10.9.0.11", "node-8"),))
     one = make_identifier(inventory, {}, None, arp).identify("10.9.0.11")
     assert (one.mac, one.hostname) == ("52:54:00:00:00:01", None)
+
+
+def test_serial_and_uuid_are_the_inventorys(arp: Path) -> None:
+    machines = parse_inventory([{"mac": "52:54:00:00:00:01", "serial": "S 1", "uuid": "u-1"}], "x")
+    identifier = make_identifier(machines, {}, None, arp)
+    assert identifier.identify("10.9.0.11").known == {"serial": "S 1", "uuid": "u-1"}
+    assert identifier.identify("10.9.0.77").known == {}
 
 
 def test_a_claim_may_only_agree(arp: Path) -> None:

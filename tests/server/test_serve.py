@@ -1,5 +1,6 @@
 """`bootfarm serve` as a process of its own, asked by curl, tftp and nbdinfo."""
 
+import base64
 import contextlib
 import json
 import os
@@ -302,3 +303,86 @@ def test_address_map_decides_who_asks(farm: Path) -> None:
         assert (node["hostname"], node["phase"]) == ("node-1", "ready")
     finally:
         server.stop()
+
+
+TEMPLATE = """# jinja2
+[default]
+API = {{ farm.api }}
+TOKEN = {{ secrets.token }}
+SERIAL = {{ node.serial }}
+"""
+SECRET = "abcdef.0123456789abcdef"
+
+
+def children(pid: int) -> set[int]:
+    """Processes below one, by /proc."""
+    below: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            below |= {int(stat.parent.name), *children(int(stat.parent.name))}
+    return below
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_template_with_secrets(farm: Path, workers: str) -> None:
+    (farm / "secrets").mkdir()
+    (farm / "secrets" / "token").write_text(f"{SECRET}\n")
+    (farm / "lts.conf").write_text(TEMPLATE)
+    (farm / "farm.yaml").write_text(
+        'inventory: [{mac: "52:54:00:00:00:01", ip: 127.0.0.1, serial: S-1}]\n'
+        "facts: {api: 10.9.0.1}\nsecrets: secrets\n"
+    )
+    options = ["--config", str(farm / "farm.yaml"), "--workers", workers, "--verbose"]
+    server = Server(farm, options)
+    server.start()
+
+    def fetch() -> str:
+        """lts.conf over TFTP; empty while there is none."""
+        url = f"tftp://127.0.0.1:{server.tftp}//ltsp/amd64/lts.conf"
+        done = subprocess.run(["curl", "-s", "--max-time", "10", url], capture_output=True)
+        return done.stdout.decode()
+
+    try:
+        assert eventually(lambda: f'TOKEN="{SECRET}"' in fetch())
+        assert server.get("/ltsp/amd64/lts.conf").decode() == fetch()
+        assert 'SERIAL="S-1"' in fetch()
+        replace(farm / "secrets" / "token", "ghijkl.0123456789abcdef")
+        assert eventually(lambda: 'TOKEN="ghijkl' in fetch())
+        # A bad edit: the last good text stays.
+        replace(farm / "lts.conf", "# jinja2\n[default]\nA = {{ node.mac\n")
+        assert eventually(lambda: server.json("/healthz")["status"] == "degraded")
+        assert f"{farm}/lts.conf:3" in str(server.json("/healthz")["problems"])
+        assert 'TOKEN="ghijkl' in fetch()
+        # An error of this node: its menu says it, its lts.conf is none.
+        replace(farm / "lts.conf", TEMPLATE + "A = {{ {}[secrets.token] }}\n")
+        assert eventually(lambda: b"(secret)" in server.get("/ltsp/amd64/grub/grub.cfg"))
+        assert eventually(lambda: fetch() == "")
+        (node,) = server.json("/api/nodes")
+        assert f"{farm}/lts.conf:6:1:" in node["error"]
+        assert "for node 52:54:00:00:00:01" in node["error"]
+        seen = json.dumps([server.json(f"/api/nodes/{node['mac']}"), server.json("/healthz")])
+        assert server.process is not None
+        below = children(server.process.pid)
+        assert below
+        arguments = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below)
+        assert b"server.ltsconf.worker" in arguments
+    finally:
+        assert server.stop() == 0
+    assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+    kept = "".join(path.read_text() for path in (farm / "state").rglob("*") if path.is_file())
+    texts = json.loads((farm / "state" / "lts.conf.json").read_text())["texts"]
+    kept += base64.b64decode(texts[""]).decode()
+    assert "{{ secrets.token }}" in kept
+    for text in (seen, server.log, kept, arguments.decode()):
+        assert "0123456789" not in text
+
+
+def test_secrets_that_are_not_there(farm: Path) -> None:
+    (farm / "farm.yaml").write_text("secrets: nosuch\n")
+    said = Server(farm, ["--config", str(farm / "farm.yaml")]).fails()
+    assert f"{farm}/nosuch: a secret cannot be read" in said
+    assert "hint:" in said

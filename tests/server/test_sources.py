@@ -1,16 +1,20 @@
 import base64
 import json
 import os
+import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagebuild.store import Store
 from server.boottree import Site
 from server.errors import ServerError
-from server.ltsconf import NodeId
-from server.sources import SETTLE_SECONDS, LtsConfSource, Sources, StoreSource
+from server.ltsconf import LtsConf, LtsTemplate, NodeId, make_facts
+from server.secretsource import SecretsSource
+from server.sources import LtsConfSource, Sources, StoreSource, find_includes
+from server.stamp import SETTLE_SECONDS
 from tests.server.farm import publish
 
 BAD = b"[default]\nA = good\n\n[empty]\n[pc1]\nB = lost\n"
@@ -67,7 +71,14 @@ def farm(tmp_path: Path) -> Farm:
 
 
 def values(source: LtsConfSource) -> dict[str, str]:
-    return source.current.resolve(NodeId(hostname="pc1"))
+    return resolve(source.current)
+
+
+def resolve(conf: LtsConf | LtsTemplate, **facts: Any) -> dict[str, str]:
+    node = NodeId(hostname="pc1")
+    if isinstance(conf, LtsTemplate):
+        conf = conf.render(make_facts(node, **facts))
+    return conf.resolve(node)
 
 
 def test_no_lts_conf_is_an_empty_one(farm: Farm) -> None:
@@ -158,7 +169,7 @@ def test_a_file_that_is_being_written_in_place_is_left_alone(farm: Farm) -> None
         assert source.poll() is False
         assert values(source) == {"A": "1"}
         stream.write(b"22\n")
-    farm.wall = farm.path.stat().st_mtime + SETTLE_SECONDS
+    farm.wall = farm.path.stat().st_mtime + 2 * SETTLE_SECONDS
     assert source.poll() is True
     assert values(source) == {"A": "222"}
 
@@ -270,5 +281,93 @@ def test_the_site_is_replaced_as_a_whole(farm: Farm, tmp_path: Path) -> None:
     assert after is not before
     assert after.default_image == "amd64"
     assert len(after.images) == 1
-    assert after.ltsconf.resolve(NodeId()) == {"A": "2"}
+    assert resolve(after.ltsconf) == {"A": "2"}
     assert sources.problems() == []
+
+
+TEMPLATE = b"# jinja2\n[default]\nA = {{ node.hostname }}\nT = {{ secrets.token }}\n"
+
+
+def test_a_template_is_taken_and_its_text_is_kept_without_values(farm: Farm) -> None:
+    farm.rename_in(TEMPLATE)
+    source = farm.source()
+    source.load_first()
+    assert resolve(source.current, secrets={"token": "s3cr3t-1"}) == {"A": "pc1", "T": "s3cr3t-1"}
+    kept = (farm.state / "lts.conf.json").read_text()
+    assert base64.b64decode(json.loads(kept)["texts"][""]) == TEMPLATE
+    assert "s3cr3t" not in kept
+    farm.rename_in(BAD)
+    source = farm.source()
+    source.load_first()
+    assert isinstance(source.current, LtsTemplate)
+    assert resolve(source.current, secrets={"token": "x"})["T"] == "x"
+
+
+@pytest.mark.parametrize("body", [b"A = {{ node.mac\n", b"{% if x %}\n", b"A={{ 1 | nosuch }}\n"])
+def test_a_template_that_is_none_is_refused_as_a_bad_edit(farm: Farm, body: bytes) -> None:
+    farm.rename_in(TEMPLATE)
+    source = farm.source()
+    source.load_first()
+    farm.rename_in(b"# jinja2\n[default]\n" + body)
+    assert source.poll() is False
+    assert f"{farm.path}:" in source.problem
+    assert "Jinja2" in farm.refused[0]
+    assert source.poll() is False
+    assert len(farm.refused) == 1
+    assert resolve(source.current, secrets={"token": "x"})["A"] == "pc1"
+    farm.rename_in(b"[default]\nA = {{ plain }}\n")
+    assert source.poll() is True
+    assert values(source) == {"A": "{{ plain }}"}
+
+
+def test_a_template_has_all_its_includes_after_kubelet_has_replaced_them(farm: Farm) -> None:
+    text = (
+        b"# jinja2\n[default]\nA = 1\n"
+        b"{% if node.hostname == 'pc1' %}\ninclude one\n{% else %}\ninclude two\n{% endif %}\n"
+    )
+    files = {"lts.conf": text, "two": b"[pc1]\nB = 2\n", "three": b"[pc?]\nC = 3\n"}
+    farm.swap({**files, "one": b'[pc1]\nB = 1\ninclude "three"\n'})
+    source = farm.source()
+    source.load_first()
+    template = source.current
+    farm.swap({**files, "one": b"[pc1]\nB = 11\n", "three": b""})
+    assert resolve(template) == {"A": "1", "B": "1", "C": "3"}
+    assert resolve(pickle.loads(pickle.dumps(template))) == {"A": "1", "B": "1", "C": "3"}
+    assert source.poll() is True
+    assert resolve(source.current) == {"A": "1", "B": "11"}
+
+
+def test_which_includes_a_text_may_have() -> None:
+    text = b'A=1\ninclude one\n\tinclude  "two"  # 2\r\n#include no\nincluded\ninclude \ninclude x'
+    assert find_includes(text) == {b"one", b"two", b"x"}
+
+
+def test_new_secrets_make_a_new_site(farm: Farm, tmp_path: Path) -> None:
+    farm.rename_in(TEMPLATE)
+    conf = farm.source()
+    conf.load_first()
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    (directory / "token").write_text("first-secret")
+    secrets = SecretsSource(directory)
+    secrets.load_first()
+    store = StoreSource(tmp_path / "store")
+    changes: list[int] = []
+    sources = Sources(Site((), conf.current, facts={"site": "x"}), conf, store, secrets)
+    sources.on_change(lambda: changes.append(1))
+    before = sources.site()
+    assert before.secrets == {"token": "first-secret"}
+    assert "first-secret" not in repr(before)
+    (tmp_path / "beside").write_text("second-secret")
+    (tmp_path / "beside").rename(directory / "token")
+    sources.poll()
+    assert sources.site().secrets == {"token": "second-secret"}
+    assert sources.site().facts == {"site": "x"}
+    assert changes == [1]
+    (directory / "more").write_bytes(b"\xff")
+    sources.poll()
+    assert sources.current.secrets == {"token": "second-secret"}
+    assert any("secrets refused" in problem for problem in sources.problems())
+    (directory / "more").unlink()
+    sources.poll()
+    assert not any("secrets refused" in problem for problem in sources.problems())

@@ -1,5 +1,7 @@
 """Templates: facts in, one node's lts.conf out; bounded, strict, and nobody else's trouble."""
 
+import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 
 from server.ltsconf import LtsConf, LtsConfError, NodeId
 from server.ltsconf.template import (
+    MAX_TEMPLATE,
     LtsTemplate,
     Renderer,
     is_template,
@@ -140,3 +143,54 @@ def test_secrets_of_a_mounted_directory(tmp_path: Path) -> None:
         read_secrets(tmp_path)
     with pytest.raises(LtsConfError, match="cannot be read"):
         read_secrets(tmp_path / "nosuch")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"A={{ node.mac\n", "lts.conf:3:1: "),
+        (b"{% for x in y %}\n", "lts.conf:3:1: "),
+        (b"A={{ 1 | nosuch }}\n", "No filter named 'nosuch'"),
+        (b"#" * MAX_TEMPLATE, "larger than"),
+    ],
+)
+def test_what_is_no_template_is_told_without_a_node(
+    renderer: Renderer, body: bytes, says: str
+) -> None:
+    with pytest.raises(LtsConfError) as caught:
+        LtsTemplate.parse(HEAD + body, renderer=renderer).check()
+    assert says in str(caught.value)
+    assert caught.value.hint
+    LtsTemplate.parse(HEAD + b"A={{ nosuch.name }}{{ 1 / 0 }}\n", renderer=renderer).check()
+
+
+def test_a_template_can_be_sent_to_another_process(renderer: Renderer) -> None:
+    template = LtsTemplate.parse(HEAD + b"A={{ secrets.a }}\n", renderer=renderer)
+    before = pickle.dumps(template)
+    template.render(make_facts(NODE, secrets={"a": "s3cr3t"}))
+    assert pickle.dumps(template) == before, "renderings are not sent along"
+    twin = pickle.loads(before)
+    assert twin.render(make_facts(NODE, secrets={"a": "b"})).resolve(NODE) == {"A": "b"}
+
+
+def test_close_ends_a_rendering_that_is_under_way() -> None:
+    renderer = Renderer(seconds=50)
+    renderer.check(HEAD)
+    started, outcome = threading.Event(), list[str]()
+    loop = b"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}\n"
+
+    def work() -> None:
+        started.set()
+        try:
+            render(renderer, loop)
+        except LtsConfError as error:
+            outcome.append(error.message)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert started.wait(30)
+    while thread.is_alive():  # it may not have begun to render when the first one comes
+        renderer.close()
+        thread.join(0.1)
+    assert len(outcome) == 1
+    assert renderer._worker is None
