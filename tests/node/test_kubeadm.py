@@ -114,6 +114,7 @@ def test_tries_again_and_cleans_up_after_a_try_that_failed(
 ) -> None:
     server = served()
     root = node.root
+    node.stub("journalctl", "echo kubelet says why")
     join.kubeadm(
         f"[ ! -e {root}/etc/kubernetes/kubelet.conf ] || {{ echo 'it exists'; exit 1; }}\n"
         f"mkdir -p {root}/etc/kubernetes/pki {root}/var/lib/kubelet/pki\n"
@@ -121,6 +122,7 @@ def test_tries_again_and_cleans_up_after_a_try_that_failed(
         f"touch {root}/var/lib/kubelet/config.yaml\n"
         f"[ $(grep -c . {root}/kubeadm.log) -ge 3 ] && exit 0\n"
         "echo 'error execution phase kubelet-start: timed out waiting for the condition' >&2\n"
+        "echo 'To see the stack trace of this error execute with --v=5 or higher' >&2\n"
         "exit 1"
     )
     done = join.run(*join.line())
@@ -131,6 +133,7 @@ def test_tries_again_and_cleans_up_after_a_try_that_failed(
     assert errors == [f"try 1: {reason}; again in 5 s", f"try 2: {reason}; again in 10 s"]
     assert node.read("slept").split() == ["5", "10"]
     assert "stop kubelet" in node.read("systemctl.log")
+    assert "kubelet says why" in done.stdout
 
 
 def test_failed_preflight_is_told_by_its_check_and_not_by_kubeadms_advice(
