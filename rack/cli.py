@@ -90,7 +90,7 @@ def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_pl
                 click.echo(f"the rack is up; its logs are in {here.directory}")
                 click.echo("  bootfarm rack boot NAME | console NAME | ssh NAME | status | down")
                 detach(here.directory / "rack.log")
-                control.down.wait()
+                control.wait_down()
 
     sys.exit(run_detachable(work))
 

@@ -80,6 +80,11 @@ class ControlSocket:
         fresh.write_text(json.dumps({"pid": os.getpid(), "socket": str(self._path)}))
         fresh.rename(state)
 
+    def wait_down(self) -> None:
+        """Wait until someone asks for the rack's end; signals are seen meanwhile."""
+        while not self.down.wait(1.0):
+            pass
+
     def _accept(self) -> None:
         while True:
             try:

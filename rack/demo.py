@@ -122,7 +122,7 @@ def _boot(
         if options.keep:
             print(LOOK_AROUND, flush=True)
             detach(directory / "rack.log")
-            control.down.wait()
+            control.wait_down()
         else:
             print(LOOK_AGAIN.format(directory=directory), flush=True)
 

@@ -1,9 +1,11 @@
 """Work in a child process that can outlive the command that started it."""
 
 import os
+import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,11 @@ from types import FrameType
 import click
 
 DETACHED = b"D"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN = 1.0
+"""Seconds after which a stop is asked for again: a signal that comes between
+Python's last look and a system call that blocks is not seen until the next one."""
+
 Detach = Callable[[Path], None]
 """Let the command return with success now; from then on output goes to this log."""
 
@@ -22,7 +29,7 @@ class Stopped(BaseException):
 
 def _stop(number: int, frame: FrameType | None) -> None:
     # Once: a second Ctrl-C must not interrupt the cleaning up.
-    for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for again in SIGNALS:
         signal.signal(again, signal.SIG_IGN)
     raise Stopped(signal.Signals(number).name)
 
@@ -38,26 +45,22 @@ def run_detachable(work: Callable[[Detach], None]) -> int:
     sys.stderr.flush()
     news_read, news_write = os.pipe()
     alive_read, alive_write = os.pipe()
+    # No signal may fall between the fork and the handlers on either side.
+    before_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         os.close(news_read)
         os.close(alive_write)
-        os._exit(_child(work, news_write, alive_read))
+        os._exit(_child(work, news_write, alive_read, before_mask))
     os.close(news_write)
     os.close(alive_read)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        try:
-            os.kill(child, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
-
+    stopping = threading.Event()
     before = {
-        number: signal.signal(number, forward)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, lambda number, frame: stopping.set()) for number in SIGNALS
     }
+    signal.pthread_sigmask(signal.SIG_SETMASK, before_mask)
     try:
-        if os.read(news_read, 1) == DETACHED:
+        if _read_news(news_read, child, stopping) == DETACHED:
             return 0
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status) % 256
@@ -68,16 +71,28 @@ def run_detachable(work: Callable[[Detach], None]) -> int:
         os.close(alive_write)
 
 
-def _child(work: Callable[[Detach], None], news: int, alive: int) -> int:
+def _read_news(news: int, child: int, stopping: threading.Event) -> bytes:
+    """What the child says, b"" when it has ended; passes a stop on to it until then."""
+    while True:
+        if stopping.is_set():
+            os.kill(child, signal.SIGTERM)
+        if select.select([news], [], [], AGAIN / 4 if not stopping.is_set() else AGAIN)[0]:
+            return os.read(news, 1)
+
+
+def _child(
+    work: Callable[[Detach], None], news: int, alive: int, mask: set[int | signal.Signals]
+) -> int:
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _stop)
     detached = threading.Event()
 
     def watch() -> None:
         os.read(alive, 1)
-        if not detached.is_set():
+        while not detached.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(AGAIN)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -93,6 +108,7 @@ def _child(work: Callable[[Detach], None], news: int, alive: int) -> int:
 
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         work(detach)
         code = 0
     except Stopped as stopped:
