@@ -16,10 +16,12 @@ from server.config import Config, apply_limits
 from server.errors import ServerError
 from server.events import Event
 from server.identity import Identifier, make_identifier
+from server.loaders import make_find_loaders
 from server.ltsconf.template import shared_checker, shared_renderer
 from server.nodes import Nodes
 from server.protocols.http import HttpLimits
 from server.secretsource import SecretsSource
+from server.services.dhcp import DhcpService, Range, parse_range
 from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
@@ -44,11 +46,16 @@ L = TypeVar("L", TftpLimits, NbdLimits)
 class Service(Protocol):
     """What each service is to the app."""
 
-    @property
-    def port(self) -> int: ...
     def bind(self) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> Coroutine[Any, Any, None]: ...
+
+
+class OnePort(Service, Protocol):
+    """A service that listens on one port."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class App:
@@ -74,11 +81,51 @@ class App:
         self._warm_up()
         self.sources.on_change(self._warm_up)
         self._pool = self._make_pool()
-        self.services = self._make_services()
+        self._data = self._make_services()
+        self._dhcp = self._make_dhcp()
+        self.services: dict[str, Service] = {**self._data}
+        if self._dhcp is not None:
+            self.services["dhcp"] = self._dhcp
 
-    def _make_services(self) -> dict[str, Service]:
+    def ports(self) -> dict[str, tuple[int, ...]]:
+        """The ports of each service."""
+        ports: dict[str, tuple[int, ...]] = {
+            name: (service.port,) for name, service in self._data.items()
+        }
+        if self._dhcp is not None:
+            ports["dhcp"] = self._dhcp.ports
+        return ports
+
+    def _make_dhcp(self) -> DhcpService | None:
+        """DHCP beside another server, or alone; ServerError when its settings do not fit."""
+        config = self.config
+        if config.dhcp == "off":
+            if config.dhcp_range is not None:
+                raise ServerError(
+                    f"dhcp_range {config.dhcp_range} is given, and nothing gives addresses",
+                    hint="add `--dhcp full` (`dhcp: full` in farm.yaml), or leave the range out",
+                )
+            return None
+        proxy = config.dhcp == "proxy"
+        return DhcpService(
+            self._loop,
+            mode="proxy" if proxy else "full",
+            find_loaders=make_find_loaders(
+                self.sources.site,
+                config.inventory,
+                proxy=proxy,
+                only_listed=config.unlisted == "refuse",
+            ),
+            emit=self.record,
+            address=config.address or config.listen,
+            http_port=config.http.port or None if "http" in config.services else None,
+            addresses=_read_range(config) if config.dhcp_range is not None else None,
+            state=self._state,
+        )
+
+    def _make_services(self) -> dict[str, OnePort]:
         config, loop = self.config, self._loop
-        makers: dict[str, Callable[[], Service]] = {
+        makers: dict[str, Callable[[], OnePort]] = {
             "tftp": self._make_tftp,
             "nbd": self._make_nbd,
             "http": lambda: HttpService(
@@ -92,7 +139,7 @@ class App:
         }
         return {name: makers[name]() for name in config.services}
 
-    def _make_tftp(self) -> Service:
+    def _make_tftp(self) -> OnePort:
         config = self.config
         limits = _short_stop(self._limits(TftpLimits(), "tftp"), "stop_seconds")
         if self._pool is not None:
@@ -112,7 +159,7 @@ class App:
             single_port=config.single_port,
         )
 
-    def _make_nbd(self) -> Service:
+    def _make_nbd(self) -> OnePort:
         config = self.config
         limits = _short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds")
         if self._pool is not None:
@@ -183,7 +230,10 @@ class App:
             "status": "degraded" if problems else "ok",
             "problems": problems,
             "images": images,
-            "services": {name: service.port for name, service in self.services.items()},
+            "services": {
+                name: ports[0] if len(ports) == 1 else list(ports)
+                for name, ports in self.ports().items()
+            },
             "nodes": len(self.nodes),
         }
 
@@ -299,6 +349,16 @@ def _short_stop(limits: L, field: str) -> L:
     """Limits whose time for stopping fits into the app's."""
     seconds = min(getattr(limits, field), STOP_SECONDS - 2.0)
     return dataclasses.replace(limits, **{field: seconds})
+
+
+def _read_range(config: Config) -> Range:
+    """Full mode's addresses, those that the inventory reserves, and the machines' names."""
+    machines = config.inventory.machines
+    return dataclasses.replace(
+        parse_range(config.dhcp_range or ""),
+        reserved={machine.mac: machine.ip for machine in machines if machine.ip},
+        hostnames={machine.mac: machine.hostname for machine in machines if machine.hostname},
+    )
 
 
 def _open_state(path: Path | None) -> Path | None:

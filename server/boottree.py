@@ -249,11 +249,11 @@ class BootTree:
                 return self._ipxe(name, client_ip, path)
             case ["vmlinuz" | "initrd.img" as file]:
                 return _file(self.plan(client_ip, name).image, file)
-            case ["grub", *inner]:
+            case ["grub" | "ipxe" as kind, *inner]:
                 image = self._planned_image(name, client_ip)
                 if image is None:
                     raise NotFound(f"there is no image {name}")
-                return _file(image, "/".join(["boot", "grub", *inner]))
+                return _loader(image, kind, "/".join(inner))
             case _:
                 raise NotFound(f"the boot tree of {name} has no such file")
 
@@ -306,6 +306,16 @@ def _file(image: Image, file: str) -> FileContent:
     if file not in image.manifest.files:
         raise NotFound(f"image {image.name}@{image.digest[:12]} has no file {file}")
     return _checked(image.path.joinpath(*file.split("/")))
+
+
+def _loader(image: Image, kind: str, file: str) -> FileContent:
+    """A boot loader's file of an image. kind: grub or ipxe."""
+    prefix = f"boot/{kind}/"
+    if not any(known.startswith(prefix) for known in image.manifest.files):
+        raise NotFound(
+            f"image {image.name}@{image.digest[:12]} has no {kind} loader: build it again"
+        )
+    return _file(image, prefix + file)
 
 
 def _checked(path: Path) -> FileContent:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from server.app import App, serve
-from server.config import Config, load_config, override, parse_services
+from server.config import DHCP_MODES, Config, load_config, override, parse_services
 from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
@@ -28,6 +28,12 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--nbd-port", type=_PORT, help="[default: 10809]")
 @click.option("--http-port", type=_PORT, help="[default: 8080]")
 @click.option("--workers", type=click.IntRange(0, 256), help="More processes for TFTP and NBD.")
+@click.option(
+    "--dhcp",
+    type=click.Choice(DHCP_MODES),
+    help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
+)
+@click.option("--dhcp-range", metavar="A-B", help="Addresses that --dhcp full gives.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every event, not only errors.")
 def serve_command(
     store: Path | None,
@@ -41,6 +47,8 @@ def serve_command(
     nbd_port: int | None,
     http_port: int | None,
     workers: int | None,
+    dhcp: str | None,
+    dhcp_range: str | None,
     verbose: bool,
 ) -> None:
     """Serve node images and lts.conf over TFTP, NBD and HTTP.
@@ -66,12 +74,16 @@ def serve_command(
         nbd_port=nbd_port,
         http_port=http_port,
         workers=workers,
+        dhcp=dhcp,
+        dhcp_range=dhcp_range,
     )
     serve(config, _say_ready)
 
 
 def _say_ready(app: App) -> None:
-    ports = ", ".join(f"{name} {service.port}" for name, service in app.services.items())
+    ports = ", ".join(
+        f"{name} {'+'.join(str(port) for port in ports)}" for name, ports in app.ports().items()
+    )
     count = len(app.sources.store.images)
     images = f"{count} image{'' if count == 1 else 's'}"
     click.echo(f"bootfarm is ready on {app.config.listen}: {ports}; {images}")

@@ -24,6 +24,8 @@ from server.yamlfile import (
 
 SERVICES = ("tftp", "nbd", "http")
 ON_ERROR = ("shell", "reboot")
+DHCP_MODES = ("off", "proxy", "full")
+UNLISTED = ("boot", "refuse")
 
 T = TypeVar("T")
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -59,6 +61,7 @@ class Config:
     behind a router, which the neighbour table cannot know. hosts_file: where
     hostnames of machines that the inventory does not name are looked up. facts,
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
+    dhcp, dhcp_range, unlisted: docs/dhcp.md.
     """
 
     store: Path | None = None
@@ -83,6 +86,9 @@ class Config:
     events_per_node: int = 64
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Path | None = None
+    dhcp: str = "off"
+    dhcp_range: str | None = None
+    unlisted: str = "boot"
     source: str = "farm.yaml"
 
 
@@ -117,6 +123,9 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         hosts_file=_read_hosts_file(top, base),
         facts=_read_facts(top),
         secrets=top.path_("secrets", base),
+        dhcp=top.choice("dhcp", default.dhcp, DHCP_MODES),
+        dhcp_range=top.text("dhcp_range"),
+        unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
         source=where,
         **_read_nodes(top.section("nodes")),
     )

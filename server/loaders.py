@@ -79,10 +79,10 @@ def _choose(site: Site, node: NodeId) -> Image:
     A template is not rendered for this: the default image's loader asks for the
     node's own menu, too.
     """
-    wanted = ""
-    if isinstance(site.ltsconf, LtsConf):
-        wanted = site.ltsconf.resolve(node).get("IMAGE", "")
     try:
+        wanted = ""
+        if isinstance(site.ltsconf, LtsConf):
+            wanted = site.ltsconf.resolve(node).get("IMAGE", "")
         return choose_image(wanted, site.images, site.default_image)[0]
     except ServerError as error:
         try:

@@ -49,3 +49,26 @@ def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
             App(Config(store=tmp_path / "store", state=tmp_path / "state"), loop)
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "says"),
+    [
+        ("off", "10.9.1.1-10.9.1.9", "nothing gives addresses"),
+        ("full", None, "needs a range"),
+        ("proxy", "10.9.1.1-10.9.1.9", "gives no addresses"),
+        ("full", "10.9.1.9", "is not a range"),
+    ],
+)
+def test_dhcp_settings_that_do_not_fit(
+    tmp_path: Path, mode: str, given: str | None, says: str
+) -> None:
+    publish(tmp_path / "store")
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(ServerError, match=says) as caught:
+            App(Config(store=tmp_path / "store", dhcp=mode, dhcp_range=given), loop)
+        assert caught.value.hint
+        assert "dhcp" not in App(Config(store=tmp_path / "store"), loop).services
+    finally:
+        loop.close()

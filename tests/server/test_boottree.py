@@ -424,3 +424,15 @@ def test_too_many_that_wait(tmp_path: Path, farm: Farm, monkeypatch: pytest.Monk
     assert last.done.wait(30)
     with pytest.raises(NotFound, match="still being rendered"):
         farm.tree.lookup("/ltsp/amd64/lts.conf", STRANGER)
+
+
+def test_ipxe_comes_from_the_image_that_the_node_boots(farm: Farm, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="has no ipxe loader: build it again"):
+        farm.tree.lookup("/ltsp/amd64/ipxe/undionly.kpxe", NODE_1)
+    ipxe = {"boot/ipxe/undionly.kpxe": b"bios", "boot/ipxe/snponly.efi": b"uefi"}
+    image = publish(tmp_path / "store", kernel="4", tags=["canary"], files={**FILES, **ipxe})
+    farm.site = farm.make_site(CONF)
+    path = "boot/ipxe/undionly.kpxe"
+    assert farm.path("/ltsp/amd64/ipxe/undionly.kpxe", NODE_1) == image.path / path
+    with pytest.raises(NotFound, match="no file boot/ipxe/other"):
+        farm.tree.lookup("/ltsp/amd64/ipxe/other", NODE_1)

@@ -14,6 +14,7 @@ def parse(text: str) -> Config:
 def test_an_empty_file_is_the_defaults() -> None:
     assert parse("") == parse("{}")
     assert parse("").tftp.port == 69
+    assert parse("").dhcp == parse("dhcp: off").dhcp == "off"
     assert parse("").services == ("tftp", "nbd", "http")
 
 
@@ -42,6 +43,9 @@ hosts_file: none
 nodes: {limit: 50, events: 20}
 facts: {api: "10.9.0.1:6443", mtu: 9000, dns: [10.0.0.1], rack: {row: b}, dry: false}
 secrets: secrets
+dhcp: full
+dhcp_range: 10.9.1.1-10.9.1.99
+unlisted: refuse
 """
     )
     assert config.store == Path("/srv/store")
@@ -63,6 +67,8 @@ secrets: secrets
         "dry": False,
     }
     assert config.secrets == Path("/etc/bootfarm/secrets")
+    assert (config.dhcp, config.dhcp_range) == ("full", "10.9.1.1-10.9.1.99")
+    assert config.unlisted == "refuse"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,8 @@ secrets: secrets
         ("facts: {a: {2: x}}", "facts.a.2: '2' is no name for templates", "no digit first"),
         ("facts: {a: [x, null]}", "facts.a[1]: has no value", "empty text"),
         ('facts: {a: "x\\ny"}', "facts.a: holds control characters", "one line"),
+        ("dhcp: on", "dhcp: 'on' is not one of them", "off, proxy, full"),
+        ("unlisted: no", "unlisted: 'no' is not one of them", "boot, refuse"),
         ("facts: [a]", "facts: expected keys with values", "key: value"),
         ("adress: 10.9.0.1", "farm.yaml: adress: unknown key", "did you mean 'address'?"),
         ("http: {prot: 80}", "farm.yaml: http.prot: unknown key", "did you mean 'port'?"),

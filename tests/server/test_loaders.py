@@ -10,7 +10,7 @@ from server.boottree import Site
 from server.content import Refused
 from server.inventory import Inventory, Machine
 from server.loaders import find_loaders, loaders_of, make_find_loaders
-from server.ltsconf import LtsConf
+from server.ltsconf import LtsConf, LtsTemplate
 from server.protocols.dhcp import Client
 
 GRUB = ("boot/grub/i386-pc/core.0", "boot/grub/x86_64-efi/core.efi")
@@ -80,3 +80,15 @@ def test_the_site_is_asked_for_each_machine() -> None:
     assert find(Client(LISTED)).image == "one"
     sites.append(replace(sites[0], images=(make_image("two"),)))
     assert find(Client(LISTED)).image == "two"
+
+
+def test_a_template_and_a_cycle_lead_to_the_default_image() -> None:
+    site = replace(
+        make_site(b"", make_image(), make_image("storage")),
+        ltsconf=LtsTemplate.parse(b"# jinja2\n[default]\nIMAGE = storage\n"),
+        default_image="amd64",
+    )
+    assert find_loaders(Client(OTHER), site, INVENTORY, proxy=True).image == "amd64"
+    cycle = f"[default]\nA = 1\n[{OTHER}]\nLIKE = a\n[a]\nLIKE = b\n[b]\nLIKE = a\n"
+    site = make_site(cycle.encode(), make_image())
+    assert find_loaders(Client(OTHER), site, INVENTORY, proxy=True).image == "amd64"

@@ -1,0 +1,118 @@
+"""`bootfarm serve --dhcp` on a wire of its own, asked by a machine without an address."""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rack.namespace import Namespace
+from server.protocols.dhcp_wire import Message, MessageType, Option, pack
+from tests.server.farm import FILES, publish
+from tests.server.services.test_dhcp import SERVER, Wire, discover
+from tests.server.test_serve import BOOTFARM
+
+LISTED, STRANGER = "52:54:00:00:00:01", "52:54:00:00:00:02"
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+class Bench:
+    """A server on one end of a cable, and the other end."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.namespace = Namespace()
+        self.process: subprocess.Popen[str] | None = None
+        self.namespace.run(
+            ["ip", "-batch", "-"],
+            stdin="link set lo up\nlink add net0 type veth peer name peer0\n"
+            f"address add {SERVER}/16 dev net0\nlink set net0 up\nlink set peer0 up\n",
+        )
+        self.wire = Wire(self.namespace, "peer0")
+
+    def serve(self, farm: str, *options: str) -> str:
+        """Start a server; the line that says that it is ready, or what it says instead."""
+        (self.directory / "farm.yaml").write_text(farm)
+        argv = [*BOOTFARM, "--store", str(self.directory / "store"), *options]
+        argv += ["--config", str(self.directory / "farm.yaml")]
+        argv += ["--state", str(self.directory / "state")]
+        with (self.directory / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                self.namespace.enter_argv(argv), stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        return self.process.stdout.readline() or (self.directory / "log").read_text()
+
+    def ask(self, mac: str, address: str = "") -> tuple[str, Message]:
+        """DISCOVER, or REQUEST for an address; who answered, and what."""
+        options: dict[int, bytes] = {
+            Option.MESSAGE_TYPE: bytes((MessageType.REQUEST,)),
+            Option.REQUESTED_ADDRESS: socket.inet_aton(address or SERVER),
+            Option.SERVER_ID: socket.inet_aton(SERVER),
+            Option.VENDOR_CLASS: b"PXEClient:Arch:00000:UNDI:002001",
+        }
+        request = pack(Message(op=1, xid=6, mac=mac, options=options))
+        self.wire.send(request if address else discover(mac))
+        source, _, message = self.wire.receive()
+        return source, message
+
+    def json(self, path: str) -> Any:
+        url = f"http://{SERVER}:8080{path}"
+        return json.loads(self.namespace.run(["curl", "-sS", "--fail", url]))
+
+    def close(self) -> None:
+        self.wire.close()
+        self.namespace.close()
+        if self.process is not None:
+            self.process.wait(10)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    ipxe = {"boot/ipxe/undionly.kpxe": b"ipxe", "boot/ipxe/snponly.efi": b"ipxe for UEFI"}
+    publish(tmp_path / "store", files={**FILES, **ipxe})
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+INVENTORY = f"inventory: [{{mac: {LISTED}, ip: 10.9.0.11, hostname: node-1}}]\n"
+
+
+def test_alone_on_a_bench(bench: Bench) -> None:
+    said = bench.serve(INVENTORY, "--dhcp", "full", "--dhcp-range", "10.9.1.1-10.9.1.9")
+    assert "dhcp 67+4011; 1 image" in said
+    source, offer = bench.ask(LISTED)
+    assert (source, offer.type, offer.yiaddr) == (SERVER, MessageType.OFFER, "10.9.0.11")
+    assert offer.file == b"/ltsp/amd64/grub/i386-pc/core.0"
+    _, ack = bench.ask(LISTED, offer.yiaddr)
+    assert ack.type == MessageType.ACK
+    assert ack.options[Option.HOSTNAME] == b"node-1"
+    assert bench.ask(STRANGER)[1].yiaddr == "10.9.1.1"
+    assert "10.9.0.11" in (bench.directory / "state" / "dhcp-leases").read_text()
+    node = bench.json(f"/api/nodes/{LISTED}")
+    assert node["phase"] == "dhcp"
+    assert bench.json("/healthz")["services"]["dhcp"] == [67, 4011]
+
+
+def test_beside_another_server_and_only_listed_machines(bench: Bench) -> None:
+    assert "dhcp 67+4011" in bench.serve(f"{INVENTORY}dhcp: proxy\nunlisted: refuse\n")
+    bench.wire.send(discover(STRANGER))
+    _, offer = bench.ask(LISTED)
+    assert (offer.mac, offer.yiaddr) == (LISTED, "0.0.0.0")
+    assert offer.file == b"/ltsp/amd64/ipxe/undionly.kpxe"
+    assert "not in the inventory" in bench.json(f"/api/nodes/{STRANGER}")["error"]
+    url = f"tftp://{SERVER}//ltsp/amd64/ipxe/undionly.kpxe"
+    assert bench.namespace.run(["curl", "-sS", url]) == "ipxe"
+
+
+def test_a_range_of_another_network(bench: Bench) -> None:
+    said = bench.serve("dhcp: full\ndhcp_range: 10.7.0.1-10.7.0.9\n")
+    assert "in the network of 10.7.0.1-10.7.0.9" in said
+    assert "Traceback" not in said
