@@ -154,8 +154,8 @@ class Renderer:
         )
 
     def _ask(self, request: bytes, path: str) -> dict[str, Any]:
-        deadline = time.monotonic() + self._seconds
         worker = self._start()
+        deadline = time.monotonic() + self._seconds
         assert worker.stdin is not None
         assert worker.stdout is not None
         answer = b""

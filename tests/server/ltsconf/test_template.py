@@ -104,7 +104,7 @@ def test_memory_and_output_are_bounded(renderer: Renderer, body: bytes) -> None:
 
 
 def test_time_is_bounded_and_the_next_node_is_served() -> None:
-    renderer = Renderer(seconds=0.5)
+    renderer = Renderer(seconds=2)
     loop = b"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}\n"
     try:
         with pytest.raises(LtsConfError, match="longer than"):
