@@ -14,6 +14,8 @@ TOOLS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "chroot": "coreutils", "p
 
 BASE_PACKAGES = (
     "systemd-sysv",
+    "systemd-timesyncd",
+    "libpam-systemd",
     "dbus",
     "udev",
     "kmod",

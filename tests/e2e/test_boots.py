@@ -1,11 +1,13 @@
 """Boots that need no cluster: firmware, drivers, images, and servers that go away."""
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from rack.machine import NodeSpec
+from rack.network import NETCONSOLE_IP
 from rack.node import Node
 from rack.rack import Rack
 
@@ -18,6 +20,34 @@ KEEP_SYSTEM_SERVICES = ssh
 RCFILE_01_SSH = "mkdir -p /root/.ssh; echo '{{ ssh_key }}' >> /root/.ssh/authorized_keys"
 """
 LOGIN = r"login:"
+SYSLOG_IP = NETCONSOLE_IP
+"""A host beside the nodes, which the rack gives an address for such receivers."""
+
+# Every variable that acts on the node, with two that follow a failing line.
+EVERY_VARIABLE = """
+HOSTNAME_BASE = every
+HOSTNAME_EXTRA = mac
+HOSTS_01 = "10.9.0.20 api.cluster.example.org"
+DNS_SERVER = "10.9.0.1 10.9.0.2"
+SEARCH_DOMAIN = rack.example.org
+TIMEZONE = Europe/Prague
+TIMESERVER = ntp.example.org
+SYSLOG_HOST = 10.9.0.15
+MODULE_01 = "dummy numdummies=2"
+RM_SYSTEM_SERVICES = "systemd-timesyncd"
+KEEP_SYSTEM_SERVICES = "ssh cron"
+INIT_COMMAND_01 = "mkdir -p /srv/init-command"
+PREINIT_01 = "echo \"$HOSTNAME_BASE $BOOTIF $init\" > /srv/preinit"
+FSTAB_01 = "tmpfs /srv/volume tmpfs size=1m,nofail 0 0"
+FSTAB_02 = "10.9.0.1:/nowhere /srv/nfs nfs nofail,noauto 0 0"
+FSTAB_03 = "/dev/nowhere /srv/missing ext4 nofail,x-systemd.device-timeout=1 0 0"
+CRONTAB_01 = "* * * * * touch /run/by-cron"
+RCFILE_01_FAILS = "echo before; exit 3"
+RCFILE_02_AFTER = "touch /run/after"
+RCFILE_ON_ERROR = continue
+KERNEL_CMDLINE = "bootfarm.test=1"
+LTSP_NBD_TO_RAM = true
+"""
 DRIVER = "e1000"
 """The NIC driver that the demo's recipe builds from source; the kernel has none of its own."""
 
@@ -40,6 +70,7 @@ def farm(rack: Rack, store: Path) -> Rack:
             'RCFILE_03_NEVER = "touch /run/never"',
         ),
         section("second", "IMAGE = amd64-containerd", "HOSTNAME = second-node"),
+        section("every", EVERY_VARIABLE),
     ]
     rack.serve(store, LTS_CONF + "".join(sections), config={"default_image": "amd64"})
     return rack
@@ -83,6 +114,48 @@ def test_uefi_boot_to_login_with_lts_conf_applied(farm: Rack) -> None:
     assert node.ssh("test -d /sys/firmware/efi && cat /etc/timezone").strip() == "Asia/Tokyo"
     assert "BOOTIF=01-" + node.mac.replace(":", "-") in node.ssh("cat /proc/cmdline")
     node.power_cut()
+
+
+def test_every_variable_at_once(farm: Rack) -> None:
+    """640 MiB hold no image of over 300: LTSP_NBD_TO_RAM falls back to live NBD and says so."""
+    log = farm.directory / "syslog.log"
+    argv = [sys.executable, "-m", "rack.netconsole", SYSLOG_IP, "514"]
+    farm.namespace.start("syslog", argv, log)
+    node = farm.boot(NodeSpec("every", memory=640))
+    node.wait_console(LOGIN, timeout=500)
+    node.wait_ssh()
+    mac = node.mac.replace(":", "")
+    for command, wanted in {
+        "hostname": f"every{mac}",
+        "getent hosts api.cluster.example.org | cut -d ' ' -f 1": "10.9.0.20",
+        "grep -v '^#' /etc/resolv.conf": (
+            "nameserver 10.9.0.1\nnameserver 10.9.0.2\nsearch rack.example.org"
+        ),
+        "cat /etc/timezone; readlink -f /etc/localtime": (
+            "Europe/Prague\n/usr/share/zoneinfo/Europe/Prague"
+        ),
+        "grep NTP /etc/systemd/timesyncd.conf.d/bootfarm.conf": "NTP=ntp.example.org",
+        "systemctl is-enabled systemd-timesyncd || true": "masked",
+        "ls -d /sys/class/net/dummy* | wc -l": "2",
+        "systemctl is-active ssh cron": "active\nactive",
+        "test -d /srv/init-command && echo made": "made",
+        "cat /srv/preinit": f"every 01-{node.mac.replace(':', '-')} /sbin/init-ltsp",
+        "findmnt -no FSTYPE,SIZE /srv/volume": "tmpfs   1M",
+        "grep -c '^10.9.0.1:/nowhere /srv/nfs nfs .*_netdev' /etc/fstab": "1",
+        "test -d /srv/missing && ! mountpoint -q /srv/missing && echo skipped": "skipped",
+        "tail -n 1 /var/spool/cron/crontabs/root": "* * * * * touch /run/by-cron",
+        "cat /var/log/bootfarm/RCFILE_01_FAILS.log": "before",
+        "test -e /run/after && echo went on": "went on",
+        "grep -o bootfarm.test=1 /proc/cmdline": "bootfarm.test=1",
+        "findmnt -no SOURCE /rofs": "/dev/nbd0",
+    }.items():
+        assert node.ssh(command).strip() == wanted, command
+    assert wait_phase(farm, node, "rcfile")["status"] == "error"
+    assert "live NBD" in str(wait_phase(farm, node, "root")["detail"])
+    node.ssh("logger a word for the syslog host")
+    node.ssh("timeout 90 sh -c 'until [ -e /run/by-cron ]; do sleep 1; done'", timeout=120)
+    assert "a word for the syslog host" in log.read_text()
+    power_off(node)
 
 
 def test_ram_boot_with_the_built_driver_survives_the_servers_end(farm: Rack, store: Path) -> None:

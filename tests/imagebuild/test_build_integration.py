@@ -78,8 +78,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def mounts() -> str:
-    return Path("/proc/self/mountinfo").read_text()
+def mounts() -> list[str]:
+    """What is mounted where the builder works; other tests mount elsewhere meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if line.split()[4].startswith(str(cache_directory()))]
 
 
 @pytest.fixture(scope="module")
