@@ -4,7 +4,7 @@
 #
 # `bootfarm image build RECIPE` does the same for recipes with files outside of
 # this directory. Works with the classic builder and with BuildKit: no mounts,
-# no privileges. docs/kubernetes.md and docs/ci.md say more.
+# no privileges. docs/kubernetes.md says more.
 #
 # Each stage gets the code that it runs and its slice of the recipe, and
 # nothing else, so a change reruns the stages that it concerns and no others.

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3.11
 VENV := .venv
-PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
+PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet --quiet
 STAMP := $(VENV)/.installed
 SHELL_FILES = $(shell .ci/shell-files)
 

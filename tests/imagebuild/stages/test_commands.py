@@ -23,7 +23,7 @@ def context(recipe_of: RecipeOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return StageContext(
         recipe=recipe,
         apt=AptView(recipe, tmp_path / "cache"),
-        root=Path("/work/root"),
+        root=Path("/build/root"),
         product=tmp_path / "product",
         products={},
         cache=Path("/cache"),
@@ -46,7 +46,7 @@ def test_mmdebstrap_with_the_cache_mounted(context: StageContext) -> None:
         f'"$1{archives}" && mkdir -p "$1{archives}/partial"',
         f'--customize-hook=umount "$1{archives}"',
         "",
-        "/work/root",
+        "/build/root",
         "-",
     ]
 
