@@ -106,8 +106,10 @@ def small_root(tmp_path: Path) -> Path:
     return root
 
 
-def mounts() -> str:
-    return Path("/proc/self/mountinfo").read_text()
+def mounts(root: Path) -> list[str]:
+    """What is mounted below `root`; other tests mount elsewhere meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if line.split()[4].startswith(f"{root}/")]
 
 
 @as_root
@@ -117,7 +119,7 @@ def test_a_command_in_a_chroot_has_proc_dev_and_binds_and_leaves_none(
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "file").write_text("cached")
-    before = mounts()
+    before = mounts(small_root)
     chroot = Chroot(small_root, binds=((cache, "/var/cache"),))
     script = (
         "cat /var/cache/file; echo; ls /dev; grep -c processor /proc/cpuinfo; echo x >/dev/null"
@@ -125,7 +127,7 @@ def test_a_command_in_a_chroot_has_proc_dev_and_binds_and_leaves_none(
     output = chroot.shell(script)
     assert output.startswith("cached")
     assert {"pts", "random", "shm", "tty"} <= set(output.split())
-    assert mounts() == before
+    assert mounts(small_root) == before
     assert list((small_root / "dev").iterdir()) == []
     assert list((small_root / "proc").iterdir()) == []
 
@@ -150,7 +152,7 @@ def test_what_a_command_starts_ends_with_it(small_root: Path) -> None:
 
 @as_root
 def test_a_killed_builder_leaves_no_process_and_no_mount(small_root: Path) -> None:
-    before = mounts()
+    before = mounts(small_root)
     program = f"""
         from pathlib import Path
         from imagebuild.run import Chroot, Log
@@ -167,4 +169,4 @@ def test_a_killed_builder_leaves_no_process_and_no_mount(small_root: Path) -> No
         builder.stdout.read()
     while subprocess.run(["pgrep", "-f", "^sleep 7654"], check=False, stdout=-3).returncode == 0:
         pass
-    assert mounts() == before
+    assert mounts(small_root) == before
