@@ -71,7 +71,8 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/manifest.py imagebuild/store.py \
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/inuse.py imagebuild/manifest.py \
+     imagebuild/store.py \
      /usr/lib/bootfarm/imagebuild/
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ import click
 from imagebuild import imagecli
 from imagebuild.errors import BuildError
 from imagebuild.ingredients import Squashfs
+from imagebuild.inuse import read_in_use
 from imagebuild.manifest import is_image_name
 from imagebuild.pipeline import Options, build, cache_directory
 from imagebuild.progress import Progress
@@ -172,12 +174,34 @@ def rm_command(store_path: Path, image: str, force: bool) -> None:
 @images_group.command("gc")
 @_STORE
 @click.option(
+    "--state",
+    "states",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    envvar="BOOTFARM_STATE",
+    help="State directory of a server of this store; may be repeated. [$BOOTFARM_STATE]",
+)
+@click.option("--no-server", is_flag=True, help="No server serves this store: no node reads it.")
+@click.option(
     "--in-use", "in_use", multiple=True, help="A digest that nodes still read; may be repeated."
 )
-def gc_command(store_path: Path, in_use: tuple[str, ...]) -> None:
-    """Remove images without tags, and what interrupted writers left."""
+def gc_command(
+    store_path: Path, states: tuple[Path, ...], no_server: bool, in_use: tuple[str, ...]
+) -> None:
+    """Remove images without tags, and what interrupted writers left.
+
+    Spares what nodes are attached to, or were in the last 10 minutes, as the server's
+    state directory says.
+    """
+    if not states and not no_server:
+        raise BuildError(
+            "cannot tell which images nodes still read",
+            hint="give --state DIR as `bootfarm serve` has it, or --no-server if there is none",
+        )
+    now = time.time()
+    spared = {digest for state in states for digest in read_in_use(state).spared(now)}
     store = Store(store_path)
-    collected = store.collect_garbage(in_use)
+    collected = store.collect_garbage(spared | set(in_use))
     for image in collected.images:
         click.echo(f"removed {image.name}@{image.digest} ({format_size(image.size)})")
     if collected.abandoned:

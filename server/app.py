@@ -5,11 +5,13 @@ import dataclasses
 import functools
 import logging
 import signal
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from imagebuild.inuse import InUse, read_in_use, write_in_use
 from server.boottree import Site
 from server.catalog import SiteCatalog, warm_up
 from server.config import Config, apply_limits
@@ -26,7 +28,7 @@ from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
 from server.services.tftp import TftpLimits, TftpService
-from server.services.workers import WorkerPool
+from server.services.workers import PooledNbd, WorkerPool
 from server.sources import LtsConfSource, Sources, StoreSource
 from server.web.routes import Web, handle
 
@@ -36,6 +38,7 @@ POLL_SECONDS = 1.0
 WORKERS_POLL_SECONDS = 0.1
 SAVE_SECONDS = 2.0
 SAVE_AT_ONCE = 200
+IN_USE_SECONDS = 1.0
 BEACONS_PER_SECOND = 10.0
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class App:
         self._stopping = loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._state = _open_state(config.state)
+        self._in_use = read_in_use(self._state) if self._state is not None else InUse()
         self.sources = _open_sources(config)
         self.identifier = make_identifier(config.inventory, config.address_map, config.hosts_file)
         self.nodes = Nodes(
@@ -257,6 +261,10 @@ class App:
             # Workers cannot look themselves, so the parent looks often.
             self._repeat(WORKERS_POLL_SECONDS, self.sources.site)
         self._repeat(SAVE_SECONDS, self._save)
+        if self._state is not None and "nbd" in self.services:
+            # Nodes of the server before this one have their time to come back.
+            self._note_in_use()
+            self._repeat(IN_USE_SECONDS, self._note_in_use)
         for problem in self.sources.problems():
             _log.warning("%s", problem)
         ready(self)
@@ -297,6 +305,22 @@ class App:
             self._fail("state", f"timelines cannot be written to {self._state}: {error.strerror}")
         else:
             self._failures.pop("state", None)
+
+    def _note_in_use(self) -> None:
+        """Write down which images nodes are attached to, where that has changed."""
+        service = self._data.get("nbd")
+        if self._state is None or not isinstance(service, NbdService | PooledNbd):
+            return
+        present = self._in_use.after(service.connections(), time.time())
+        if present == self._in_use:
+            return
+        try:
+            write_in_use(self._state, present)
+        except OSError as error:
+            self._fail("in-use", f"{self._state}/in-use.json: {error.strerror}")
+        else:
+            self._failures.pop("in-use", None)
+            self._in_use = present
 
     def _repeat(self, seconds: float, action: Callable[[], object]) -> None:
         """Call `action` again and again; what it raises is told, and does not end it."""

@@ -14,7 +14,10 @@ HOUSE = Path(__file__).parent.parent
 # and do not import each other.
 FLOORS = [
     ["imagebuild.errors"],
-    ["imagebuild.run", "imagebuild.manifest", "imagebuild.ingredients", "imagebuild.yamlnode"],
+    [
+        *("imagebuild.run", "imagebuild.manifest", "imagebuild.inuse"),
+        *("imagebuild.ingredients", "imagebuild.yamlnode"),
+    ],
     ["imagebuild.store", "imagebuild.kernel", "imagebuild.listing"],
     [
         *("imagebuild.recipe", "imagebuild.apt", "imagebuild.patches", "imagebuild.configure"),
@@ -53,7 +56,7 @@ FLOORS = [
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack")
 # What `server` may use of `imagebuild`: the meeting place and its format.
-MEETING_PLACE = {"imagebuild.store", "imagebuild.manifest"}
+MEETING_PLACE = {"imagebuild.store", "imagebuild.manifest", "imagebuild.inuse"}
 
 
 @cache

@@ -15,7 +15,6 @@ TOOLS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "chroot": "coreutils", "p
 BASE_PACKAGES = (
     "systemd-sysv",
     "systemd-timesyncd",
-    "libpam-systemd",
     "dbus",
     "udev",
     "kmod",

@@ -6,6 +6,7 @@ from click.testing import CliRunner, Result
 from bootfarm import main
 from imagebuild.cli import format_size, parse_reference
 from imagebuild.errors import BuildError
+from imagebuild.inuse import InUse, write_in_use
 from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
 from imagebuild.store import Store
 
@@ -54,10 +55,23 @@ def test_tag_rollback_rm_gc(store: Store) -> None:
     assert store.get("amd64", "canary").digest == two.digest
     assert "removed the tag" in images(store, "rm", "amd64:canary").output
     assert images(store, "rm", "amd64:previous").exit_code == 0
-    kept = images(store, "gc", "--in-use", two.digest).output
+    kept = images(store, "gc", "--no-server", "--in-use", two.digest).output
     assert kept.startswith("freed 0 B; the store takes ")
-    assert f"removed amd64@{two.digest} (3 B)\n" in images(store, "gc").output
+    assert f"removed amd64@{two.digest} (3 B)\n" in images(store, "gc", "--no-server").output
     assert [image.digest for image in store.images()] == [one.digest]
+
+
+def test_gc_spares_what_the_servers_nodes_read(store: Store, tmp_path: Path) -> None:
+    two = store.get("amd64")
+    images(store, "rollback", "amd64")
+    images(store, "rm", "amd64:previous")
+    asked = images(store, "gc")
+    assert asked.exit_code == 1
+    assert "cannot tell which images nodes still read" in asked.output
+    write_in_use(tmp_path, InUse(frozenset({two.digest})))
+    assert "removed" not in images(store, "gc", "--state", str(tmp_path)).output
+    write_in_use(tmp_path, InUse(frozenset(), {two.digest: 1.0}))
+    assert f"removed amd64@{two.digest}" in images(store, "gc", "--state", str(tmp_path)).output
 
 
 def test_import(store: Store, tmp_path: Path) -> None:

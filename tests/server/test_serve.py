@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from imagebuild.inuse import read_in_use
 from imagebuild.store import Store
 from tests.server.farm import FILES, publish
 
@@ -234,6 +235,32 @@ def test_a_new_tag_is_served_without_a_restart(server: Server, farm: Path) -> No
     assert image.digest.encode() in server.get("/ltsp/amd64/grub/grub.cfg")
     Store(farm / "store").rollback("amd64")
     assert image.digest.encode() not in server.get("/ltsp/amd64/grub/grub.cfg")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_images_in_use_are_written_down_for_the_garbage_collection(
+    farm: Path, workers: str
+) -> None:
+    server = Server(farm, ["--workers", workers])
+    server.start()
+    digest = Store(farm / "store").get("amd64").digest
+    uri = f"nbd://127.0.0.1:{server.nbd}//opt/ltsp/amd64"
+    node = subprocess.Popen(
+        ["/usr/bin/python3", "-m", "nbd", "-u", uri, "-c", "import sys; sys.stdin.read()"], stdin=-1
+    )
+    try:
+        assert eventually(lambda: read_in_use(farm / "state").connected == {digest})
+        server.stop(signal.SIGKILL)
+        assert read_in_use(farm / "state").connected == {digest}, "it waits for the next server"
+        server.start()
+        began = time.time()
+        assert eventually(lambda: digest in read_in_use(farm / "state").left)
+        assert digest in read_in_use(farm / "state").spared(began + 500)
+        assert digest not in read_in_use(farm / "state").spared(began + 700)
+    finally:
+        node.kill()
+        node.wait()
+        server.stop()
 
 
 def test_timelines_are_kept_over_a_restart(server: Server) -> None:
