@@ -1,8 +1,8 @@
 """Images and racks that the end-to-end tests share.
 
-Two racks, each a group of tests of its own, run side by side: `cluster` has a
-control plane, `bare` has none. Within a group the tests go in the order of the
-file, since one machine's boots prove many lines.
+Two racks, each with a file of tests, run side by side as two runs of pytest:
+test_cluster.py has a control plane, test_boots.py has none. The tests of a file go
+in its order, since one machine's boots prove many lines.
 """
 
 import fcntl

@@ -11,7 +11,7 @@ from rack.network import NETCONSOLE_IP
 from rack.node import Node
 from rack.rack import Rack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bare"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 # What every machine of this rack gets, and then a section for each.
 LTS_CONF = """

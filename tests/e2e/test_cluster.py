@@ -16,7 +16,7 @@ from rack.machine import NodeSpec
 from rack.node import Node
 from rack.rack import Rack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 BOOT = 600.0
 """Seconds that a boot to Ready may take on a loaded machine (FACTS: 160)."""
