@@ -3,22 +3,11 @@
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from server import nodes
 from server.events import Event
 
-PHASES = frozenset(
-    (
-        "initramfs",
-        "network",
-        "ltsconf",
-        "root",
-        "preinit",
-        "systemd",
-        "rcfile",
-        "join",
-        "ready",
-        "shutdown",
-    )
-)
+PHASES = frozenset(nodes.PHASES[nodes.PHASES.index("initramfs") :])
+"""Those that the node itself sees; the ones before them are firmware's and loader's."""
 STATUSES = frozenset(("start", "ok", "error"))
 FIELDS = frozenset(("mac", "phase", "status", "detail", "boot"))
 DETAIL_MAX = 1000
