@@ -73,17 +73,24 @@ class LtsConfSource:
 
     def poll(self) -> bool:
         """Look whether the file has changed, and take it if it is good. True when it was taken."""
-        if self.path is None or all(Stamp.of(path) == seen for path, seen in self._seen.items()):
+        if self.path is None or not self._has_changed():
             return False
         if self._is_being_written():
             return False
         try:
             self._take(self.path)
+        except _MovingError as error:
+            _log.debug("%s", error.format_message())  # the next look finds it still changed
+            return False
         except ServerError as error:
             self._refuse(error)
             return False
         _log.info("%s: the new text is in force", self.path)
         return True
+
+    def _has_changed(self) -> bool:
+        """Whether there is something to read: also when nothing could be read yet."""
+        return not self._seen or any(Stamp.of(path) != seen for path, seen in self._seen.items())
 
     def _is_being_written(self) -> bool:
         wall = self._wall()
@@ -92,9 +99,12 @@ class LtsConfSource:
         )
 
     def _take(self, path: Path) -> None:
-        """Read, parse, keep. Raises ServerError, and then nothing has changed but `_seen`."""
+        """Read, parse, keep. Raises ServerError, and then nothing has changed but `_seen`.
+
+        Raises _MovingError, and then nothing at all has changed, when the files
+        were replaced during each of a few readings.
+        """
         for _ in range(_TRIES):
-            before = Stamp.of(path)
             reader = _Reader(path)
             error = None
             conf: LtsConf | LtsTemplate | None = None
@@ -102,12 +112,16 @@ class LtsConfSource:
                 conf = reader.load()
             except ServerError as problem:
                 error = problem
-            files = {path: before, **reader.prints}
-            if all(Stamp.of(file) == seen for file, seen in files.items()):
-                break  # nothing moved while it was read
-        self._seen = files
-        if error is not None or conf is None:
-            raise error or ServerError(f"{path}: changes too fast to be read")
+            if reader.is_unmoved():
+                break
+        else:
+            raise _MovingError(
+                f"{path}: was replaced again each time it was read",
+                hint="Let whatever writes it rest for a second.",
+            )
+        self._seen = reader.prints
+        if conf is None:
+            raise error or ServerError(f"{path}: cannot be read")
         self.current = conf
         self.problem = ""
         self._keep(reader.texts)
@@ -147,22 +161,34 @@ class LtsConfSource:
             return None
 
 
+class _MovingError(ServerError):
+    """The files change faster than they can be read as one generation."""
+
+
 class _Reader:
     """Reads one lts.conf and its includes from one generation of the directory.
 
-    texts: what was read, the file itself under "". prints: of the includes,
-    None for one that is not there.
+    texts: what was read, the file itself under "". prints: the file's and its
+    includes' stamps from before they were read, None for one that is not there.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # kubelet's `..data` link may move while we read: stay with what it led to.
-        self._root = Path(os.path.realpath(path)).parent
+        self.prints: dict[Path, Stamp | None] = {path: Stamp.of(path)}
+        # kubelet's `..data` link may move while we read: all of it is read from what
+        # it leads to now, and counts only if it leads there still when all was read.
+        self._real = Path(os.path.realpath(path))
+        self._root = self._real.parent
         self.texts: dict[str, bytes] = {}
-        self.prints: dict[Path, Stamp | None] = {}
+
+    def is_unmoved(self) -> bool:
+        """Whether what was read is one generation: nothing was replaced meanwhile."""
+        return Path(os.path.realpath(self._path)) == self._real and all(
+            Stamp.of(file) == seen for file, seen in self.prints.items()
+        )
 
     def load(self) -> LtsConf | LtsTemplate:
-        main = read_main(Path(os.path.realpath(self._path)))
+        main = read_main(self._real)
         self.texts[""] = main.data or b""
         find = make_reader(self._root, main)
 

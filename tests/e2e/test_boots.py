@@ -29,7 +29,7 @@ HOSTNAME_BASE = every
 HOSTNAME_EXTRA = mac
 HOSTS_01 = "10.9.0.20 api.cluster.example.org"
 DNS_SERVER = "10.9.0.1 10.9.0.2"
-SEARCH_DOMAIN = rack.example.org
+SEARCH_DOMAIN = overridden.example.org
 TIMEZONE = Europe/Prague
 TIMESERVER = ntp.example.org
 SYSLOG_HOST = 10.9.0.15
@@ -45,7 +45,7 @@ CRONTAB_01 = "* * * * * touch /run/by-cron"
 RCFILE_01_FAILS = "echo before; exit 3"
 RCFILE_02_AFTER = "touch /run/after"
 RCFILE_ON_ERROR = continue
-KERNEL_CMDLINE = "bootfarm.test=1"
+KERNEL_CMDLINE = "bootfarm.test=1 ltsp.search_domain=cmdline.example.org"
 LTSP_NBD_TO_RAM = true
 """
 DRIVER = "e1000"
@@ -129,7 +129,7 @@ def test_every_variable_at_once(farm: Rack) -> None:
         "hostname": f"every{mac}",
         "getent hosts api.cluster.example.org | cut -d ' ' -f 1": "10.9.0.20",
         "grep -v '^#' /etc/resolv.conf": (
-            "nameserver 10.9.0.1\nnameserver 10.9.0.2\nsearch rack.example.org"
+            "nameserver 10.9.0.1\nnameserver 10.9.0.2\nsearch cmdline.example.org"
         ),
         "cat /etc/timezone; readlink -f /etc/localtime": (
             "Europe/Prague\n/usr/share/zoneinfo/Europe/Prague"
@@ -153,6 +153,10 @@ def test_every_variable_at_once(farm: Rack) -> None:
     assert found == wanted
     assert farm.server is not None
     assert "RCFILE_01_FAILS: exit 3: before" in farm.server.log.read_text()
+    ended = "timeout 90 sh -c 'until systemctl is-failed -q bootfarm-rcfile; do sleep 1; done'"
+    node.ssh(ended, timeout=120)
+    rcfile = wait_phase(farm, node, "rcfile")
+    assert (rcfile["status"], rcfile["detail"]) == ("error", "1 of 2 lines failed: RCFILE_01_FAILS")
     assert "live NBD" in str(wait_phase(farm, node, "root")["detail"])
     node.ssh("logger a word for the syslog host")
     node.ssh("timeout 90 sh -c 'until [ -e /run/by-cron ]; do sleep 1; done'", timeout=120)

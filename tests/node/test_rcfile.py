@@ -53,7 +53,9 @@ def test_on_error_continue(node: Any, served: Callable[[], Any]) -> None:
     assert node.script("rcfile", check=False).returncode == 1
     assert (node.root / "second").exists()
     details = [b["detail"] for b in server.beacons if b["status"] == "error"]
-    assert details == ["RCFILE_01: exit 3: why"]
+    assert details == ["RCFILE_01: exit 3: why", "1 of 2 lines failed: RCFILE_01"]
+    last = server.beacons[-1]
+    assert (last["phase"], last["status"]) == ("rcfile", "error"), "its phase stays failed"
 
 
 def test_syntax_error_in_one_line_does_not_touch_another(
