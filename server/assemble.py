@@ -1,0 +1,251 @@
+"""The running server's parts, made from farm.yaml: state, sources, services, workers."""
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from server.boottree import BootTree, Site
+from server.catalog import SiteCatalog
+from server.config import Config, apply_limits
+from server.errors import ServerError
+from server.events import Emit
+from server.identity import Identifier
+from server.loaders import make_find_loaders
+from server.nodes import Nodes
+from server.protocols.http import HttpLimits
+from server.secretsource import SecretsSource
+from server.services.dhcp import DhcpService, Range, parse_range
+from server.services.http import HttpService
+from server.services.nbd import NbdLimits, NbdService
+from server.services.ratelimit import RateLimit
+from server.services.tftp import TftpLimits, TftpService
+from server.services.workers import WorkerPool
+from server.sources import LtsConfSource, Sources, StoreSource
+from server.web.routes import Web, handle
+
+STOP_SECONDS = 4.0
+"""What is under way may take so long after SIGTERM."""
+BEACONS_PER_SECOND = 10.0
+
+T = TypeVar("T")
+L = TypeVar("L", TftpLimits, NbdLimits)
+
+
+class Service(Protocol):
+    """What each service is to the app."""
+
+    def bind(self) -> None: ...
+    def start(self) -> None: ...
+    def stop(self) -> Coroutine[Any, Any, None]: ...
+
+
+class OnePort(Service, Protocol):
+    """A service that listens on one port."""
+
+    @property
+    def port(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What services are made of. record: the door for events. health: the answer of /healthz."""
+
+    config: Config
+    loop: asyncio.AbstractEventLoop
+    state: Path | None
+    sources: Sources
+    identifier: Identifier
+    nodes: Nodes
+    tree: BootTree
+    record: Emit
+    health: Callable[[], Mapping[str, Any]]
+
+
+class Assembly:
+    """Makes each service from the parts. pool: the worker processes, None without them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.pool = self._make_pool()
+
+    def make_data_services(self) -> dict[str, OnePort]:
+        """What `services` names: TFTP, NBD, HTTP."""
+        config, loop = self.parts.config, self.parts.loop
+        makers: dict[str, Callable[[], OnePort]] = {
+            "tftp": self._make_tftp,
+            "nbd": self._make_nbd,
+            "http": lambda: HttpService(
+                loop,
+                address=config.listen,
+                port=config.http.port,
+                handle=functools.partial(handle, self.make_web()),
+                emit=self.parts.record,
+                limits=self._limits(HttpLimits(), "http"),
+            ),
+        }
+        return {name: makers[name]() for name in config.services}
+
+    def _make_tftp(self) -> OnePort:
+        config = self.parts.config
+        limits = _short_stop(self._limits(TftpLimits(), "tftp"), "stop_seconds")
+        if self.pool is not None:
+            return self.pool.tftp(
+                address=config.listen,
+                port=config.tftp.port,
+                limits=limits,
+                single_port=config.single_port,
+            )
+        return TftpService(
+            self.parts.loop,
+            address=config.listen,
+            port=config.tftp.port,
+            lookup=self.parts.tree.lookup,
+            emit=self.parts.record,
+            limits=limits,
+            single_port=config.single_port,
+        )
+
+    def _make_nbd(self) -> OnePort:
+        config = self.parts.config
+        limits = _short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds")
+        if self.pool is not None:
+            return self.pool.nbd(address=config.listen, port=config.nbd.port, limits=limits)
+        return NbdService(
+            self.parts.loop,
+            address=config.listen,
+            port=config.nbd.port,
+            exports=self.parts.tree.export,
+            list_exports=self.parts.tree.list_exports,
+            emit=self.parts.record,
+            limits=limits,
+        )
+
+    def make_dhcp(self) -> DhcpService | None:
+        """DHCP beside another server, or alone; ServerError when its settings do not fit."""
+        config = self.parts.config
+        if config.dhcp == "off":
+            if config.dhcp_range is not None:
+                raise ServerError(
+                    f"dhcp_range {config.dhcp_range} is given, and nothing gives addresses",
+                    hint="add `--dhcp full` (`dhcp: full` in farm.yaml), or leave the range out",
+                )
+            return None
+        proxy = config.dhcp == "proxy"
+        return DhcpService(
+            self.parts.loop,
+            mode="proxy" if proxy else "full",
+            find_loaders=make_find_loaders(
+                self.parts.sources.site,
+                config.inventory,
+                proxy=proxy,
+                only_listed=config.unlisted == "refuse",
+            ),
+            emit=self.parts.record,
+            address=config.address or config.listen,
+            http_port=config.http.port or None if "http" in config.services else None,
+            addresses=_read_range(config) if config.dhcp_range is not None else None,
+            state=self.parts.state,
+        )
+
+    def _catalog(self) -> SiteCatalog:
+        return SiteCatalog(self.parts.sources.current, self.parts.config)
+
+    def _make_pool(self) -> WorkerPool | None:
+        """The worker processes, if any are wanted and there is something for them to do."""
+        if self.parts.config.workers < 1 or not {"tftp", "nbd"} & set(self.parts.config.services):
+            return None
+        pool = WorkerPool(
+            self.parts.loop,
+            count=self.parts.config.workers,
+            catalog=make_catalog(self.parts.sources, self.parts.config),
+            emit=self.parts.record,
+        )
+        sources, config = self.parts.sources, self.parts.config
+        sources.on_change(lambda: pool.update(make_catalog(sources, config)))
+        return pool
+
+    def _limits(self, defaults: T, service: str) -> T:
+        limits = getattr(self.parts.config, service).limits
+        return apply_limits(defaults, limits, f"{self.parts.config.source}: {service}.limits")
+
+    def make_web(self) -> Web:
+        beacons = RateLimit(BEACONS_PER_SECOND, 5 * BEACONS_PER_SECOND)
+        return Web(
+            lookup=self.parts.tree.lookup,
+            identifier=self.parts.identifier,
+            nodes=self.parts.nodes,
+            health=self.parts.health,
+            emit=self.parts.record,
+            allow=lambda client: beacons.allow(client, self.parts.loop.time()),
+        )
+
+
+def make_catalog(sources: Sources, config: Config) -> SiteCatalog:
+    """What the present Site serves, as the data path takes it."""
+    return SiteCatalog(sources.current, config)
+
+
+def _short_stop(limits: L, field: str) -> L:
+    """Limits whose time for stopping fits into the app's."""
+    seconds = min(getattr(limits, field), STOP_SECONDS - 2.0)
+    return dataclasses.replace(limits, **{field: seconds})
+
+
+def _read_range(config: Config) -> Range:
+    """Full mode's addresses, those that the inventory reserves, and the machines' names."""
+    machines = config.inventory.machines
+    return dataclasses.replace(
+        parse_range(config.dhcp_range or ""),
+        reserved={machine.mac: machine.ip for machine in machines if machine.ip},
+        hostnames={machine.mac: machine.hostname for machine in machines if machine.hostname},
+    )
+
+
+def open_state(path: Path | None) -> Path | None:
+    """The state directory, made and writable; ServerError when it cannot be."""
+    if path is None:
+        return None
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ServerError(
+            f"--state {path}: {error.strerror}",
+            hint="give a directory that the server's user may write to",
+        ) from None
+    return path
+
+
+def open_sources(config: Config) -> Sources:
+    """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
+    if config.store is None:
+        raise ServerError(
+            "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
+        )
+    if not config.store.is_dir():
+        raise ServerError(
+            f"--store {config.store}: there is no such directory",
+            hint="build an image first (bootfarm build), or give its store",
+        )
+    store = StoreSource(config.store)
+    store.poll()
+    ltsconf = LtsConfSource(config.lts_conf, config.state)
+    ltsconf.load_first()
+    secrets = SecretsSource(config.secrets)
+    secrets.load_first()
+    base = Site(
+        images=(),
+        ltsconf=ltsconf.current,
+        default_image=config.default_image,
+        cmdline=config.cmdline,
+        on_error=config.on_error,
+        menu=config.menu,
+        facts=config.facts,
+    )
+    return Sources(base, ltsconf, store, secrets)
