@@ -23,6 +23,7 @@ from server.assemble import (
 from server.catalog import warm_up
 from server.config import Config
 from server.events import Event
+from server.feed import Feed
 from server.identity import Identifier, make_identifier
 from server.ltsconf.template import shared_checker, shared_renderer
 from server.nodes import Nodes
@@ -55,6 +56,7 @@ class App:
             limit=config.max_nodes,
             events=config.events_per_node,
         )
+        self.feed = Feed()
         if self._state is not None:
             self.nodes.load(self._state / "nodes")
         catalog = make_catalog(self.sources, config)
@@ -69,6 +71,7 @@ class App:
                 sources=self.sources,
                 identifier=self.identifier,
                 nodes=self.nodes,
+                feed=self.feed,
                 tree=self.tree,
                 record=self.record,
                 health=self.health,
@@ -102,7 +105,7 @@ class App:
             _log.warning("%s %s %s: %s", event.node, event.source, event.phase, words)
         else:
             _log.debug("%s %s %s: %s", event.node, event.source, event.phase, dict(event.detail))
-        self.nodes.record(event)
+        self.feed.record(event, self.nodes.record(event))
 
     def health(self) -> dict[str, Any]:
         """What /healthz says: `degraded` where something wants a person, but others are served."""

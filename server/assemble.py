@@ -13,6 +13,7 @@ from server.catalog import SiteCatalog
 from server.config import Config, apply_limits
 from server.errors import ServerError
 from server.events import Emit
+from server.feed import Feed
 from server.identity import Identifier
 from server.loaders import make_find_loaders
 from server.nodes import Nodes
@@ -60,6 +61,7 @@ class Parts:
     sources: Sources
     identifier: Identifier
     nodes: Nodes
+    feed: Feed
     tree: BootTree
     record: Emit
     health: Callable[[], Mapping[str, Any]]
@@ -178,6 +180,7 @@ class Assembly:
             lookup=self.parts.tree.lookup,
             identifier=self.parts.identifier,
             nodes=self.parts.nodes,
+            feed=self.parts.feed,
             health=self.parts.health,
             emit=self.parts.record,
             allow=lambda client: beacons.allow(client, self.parts.loop.time()),

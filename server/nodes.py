@@ -69,6 +69,15 @@ def phase_of_path(path: str) -> str | None:
     return "loader" if "/grub/" in path else None
 
 
+def phase_of(event: Event) -> str | None:
+    """The phase of a boot that an event is of, or None where it is of none."""
+    if event.phase in ORDER:
+        return event.phase
+    if event.source == "nbd":
+        return "root"
+    return phase_of_path(str(event.detail.get("file") or event.detail.get("path") or ""))
+
+
 def is_core(path: str) -> bool:
     """Whether a path is that of a boot loader itself, not of its modules."""
     return path.rpartition("/")[2].startswith("core.")
@@ -149,15 +158,21 @@ class Nodes:
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
 
-    def record(self, event: Event) -> None:
-        """Take one event into its node's timeline; anything odd in it is cut, never raised."""
+    def record(self, event: Event) -> "Node | None":
+        """Take one event into its node's timeline; anything odd in it is cut, never raised.
+
+        The node that it is of, if it is of one.
+        """
         if not event.node:
-            return
-        detail = _bound(event.detail)
-        phase = self._phase_of(event, detail)
+            return None
+        detail = bound_detail(event.detail)
+        phase = phase_of(event)
         node = self._find(event.node, event.time)
-        if phase is None:
-            return
+        if phase is not None:
+            self._take(node, event, phase, detail)
+        return node
+
+    def _take(self, node: "Node", event: Event, phase: str, detail: dict[str, Any]) -> None:
         path = str(detail.get("file") or detail.get("path") or detail.get("export") or "")
         boot = self._boot_of(node, event, phase, path, detail)
         node.last_seen = max(node.last_seen, event.time)
@@ -183,13 +198,6 @@ class Nodes:
         return len(self._nodes)
 
     # From events to nodes
-
-    def _phase_of(self, event: Event, detail: Mapping[str, Any]) -> str | None:
-        if event.phase in ORDER:
-            return event.phase
-        if event.source == "nbd":
-            return "root"
-        return phase_of_path(str(detail.get("file") or detail.get("path") or ""))
 
     def _find(self, name: str, now: float) -> Node:
         mac = parse_mac(name)
@@ -426,8 +434,8 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
     seen.detail = text
 
 
-def _bound(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """A detail of bounded size, with plain values."""
+def bound_detail(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """An event's detail of bounded size, with plain values."""
     items = list(detail.items())[:DETAILS_MAX]
     return {
         str(key)[:40]: value if _is_plain(value) else str(value)[:TEXT_MAX] for key, value in items

@@ -37,7 +37,7 @@ FLOORS = [
     ["server.inventory", "server.stamp", "server.background"],
     ["server.config", "server.identity", "server.dhcpconfig"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
-    ["server.netboot", "server.rendering"],
+    ["server.netboot", "server.rendering", "server.feed"],
     ["server.boottree"],
     [
         "server.sources",

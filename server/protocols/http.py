@@ -2,12 +2,13 @@
 
 `HttpCore` is one connection: bytes and the time in; requests, and parts of
 replies (bytes, or ranges of files that the shell sends), out. RFC 9110, RFC 9112.
+A reply may go on for as long as the client stays: see `Response.stream` and `Outflow`.
 """
 
 import email.utils
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,9 @@ class HttpLimits:
 
     request_seconds: from a request's first byte to its last. idle_seconds:
     between requests. stall_seconds: without the client taking a byte.
+    followers, followers_per_client: replies without an end at a time;
+    follower_bytes: what may wait for one of them before it is dropped;
+    heartbeat_seconds: something is sent at least so often.
     """
 
     connections: int = 2048
@@ -33,6 +37,10 @@ class HttpLimits:
     request_seconds: float = 10.0
     idle_seconds: float = 30.0
     stall_seconds: float = 60.0
+    followers: int = 64
+    followers_per_client: int = 8
+    follower_bytes: int = 262_144
+    heartbeat_seconds: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,21 @@ class FileRange:
         return self.length
 
 
+Push = Callable[[bytes], None]
+"""Takes further bytes of a reply without an end."""
+Subscribe = Callable[[Push], Callable[[], None]]
+"""Begins to push, at once or later; what it gives back ends that."""
+HEARTBEAT: Final = b": the server is here\n\n"
+"""A comment of server-sent events (HTML Living Standard, section 9.2.6)."""
+
+
 @dataclass(frozen=True)
 class Response:
     """An answer before ranges, HEAD and conditions are applied.
 
     body: bytes, or a whole file. etag: strong validator, quotes included, or "".
     transfer: the path to be told of when the answer has been sent, or "".
+    stream: what goes on pushing bytes after `body`, until the client or the server goes.
     """
 
     status: int
@@ -73,6 +90,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     etag: str = ""
     transfer: str = ""
+    stream: Subscribe | None = None
 
 
 class Rejected(Exception):  # noqa: N818 - an answer
@@ -99,7 +117,35 @@ class Reply:
     parts: list[Part]
     length: int
     transfer: str = ""
-    parts_sent: int = field(default=0, repr=False)
+    stream: Subscribe | None = None
+
+
+class Outflow:
+    """What waits for one follower: bounded, with a heartbeat when nothing else is sent."""
+
+    def __init__(self, limits: HttpLimits, now: float) -> None:
+        self._limit = limits.follower_bytes
+        self._heartbeat = limits.heartbeat_seconds
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._taken = now
+
+    def push(self, data: bytes) -> bool:
+        """Put `data` behind what waits. False when that is more than the follower may cost."""
+        self._waiting.append(data)
+        self._size += len(data)
+        return self._size <= self._limit
+
+    def take(self, now: float) -> bytes:
+        """All that waits, to be sent; a heartbeat when it is time for one; or b""."""
+        if not self._waiting and now - self._taken >= self._heartbeat:
+            self._waiting.append(HEARTBEAT)
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        if data:
+            self._taken = now
+        return data
 
 
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
@@ -231,6 +277,8 @@ class HttpCore:
 
     def respond(self, request: Request, response: Response, now: float, wall: float) -> Reply:
         """What to send for a request. now: the loop's clock; wall: seconds since the epoch."""
+        if response.stream is not None and response.status == 200:
+            return self._begin_stream(request, response, now, wall)
         status, body, extra = _apply_conditions(request, response)
         length = len(body)
         headers = [
@@ -247,6 +295,34 @@ class HttpCore:
         self._deadline = now + self._limits.stall_seconds
         sent = sum(len(part) for part in parts[1:])
         return Reply(status, parts, sent, response.transfer)
+
+    def _begin_stream(self, request: Request, response: Response, now: float, wall: float) -> Reply:
+        """Head and first bytes of a reply without an end (chunked, RFC 9112 section 7.1)."""
+        headers = [
+            ("Date", email.utils.formatdate(wall, usegmt=True)),
+            ("Server", SERVER_NAME.decode()),
+            *response.headers,
+            ("Content-Type", response.content_type),
+        ]
+        head = h11.Response(status_code=200, headers=headers, reason=b"OK")
+        parts: list[Part] = [self._connection.send(head) or b""]
+        self._deadline = now + self._limits.stall_seconds
+        if request.method == "HEAD":
+            self._connection.send(h11.EndOfMessage())
+            return Reply(200, parts, 0)
+        if isinstance(response.body, bytes) and response.body:
+            parts.append(self.pack_more(response.body, now))
+        return Reply(200, parts, 0, stream=response.stream)
+
+    def pack_more(self, data: bytes, now: float) -> bytes:
+        """Further bytes of a reply without an end, framed."""
+        self._deadline = now + self._limits.stall_seconds
+        return self._connection.send(h11.Data(data=data)) or b""
+
+    def end_stream(self) -> bytes:
+        """The end of a reply that had none, framed; the connection ends with it."""
+        self.must_close = True
+        return self._connection.send(h11.EndOfMessage()) or b""
 
     def reject(self, rejected: Rejected, now: float, wall: float) -> Reply:
         """The last words on a connection whose input cannot be understood."""

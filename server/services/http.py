@@ -22,6 +22,8 @@ from server.protocols.http import (
     Request,
     Response,
 )
+from server.services.http_files import explain, is_in_memory, refuse, touch
+from server.services.http_stream import Followers, Stream
 from server.services.ports import bind_port
 
 Handle = Callable[[Request], Response]
@@ -34,6 +36,8 @@ TURN_BYTES: Final = 1024 * 1024
 SWEEP_SECONDS: Final = 1.0
 LOADER_THREADS: Final = 4
 LINGER_SECONDS: Final = 1.0
+FOLLOWER_BUFFER: Final = 65_536
+"""SO_SNDBUF of a reply without an end: what the kernel holds for a slow follower."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +63,7 @@ class HttpService:
         self.handle = handle
         self.emit = emit
         self.limits = limits or HttpLimits()
+        self.followers = Followers(self.limits)
         self.threads = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="http-load")
         self._address = address
         self._port = port
@@ -141,7 +146,7 @@ class HttpService:
             client = str(peer[0])
             mine = self._per_client.get(client, 0)
             if len(self._connections) >= self.limits.connections or mine >= self.limits.per_client:
-                _refuse(sock)
+                refuse(sock)
                 continue
             self._per_client[client] = mine + 1
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,19 +171,6 @@ class HttpService:
         self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
-def _refuse(sock: socket.socket) -> None:
-    text = b"too many connections\n"
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
-        f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
-    )
-    try:
-        sock.send(head.encode() + text)
-    except OSError:
-        pass  # it does not want to know
-    sock.close()
-
-
 class _Connection:
     """One client's connection: a socket, its core, and the reply under way."""
 
@@ -198,19 +190,27 @@ class _Connection:
         self._writing = False
         self._closed = False
         self._finishing = False
+        self._stream: Stream | None = None
         self._loop.add_reader(sock.fileno(), self._readable)
 
     # Ends
 
     def finish(self) -> None:
-        """Send what is under way, then close."""
+        """Send what is under way, then close; a reply without an end ends now."""
         self._finishing = True
-        if self._reply is None:
+        if self._stream is not None:
+            self._stream.end()
+            if not self._queue:
+                self._queue.append(self._core.end_stream())
+                self._write()
+        if self._reply is None or self._stream is not None:
             self.close("")
 
     def check(self, now: float) -> None:
         """Hang up when the client has been silent for too long."""
-        if not self._loading and now >= self._core.deadline:
+        if self._stream is not None and not self._queue:
+            self._stream.flush()
+        elif not self._loading and now >= self._core.deadline:
             self.close("the client was silent for too long")
 
     def close(self, reason: str) -> None:
@@ -222,6 +222,8 @@ class _Connection:
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._close_file()
+        if self._stream is not None:
+            self._stream.end()
         if self._reply is not None:
             self._tell(reason or "the connection was closed")
             self._reply = None
@@ -268,7 +270,10 @@ class _Connection:
 
     def _answer(self, request: Request) -> Response:
         try:
-            return self._service.handle(request)
+            response = self._service.handle(request)
+            if response.stream is not None and request.method != "HEAD":
+                return self._service.followers.admit(self.client, response)
+            return response
         except Exception:
             _log.exception("%s %s for %s", request.method, request.path[:200], self.client)
             return Response(500, b"the server failed; its log says why\n", "text/plain")
@@ -281,7 +286,32 @@ class _Connection:
         self._began = time.time()
         self._written = 0
         self._queue.extend(reply.parts)
+        if reply.stream is not None:
+            self._loop.add_reader(self._sock.fileno(), self._discard)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FOLLOWER_BUFFER)
+            self._stream = Stream(self._service.followers, self)
+            self._stream.begin(reply.stream)
         self._write()
+
+    # A reply without an end: what its Stream asks of the connection
+
+    @property
+    def now(self) -> float:
+        """The loop's clock."""
+        return self._loop.time()
+
+    def is_busy(self) -> bool:
+        """Whether something is being sent, so that more must wait; also when it is over."""
+        return bool(self._queue) or self._closed
+
+    def send_more(self, data: bytes) -> None:
+        """Send further bytes."""
+        self._queue.append(self._core.pack_more(data, self._loop.time()))
+        self._write()
+
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Have something done in the loop's next turn."""
+        self._loop.call_soon(action)
 
     def _write(self) -> None:
         budget = TURN_BYTES
@@ -293,7 +323,7 @@ class _Connection:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            self.close(_explain(error))
+            self.close(explain(error))
             return
         if self._queue and not self._loading:
             if not self._writing:
@@ -321,7 +351,7 @@ class _Connection:
             self._file_range = part
             os.posix_fadvise(self._file, part.offset, part.length, os.POSIX_FADV_WILLNEED)
         count = min(CHUNK_BYTES, part.length)
-        if not _is_in_memory(self._file, part.offset, count):
+        if not is_in_memory(self._file, part.offset, count):
             self._load(part.offset, count)
             return 0
         sent = os.sendfile(self._sock.fileno(), self._file, part.offset, count)
@@ -344,7 +374,7 @@ class _Connection:
         assert self._file is not None
         self._loading = True
         future = self._loop.run_in_executor(
-            self._service.threads, functools.partial(_touch, self._file, offset, count)
+            self._service.threads, functools.partial(touch, self._file, offset, count)
         )
         future.add_done_callback(self._loaded)
 
@@ -355,11 +385,14 @@ class _Connection:
             return
         error = None if future.cancelled() else future.exception()
         if isinstance(error, OSError):
-            self.close(_explain(error))
+            self.close(explain(error))
             return
         self._write()
 
     def _done(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+            return
         self._tell("")
         self._reply = None
         if self._core.must_close:
@@ -411,27 +444,3 @@ class _Connection:
             detail["status"] = "error"
             detail["message"] = failure or f"answered with {reply.status}"
         self._service.emit(Event(now, self.client, "http", "transfer", detail))
-
-
-def _is_in_memory(file: int, offset: int, count: int) -> bool:
-    """Whether both ends of a range can be read without waiting; True where nobody can tell."""
-    for position in (offset, offset + count - 1):
-        try:
-            if os.preadv(file, [bytearray(1)], position, os.RWF_NOWAIT) < 1:
-                return True  # beyond the end: sendfile will say so
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-    return True
-
-
-def _touch(file: int, offset: int, count: int) -> None:
-    if not os.pread(file, count, offset):
-        raise OSError(errno.EIO, "the file is shorter than it was")
-
-
-def _explain(error: OSError) -> str:
-    if error.errno in (errno.EPIPE, errno.ECONNRESET):
-        return "the client closed the connection before the end"
-    return error.strerror or str(error)

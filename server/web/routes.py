@@ -4,15 +4,17 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.content import BytesContent, Content, NotFound, Refused
 from server.events import Emit
+from server.feed import Feed
 from server.identity import Identifier
 from server.nodes import Nodes, describe, summarize
 from server.protocols.http import FileRange, Request, Response
 from server.web.beacon import BeaconError, parse_beacon
+from server.web.events import answer_events
 from server.web.page import render_page
 
 TEXT = "text/plain; charset=utf-8"
@@ -42,6 +44,7 @@ class Web:
     emit: Emit
     allow: Callable[[str], bool] = lambda client: True
     clock: Callable[[], float] = time.time
+    feed: Feed = field(default_factory=Feed)
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -76,6 +79,8 @@ def _get(web: Web, request: Request) -> Response:
             if node is None:
                 return _json(404, {"error": "no such node was seen"})
             return _json(200, describe(node))
+        case ["api", "events"]:
+            return answer_events(web.feed, request)
         case [""]:
             page = render_page(web.nodes, web.health(), request.query, web.clock())
             return Response(200, page.encode(), HTML, _PAGE_HEADERS)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h11
@@ -7,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.protocols.http import (
+    HEARTBEAT,
     FileRange,
     HttpCore,
     HttpLimits,
+    Outflow,
     Rejected,
     Reply,
     Request,
@@ -318,3 +321,47 @@ def test_no_bytes_crash_it(chunks: list[bytes]) -> None:
                 return
         elif connection.must_close:
             return
+
+
+def follow(push: object) -> Callable[[], None]:
+    raise AssertionError("the core does not subscribe")
+
+
+def test_a_reply_without_an_end_is_chunked() -> None:
+    connection = core()
+    request = ask(connection, GET % b"")
+    response = Response(200, b"one", "text/event-stream", stream=follow)
+    reply = connection.respond(request, response, 1.0, WALL)
+    assert reply.stream is follow
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(text_of(reply) + connection.pack_more(b"two", 5.0))
+    assert connection.deadline == 5.0 + LIMITS.stall_seconds
+    client.receive_data(connection.end_stream())
+    assert connection.must_close
+    seen = []
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        seen.append(event)
+    assert isinstance(seen[0], h11.Response)
+    assert (b"transfer-encoding", b"chunked") in seen[0].headers
+    assert [bytes(data.data) for data in seen[1:] if isinstance(data, h11.Data)] == [b"one", b"two"]
+
+
+def test_a_stream_that_is_refused_is_an_answer_like_others() -> None:
+    reply = answer(b"", Response(404, b"no\n", stream=follow))
+    assert reply.stream is None
+    assert head_of(reply)[1]["content-length"] == "3"
+
+
+def test_outflow_is_bounded_and_speaks_when_nothing_else_does() -> None:
+    outflow = Outflow(HttpLimits(follower_bytes=10, heartbeat_seconds=15.0), 0.0)
+    assert outflow.take(14.9) == b""
+    assert outflow.take(15.0) == HEARTBEAT
+    assert outflow.take(29.9) == b""
+    assert outflow.push(b"12345")
+    assert outflow.push(b"67890")
+    assert outflow.take(29.9) == b"1234567890"
+    assert outflow.take(44.8) == b""
+    assert outflow.push(b"12345")
+    assert not outflow.push(b"678901")

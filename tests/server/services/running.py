@@ -66,6 +66,10 @@ class Running:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
 
+    def sleep(self, seconds: float) -> None:
+        """Let the loop run for a while."""
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(seconds), self.loop).result(seconds + 20)
+
     def stop(self, service: Service) -> None:
         asyncio.run_coroutine_threadsafe(service.stop(), self.loop).result(30)
 

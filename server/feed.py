@@ -1,0 +1,97 @@
+"""What the services saw lately, for those who watch: a bounded ring, and its followers.
+
+An entry is a JSON object: `id` (counts from 1 in each server), `time`, `node`
+(the key of its node, or "" where it is of none), `ip`, `source`, `phase` (one of
+nodes.PHASES, or null), `what` (the service's own word) and `detail`.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from server.events import Event
+from server.nodes import Node, bound_detail, phase_of
+
+RING = 2000
+Push = Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event. data: its JSON, one line without an end."""
+
+    number: int
+    key: str
+    data: bytes
+
+    def message(self) -> bytes:
+        """As a server-sent event (HTML Living Standard, section 9.2)."""
+        return b"id: %d\ndata: %s\n\n" % (self.number, self.data)
+
+
+class Feed:
+    """The last `limit` events and those who follow; belongs to the loop's thread."""
+
+    def __init__(self, limit: int = RING) -> None:
+        self._ring: deque[Entry] = deque(maxlen=limit)
+        self._number = 0
+        self._followers: dict[int, tuple[str, Push]] = {}
+        self._next_follower = 0
+
+    def record(self, event: Event, node: Node | None) -> None:
+        """Take an event, and pass it on."""
+        self._number += 1
+        key = node.key if node is not None else ""
+        fields: dict[str, Any] = {
+            "id": self._number,
+            "time": round(event.time, 3),
+            "node": key,
+            "ip": node.ip if node is not None else "",
+            "source": event.source[:20],
+            "phase": phase_of(event),
+            "what": event.phase[:20],
+            "detail": bound_detail(event.detail),
+        }
+        entry = Entry(self._number, key, json.dumps(fields, separators=(",", ":")).encode())
+        self._ring.append(entry)
+        if not self._followers:
+            return
+        message = entry.message()
+        for wanted, push in list(self._followers.values()):
+            if wanted in ("", key):
+                push(message)
+
+    def last(self, *, since: int = 0, node: str = "", limit: int = RING) -> list[Entry]:
+        """Entries, oldest first: those after number `since`, of one node, at most the last `limit`.
+
+        A `since` from the future is that of a server before this one: it gets all.
+        """
+        if since > self._number:
+            since = 0
+        newest = islice(self._match(since, node), limit)
+        return list(reversed(list(newest)))
+
+    def _match(self, since: int, node: str) -> Iterator[Entry]:
+        """Newest first."""
+        for entry in reversed(self._ring):
+            if entry.number <= since:
+                return
+            if node in ("", entry.key):
+                yield entry
+
+    def follow(self, push: Push, node: str = "") -> Callable[[], None]:
+        """Give each further entry (of one node, if it is named) to `push`; the result ends it."""
+        self._next_follower += 1
+        number = self._next_follower
+        self._followers[number] = (node, push)
+
+        def leave() -> None:
+            self._followers.pop(number, None)
+
+        return leave
+
+    def __len__(self) -> int:
+        return len(self._ring)

@@ -1,0 +1,47 @@
+"""`GET /api/events`: the last events as JSON, or as a stream that goes on."""
+
+from collections.abc import Callable
+
+from server.feed import RING, Feed, Push
+from server.protocols.http import Request, Response
+from server.yamlfile import parse_mac
+
+JSON = "application/json"
+STREAM = "text/event-stream"
+DEFAULT_LIMIT = 200
+_NO_STORE = ("Cache-Control", "no-store")
+_STREAM_HEADERS = (_NO_STORE, ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"))
+
+
+def answer_events(feed: Feed, request: Request) -> Response:
+    """`?follow=1`, `?since=ID` (or Last-Event-ID), `?node=KEY`, `?limit=N`; 400 for a bad number.
+
+    A stream begins with what came after `since`, if that is given, and else with nothing.
+    """
+    query = request.query
+    node = query.get("node", "")
+    node = parse_mac(node) or node
+    since_text = query.get("since") or request.headers.get("last-event-id") or ""
+    since = _number(since_text, 0)
+    limit = _number(query.get("limit", ""), DEFAULT_LIMIT)
+    if since is None or limit is None:
+        text = b"since= and limit= are whole numbers\n"
+        return Response(400, text, "text/plain; charset=utf-8", (_NO_STORE,))
+    limit = min(limit, RING)
+    if query.get("follow", "0") in ("", "0"):
+        entries = feed.last(since=since, node=node, limit=limit)
+        body = b"[" + b",\n".join(entry.data for entry in entries) + b"]\n"
+        return Response(200, body, JSON, (_NO_STORE,))
+    missed = feed.last(since=since, node=node, limit=limit) if since_text else []
+
+    def subscribe(push: Push) -> Callable[[], None]:
+        return feed.follow(push, node)
+
+    first = b"retry: 3000\n\n" + b"".join(entry.message() for entry in missed)
+    return Response(200, first, STREAM, _STREAM_HEADERS, stream=subscribe)
+
+
+def _number(text: str, default: int) -> int | None:
+    if not text:
+        return default
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None

@@ -1,0 +1,56 @@
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from server.events import Event
+from server.feed import Feed
+from server.protocols.http import Request, Response
+from server.web.events import answer_events
+
+
+@pytest.fixture
+def feed() -> Feed:
+    feed = Feed()
+    for number in range(1, 5):
+        feed.record(Event(float(number), "", "tftp", "transfer", {"n": number}), None)
+    return feed
+
+
+def ask(feed: Feed, query: Mapping[str, str], **headers: str) -> Response:
+    return answer_events(feed, Request("GET", "/api/events", query, headers, b""))
+
+
+def numbers(response: Response) -> list[int]:
+    assert isinstance(response.body, bytes)
+    return [entry["id"] for entry in json.loads(response.body)]
+
+
+def test_the_last_events(feed: Feed) -> None:
+    assert numbers(ask(feed, {})) == [1, 2, 3, 4]
+    assert numbers(ask(feed, {"since": "2"})) == [3, 4]
+    assert numbers(ask(feed, {"limit": "1"})) == [4]
+    assert numbers(ask(feed, {"node": "52:54:00:00:00:01"})) == []
+    assert numbers(ask(Feed(), {})) == []
+    assert ask(feed, {}).stream is None
+
+
+def test_a_stream_begins_with_what_was_missed_and_goes_on(feed: Feed) -> None:
+    fresh = ask(feed, {"follow": "1"})
+    assert fresh.body == b"retry: 3000\n\n"
+    response = ask(feed, {"follow": "1"}, **{"last-event-id": "3"})
+    assert response.content_type == "text/event-stream"
+    assert isinstance(response.body, bytes)
+    assert response.body.startswith(b"retry: 3000\n\nid: 4\ndata: {")
+    assert response.stream is not None
+    seen: list[bytes] = []
+    leave = response.stream(seen.append)
+    feed.record(Event(5.0, "", "nbd", "attach", {}), None)
+    leave()
+    feed.record(Event(6.0, "", "nbd", "attach", {}), None)
+    assert [one.partition(b"\n")[0] for one in seen] == [b"id: 5"]
+
+
+@pytest.mark.parametrize("query", [{"since": "x"}, {"limit": "-1"}, {"since": "9" * 99}])
+def test_what_is_no_number_is_told(feed: Feed, query: dict[str, str]) -> None:
+    assert ask(feed, query).status == 400
