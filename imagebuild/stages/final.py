@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.apt import AptView
+from imagebuild.errors import BuildError
 from imagebuild.ingredients import Recipe
 from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
 from imagebuild.run import run as run_command
@@ -29,6 +30,9 @@ MODULES = (
     " minicmd ls cat true eval loadenv all_video"
     " gzio progress"
 )
+IPXE = Path("/usr/lib/ipxe")
+IPXE_LOADERS = ("undionly.kpxe", "snponly.efi")
+"""For BIOS and for UEFI x64; both use the firmware's own driver of the card."""
 _SHORT = re.compile(r"(?:\d+:)?(\d[\d.]*\d|\d)")
 _SHOWN = (
     "kubelet kubeadm kubectl docker.io containerd systemd openssh-server nbd-client"
@@ -37,7 +41,7 @@ _SHOWN = (
 
 
 def inputs(recipe: Recipe, apt: AptView) -> Inputs:
-    """What the manifest says beside the files."""
+    """What the manifest says beside the files, and the loaders that are taken as they are."""
     return Inputs(
         {
             "name": recipe.name,
@@ -45,8 +49,17 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
             "lts_defaults": dict(recipe.lts_defaults),
             "distribution": recipe.distribution,
         },
-        [("final.py", Path(__file__))],
+        [("final.py", Path(__file__)), *find_ipxe()],
     )
+
+
+def find_ipxe() -> list[tuple[str, Path]]:
+    """iPXE's loaders by their names; BuildError where this machine has none."""
+    found = [(f"ipxe/{name}", IPXE / name) for name in IPXE_LOADERS]
+    for _, path in found:
+        if not path.is_file():
+            raise BuildError(f"iPXE's loader is missing: {path}", hint="apt-get install ipxe")
+    return found
 
 
 def run(context: StageContext) -> None:
@@ -59,6 +72,7 @@ def run(context: StageContext) -> None:
     for platform in PLATFORMS:
         context.say(f"boot loader {platform}")
         make_boot_loader(context, platform, image / "boot/grub" / platform)
+    copy_ipxe(image / "boot/ipxe")
     context.say("digests")
     packages = json.loads((parts / ltsp_image.PACKAGES).read_text())
     manifest = make_manifest(context.recipe, image, packages, context.ids)
@@ -77,6 +91,13 @@ def make_boot_loader(context: StageContext, platform: str, directory: Path) -> N
         log=context.log,
         what=f"cannot make {core.name}",
     )
+
+
+def copy_ipxe(directory: Path) -> None:
+    """iPXE for machines whose addresses come from another DHCP server (docs/dhcp.md)."""
+    directory.mkdir(parents=True)
+    for _, path in find_ipxe():
+        shutil.copyfile(path, directory / path.name)
 
 
 def boot_loader_argv(name: str, platform: str, core: Path) -> list[str]:

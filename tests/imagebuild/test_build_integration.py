@@ -121,6 +121,7 @@ def test_the_manifest_describes_the_image(image: Image) -> None:
         *("ltsp-base", "basesystem", "builder", "ltsp-image", "final"),
     }
     boot = {"boot/grub/i386-pc/core.0", "boot/grub/x86_64-efi/core.efi"}
+    boot |= {"boot/ipxe/undionly.kpxe", "boot/ipxe/snponly.efi"}
     assert boot | {"rootfs.squashfs", "vmlinuz", "initrd.img"} <= set(manifest.files)
 
 

@@ -9,8 +9,8 @@ import pytest
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
 from imagebuild.ingredients import Mirrors, Recipe
-from imagebuild.run import NAMESPACES
-from imagebuild.stage import StageContext
+from imagebuild.run import NAMESPACES, Log
+from imagebuild.stage import StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_image
 
 RecipeOf = Callable[..., Recipe]
@@ -86,6 +86,39 @@ def test_every_module_exists() -> None:
         names = final.boot_loader_argv("a", platform, Path("x"))[9:]
         assert own in names
         assert [name for name in names if not (directory / f"{name}.mod").is_file()] == []
+
+
+def test_ipxe_for_each_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(final, "IPXE", tmp_path)
+    for name in ("undionly.kpxe", "snponly.efi", "ipxe.iso"):
+        (tmp_path / name).write_text(name)
+    final.copy_ipxe(tmp_path / "image/boot/ipxe")
+    copied = {path.name: path.read_text() for path in (tmp_path / "image/boot/ipxe").iterdir()}
+    assert copied == {"undionly.kpxe": "undionly.kpxe", "snponly.efi": "snponly.efi"}
+
+
+def test_ipxe_is_looked_for_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: RecipeOf
+) -> None:
+    monkeypatch.setattr(final, "IPXE", tmp_path)
+    (tmp_path / "undionly.kpxe").write_text("")
+    recipe = recipe_of()
+    with pytest.raises(BuildError, match=r"snponly\.efi") as caught:
+        final.inputs(recipe, AptView(recipe, tmp_path, Log()))
+    assert caught.value.hint == "apt-get install ipxe"
+
+
+def test_other_ipxe_loaders_make_another_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: RecipeOf
+) -> None:
+    monkeypatch.setattr(final, "IPXE", tmp_path)
+    recipe = recipe_of()
+    ids = []
+    for content in ("old", "new", "new"):
+        for name in final.IPXE_LOADERS:
+            (tmp_path / name).write_text(content)
+        ids.append(stage_id("", final.NAME, final.inputs(recipe, AptView(recipe, tmp_path, Log()))))
+    assert ids[0] != ids[1] == ids[2]
 
 
 @pytest.mark.parametrize(
