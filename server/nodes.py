@@ -48,6 +48,8 @@ _FILE_PHASES = {
     "lts.conf": "ltsconf",
     "rootfs.squashfs": "root",
 }
+CORES = ("core.0", "core.efi", "undionly.kpxe", "snponly.efi")
+"""What firmware fetches: GRUB's and iPXE's loaders for BIOS and UEFI."""
 _log = logging.getLogger(__name__)
 
 Identify = Callable[[str], tuple[str | None, str | None]]
@@ -66,7 +68,7 @@ def phase_of_path(path: str) -> str | None:
     file = path.rpartition("/")[2]
     if file in _FILE_PHASES:
         return _FILE_PHASES[file]
-    return "loader" if "/grub/" in path else None
+    return "loader" if "/grub/" in path or "/ipxe/" in path else None
 
 
 def phase_of(event: Event) -> str | None:
@@ -80,7 +82,7 @@ def phase_of(event: Event) -> str | None:
 
 def is_core(path: str) -> bool:
     """Whether a path is that of a boot loader itself, not of its modules."""
-    return path.rpartition("/")[2].startswith("core.")
+    return path.rpartition("/")[2] in CORES
 
 
 def digest_of(path: str) -> str:

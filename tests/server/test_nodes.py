@@ -49,6 +49,7 @@ class Clock:
     [
         ("/ltsp/amd64/grub/i386-pc/core.0", "loader"),
         ("/ltsp/amd64/grub/x86_64-efi/normal.mod", "loader"),
+        ("/ltsp/amd64/ipxe/snponly.efi", "loader"),
         ("/ltsp/amd64/grub/grub.cfg", "menu"),
         ("/ltsp/amd64/grub/grub.cfg-01-52-54-00-00-00-01", "menu"),
         ("/ltsp/amd64/boot.ipxe", "menu"),
@@ -101,6 +102,16 @@ def test_the_next_boot_is_another_one() -> None:
     assert node.boot is not None
     assert node.boot.boot_id == "5"
     assert [boot.boot_id for boot in node.past] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("loader", ["core.efi", "undionly.kpxe", "snponly.efi"])
+def test_a_loader_fetched_again_is_another_boot(loader: str) -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for _ in range(2):
+        clock.tftp(f"/ltsp/amd64/ipxe/{loader}")
+        clock.tftp("/ltsp/amd64/boot.ipxe")
+    assert nodes.nodes()[0].boots == 2
 
 
 def test_a_connection_that_ends_late_is_no_step_of_the_next_boot() -> None:
