@@ -21,9 +21,17 @@ from server.config import Menu
 from server.content import BytesContent, Content, Export, FileContent, NotFound, Refused
 from server.errors import ServerError
 from server.identity import Identifier, Identity
-from server.ltsconf import LtsConf, LtsTemplate
+from server.inventory import inventory_line, not_listed
+from server.ltsconf import LtsConf, LtsTemplate, NodeId
 from server.ltsconf.template import RenderingFailedError
-from server.netboot import render_grub_cfg, render_grub_error, render_ipxe, render_ipxe_error
+from server.netboot import (
+    render_grub_cfg,
+    render_grub_error,
+    render_grub_held,
+    render_ipxe,
+    render_ipxe_error,
+    render_ipxe_held,
+)
 from server.rendering import Known, NotYetError, plan_template
 
 MAX_PATH = 1024
@@ -40,7 +48,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Site:
-    """All that plans are made of, as it stands at one moment; replaced as a whole."""
+    """All that plans are made of, as it stands at one moment; replaced as a whole.
+
+    unlisted: what machines outside the inventory get: boot, menu or refuse.
+    """
 
     images: tuple[Image, ...]
     ltsconf: LtsConf | LtsTemplate
@@ -48,6 +59,7 @@ class Site:
     cmdline: tuple[str, ...] = ()
     on_error: str = "shell"
     menu: Menu = field(default_factory=Menu)
+    unlisted: str = "boot"
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -61,8 +73,26 @@ class Ports:
     address_of: Callable[[str], str]
 
 
-Told = Callable[[str, str, BootPlan | str], None]
+@dataclass(frozen=True)
+class Held:
+    """A machine that has a plan, and boots it only when a person says so."""
+
+    plan: BootPlan
+    reason: str
+
+
+Told = Callable[[str, str, BootPlan | Held | str], None]
 """(client IP, path, the plan that was made for it or why there is none)."""
+
+
+class UnlistedError(ServerError):
+    """A machine outside the inventory, where farm.yaml lets only listed ones boot."""
+
+    def __init__(self, node: NodeId) -> None:
+        super().__init__(
+            f"{not_listed(node)}, and farm.yaml lets only listed machines boot",
+            hint=f"add `{inventory_line(node)}` below inventory: there, and restart bootfarm",
+        )
 
 
 class BootTree:
@@ -114,6 +144,8 @@ class BootTree:
             self._forget()
             self._planned_for = site
         identity = self._identifier.identify(client_ip, mac)
+        if site.unlisted == "refuse" and not identity.is_listed:
+            raise UnlistedError(identity.node_id)
         key = (identity, name or "")
         if key in self._again and self._clock() >= self._again[key]:
             del self._again[key]
@@ -263,12 +295,23 @@ class BootTree:
             raise NotFound(f"there is no image {name}@{digest[:12]}; read the menu again")
         return _file(image, file)
 
+    def _hold(self, plan: BootPlan, client_ip: str) -> Held | None:
+        """The plan as one that waits for a person, where farm.yaml wants that for this machine."""
+        if self._site().unlisted != "menu" or self._identifier.identify(client_ip).is_listed:
+            return None
+        return Held(
+            plan,
+            f"{not_listed(plan.node)}: its boot menu waits for somebody at the machine,"
+            f" or for `{inventory_line(plan.node)}` below inventory: in farm.yaml",
+        )
+
     def _grub_cfg(self, name: str, client_ip: str, path: str) -> Content:
         menu = self._site().menu
         try:
             plan = self.plan(client_ip, name)
-            text = render_grub_cfg(plan, menu)
-            self._told(client_ip, path, plan)
+            held = self._hold(plan, client_ip)
+            text = render_grub_held(plan, menu) if held else render_grub_cfg(plan, menu)
+            self._told(client_ip, path, held or plan)
         except ServerError as error:
             self._told(client_ip, path, _one_line(error))
             node = self._identifier.identify(client_ip).node_id
@@ -280,8 +323,10 @@ class BootTree:
         script = f"/ltsp/{name}/boot.ipxe"
         try:
             plan = self.plan(client_ip, name)
-            text = render_ipxe(plan, base, script)
-            self._told(client_ip, path, plan)
+            held = self._hold(plan, client_ip)
+            make = render_ipxe_held if held else render_ipxe
+            text = make(plan, base, script)
+            self._told(client_ip, path, held or plan)
         except ServerError as error:
             self._told(client_ip, path, _one_line(error))
             node = self._identifier.identify(client_ip).node_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.background import shared_background
 from server.bootplan import BootPlan
-from server.boottree import BootTree, Ports, Site
+from server.boottree import BootTree, Held, Ports, Site
 from server.config import Config
 from server.content import Content, Export
 from server.errors import ServerError
@@ -89,12 +89,16 @@ def find_address(address: str | None, listen: str, client_ip: str) -> str:
             ) from None
 
 
-def _tell(emit: Emit, client: str, path: str, outcome: BootPlan | str) -> None:
+def _tell(emit: Emit, client: str, path: str, outcome: BootPlan | Held | str) -> None:
     """A plan, or why there is none, as an event of that node."""
     phase = "root" if path.lstrip("/").startswith("opt/") else "menu"
     if isinstance(outcome, str):
         detail = {"status": "error", "path": path, "message": outcome}
     else:
-        image = outcome.image
-        detail = {"status": "ok", "path": path, "image": image.name, "digest": image.digest}
+        plan = outcome.plan if isinstance(outcome, Held) else outcome
+        detail = {"status": "ok", "path": path, "image": plan.image.name}
+        detail["digest"] = plan.image.digest
+        if isinstance(outcome, Held):
+            # No error: the person may choose to boot it.
+            detail.update(status="start", message=outcome.reason)
     emit(Event(time.time(), client, "plan", phase, detail))

@@ -25,7 +25,7 @@ from server.yamlfile import (
 SERVICES = ("tftp", "nbd", "http")
 ON_ERROR = ("shell", "reboot")
 DHCP_MODES = ("off", "proxy", "full")
-UNLISTED = ("boot", "refuse")
+UNLISTED = ("boot", "menu", "refuse")
 
 T = TypeVar("T")
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -80,7 +80,7 @@ class CachedFile:
 class Identity:
     """A node as the server knows it. how: what told its MAC ("" when nothing did).
 
-    serial, uuid: the inventory's, if it has them.
+    serial, uuid: the inventory's, if it has them. is_listed: it stands there.
     """
 
     ip: str
@@ -89,6 +89,7 @@ class Identity:
     how: str = ""
     serial: str | None = None
     uuid: str | None = None
+    is_listed: bool = False
 
     @property
     def node_id(self) -> NodeId:
@@ -134,7 +135,7 @@ class Identifier:
         if machine is None:
             return Identity(ip, mac, self._hosts.get(ip), how)
         hostname = machine.hostname or self._hosts.get(ip)
-        return Identity(ip, mac, hostname, how, machine.serial, machine.uuid)
+        return Identity(ip, mac, hostname, how, machine.serial, machine.uuid, is_listed=True)
 
     def _find_mac(self, ip: str) -> tuple[str | None, str]:
         if mac := self._neighbours.get(ip):

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from server.ltsconf import NodeId
 from server.yamlfile import Section, YamlError, describe, load_yaml, parse_ip, parse_mac
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -75,6 +76,18 @@ def parse_inventory(data: Any, where: str, path: str = "") -> Inventory:
                 )
         machines.append(machine)
     return Inventory(tuple(machines))
+
+
+def inventory_line(node: NodeId) -> str:
+    """The entry of an inventory that would list this machine."""
+    fields = [f"mac: {node.mac or 'its MAC'}"]
+    fields += [f"ip: {node.ip}"] if node.ip and not node.mac else []
+    return f"- {{{', '.join(fields)}}}"
+
+
+def not_listed(node: NodeId) -> str:
+    """Why a machine is held or refused."""
+    return f"{node.mac or node.ip} is not in the inventory"
 
 
 def _read_machine(section: Section) -> Machine:

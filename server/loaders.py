@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from imagebuild.store import Image
 from server.bootplan import choose_image
-from server.boottree import Site
+from server.boottree import Site, UnlistedError
 from server.content import Refused
 from server.errors import ServerError
 from server.inventory import Inventory
@@ -32,15 +32,14 @@ def find_loaders(
     that is not in the inventory gets none. Raises Refused that says why.
     """
     machine = inventory.by_mac.get(client.mac)
-    if machine is None and only_listed:
-        raise Refused(
-            f"{client.mac} is not in the inventory, and farm.yaml lets only listed machines boot"
-        )
     node = NodeId(
         hostname=machine.hostname if machine else None,
         ip=machine.ip if machine else None,
         mac=client.mac,
     )
+    if machine is None and only_listed:
+        error = UnlistedError(node)
+        raise Refused(f"{error.message}; {error.hint}")
     return loaders_of(_choose(site, node), proxy=proxy)
 
 

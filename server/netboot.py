@@ -3,6 +3,7 @@
 from server.bootplan import BootPlan
 from server.config import Menu
 from server.errors import ServerError
+from server.inventory import inventory_line
 from server.ltsconf import NodeId
 from server.templates import render
 
@@ -36,6 +37,20 @@ def render_grub_cfg(plan: BootPlan, menu: Menu) -> str:
     )
 
 
+def render_grub_held(plan: BootPlan, menu: Menu) -> str:
+    """GRUB's menu for a machine that is not listed: boots nothing before a person says so."""
+    return render(
+        "grub-held.cfg.j2",
+        node=describe_node(plan.node),
+        line=inventory_line(plan.node),
+        menu=menu,
+        title=title_of(plan),
+        kernel=plan.image.manifest.kernel,
+        path=image_path(plan),
+        cmdline=plan.cmdline,
+    )
+
+
 def render_grub_error(node: NodeId, error: ServerError, menu: Menu) -> str:
     """GRUB's menu for a node without a plan: says why, and asks again in 30 seconds."""
     return render(
@@ -52,6 +67,20 @@ def render_ipxe(plan: BootPlan, base: str, script: str) -> str:
     return render(
         "boot.ipxe.j2",
         node=describe_node(plan.node),
+        base=base,
+        script=script,
+        title=title_of(plan),
+        path=image_path(plan),
+        cmdline=plan.cmdline,
+    )
+
+
+def render_ipxe_held(plan: BootPlan, base: str, script: str) -> str:
+    """The iPXE script for a machine that is not listed."""
+    return render(
+        "boot-held.ipxe.j2",
+        node=describe_node(plan.node),
+        line=inventory_line(plan.node),
         base=base,
         script=script,
         title=title_of(plan),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from imagebuild.store import Image, Store
 from server.background import Background
 from server.bootplan import BootPlan
-from server.boottree import BootTree, Ports, Site
+from server.boottree import BootTree, Held, Ports, Site
 from server.content import BytesContent, FileContent, NotFound, Refused
 from server.identity import make_identifier
 from server.inventory import Inventory, Machine
@@ -39,7 +39,7 @@ class Farm:
     def __init__(self, store: Path, arp: Path, background: Background | None = None) -> None:
         self.store = store
         self.now = 0.0
-        self.told: list[tuple[str, str, BootPlan | str]] = []
+        self.told: list[tuple[str, str, BootPlan | Held | str]] = []
         self.site = self.make_site(CONF)
         inventory = Inventory(
             (
@@ -436,3 +436,48 @@ def test_ipxe_comes_from_the_image_that_the_node_boots(farm: Farm, tmp_path: Pat
     assert farm.path("/ltsp/amd64/ipxe/undionly.kpxe", NODE_1) == image.path / path
     with pytest.raises(NotFound, match="no file boot/ipxe/other"):
         farm.tree.lookup("/ltsp/amd64/ipxe/other", NODE_1)
+
+
+@pytest.mark.parametrize("menu", ["grub/grub.cfg", "boot.ipxe"])
+def test_an_unlisted_machine_is_held_at_the_menu(farm: Farm, menu: str) -> None:
+    farm.site = replace(farm.site, unlisted="menu", default_image="amd64")
+    text = farm.text(f"/ltsp/amd64/{menu}", STRANGER)
+    assert f"{STRANGER} is not in the inventory" in text
+    assert f"- {{mac: its MAC, ip: {STRANGER}}}" in text
+    ((_, path, held),) = farm.told
+    assert path == f"/ltsp/amd64/{menu}"
+    assert isinstance(held, Held)
+    assert held.plan.image == farm.image("amd64", "current")
+    assert "its boot menu waits for somebody" in held.reason
+    assert farm.path("/ltsp/amd64/vmlinuz", STRANGER), "somebody may choose to boot it"
+    assert "is not in the inventory" not in farm.text(f"/ltsp/amd64/{menu}", NODE_1)
+    assert isinstance(farm.told[-1][2], BootPlan)
+
+
+def test_a_held_machine_that_gets_listed_boots_at_its_next_question(farm: Farm) -> None:
+    farm.site = replace(farm.site, unlisted="menu")
+    (farm.store.parent / "arp").write_text("")
+    assert "not in the inventory" in farm.text("/ltsp/amd64/boot.ipxe", STRANGER)
+    machine = Machine("52:54:00:00:00:77", STRANGER)
+    arp = farm.store.parent / "arp"
+    farm.tree = BootTree(
+        lambda: farm.site,
+        make_identifier(Inventory((machine,)), {}, None, arp),
+        Ports(8080, 10809, lambda ip: "10.9.0.1"),
+    )
+    assert "not in the inventory" not in farm.text("/ltsp/amd64/boot.ipxe", STRANGER)
+
+
+def test_an_unlisted_machine_is_refused_a_plan_and_its_secrets(farm: Farm) -> None:
+    farm.site = replace(farm.site, unlisted="refuse")
+    for menu in ("grub/grub.cfg", "boot.ipxe"):
+        text = farm.text(f"/ltsp/amd64/{menu}", STRANGER)
+        assert "only listed machines boot" in text
+        assert "vmlinuz" not in text
+    for file in ("lts.conf", "vmlinuz"):
+        with pytest.raises(NotFound, match="only listed machines boot; add `- {mac: its MAC"):
+            farm.tree.lookup(f"/ltsp/amd64/{file}", STRANGER)
+    assert "vmlinuz" in farm.text("/ltsp/amd64/boot.ipxe", NODE_1)
+    assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    # Its loader it gets: how else would it say what is wrong?
+    assert farm.path("/ltsp/amd64/grub/i386-pc/core.0", STRANGER)

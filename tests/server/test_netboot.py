@@ -8,7 +8,14 @@ from imagebuild.store import Store
 from server.bootplan import BootPlan, Farm, PlanError, plan_boot
 from server.config import Menu
 from server.ltsconf import LtsConf, NodeId
-from server.netboot import render_grub_cfg, render_grub_error, render_ipxe, render_ipxe_error
+from server.netboot import (
+    render_grub_cfg,
+    render_grub_error,
+    render_grub_held,
+    render_ipxe,
+    render_ipxe_error,
+    render_ipxe_held,
+)
 from server.templates import QuotingError, quote_grub, quote_ipxe, quote_ipxe_text
 from tests.server.farm import publish
 
@@ -57,6 +64,20 @@ def test_grub_error(tmp_path: Path) -> None:
     check_grub_script(text, tmp_path)
     compare("grub-error.cfg", text)
     assert "sleep --interruptible 30" in text
+
+
+def test_grub_held(plan: BootPlan, tmp_path: Path) -> None:
+    text = render_grub_held(plan, Menu())
+    check_grub_script(text, tmp_path)
+    compare("grub-held.cfg", text)
+    first = text.partition("menuentry")[2].partition("menuentry")[0]
+    assert "linux" not in first, "nothing boots by itself"
+
+
+def test_ipxe_held(plan: BootPlan) -> None:
+    text = render_ipxe_held(plan, "http://10.9.0.1:8080", "/ltsp/amd64/boot.ipxe")
+    compare("boot-held.ipxe", text)
+    assert "--default again" in text
 
 
 def test_ipxe(plan: BootPlan) -> None:
