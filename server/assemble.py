@@ -249,6 +249,7 @@ def open_sources(config: Config) -> Sources:
         cmdline=config.cmdline,
         on_error=config.on_error,
         menu=config.menu,
+        unlisted=config.unlisted,
         facts=config.facts,
     )
     return Sources(base, ltsconf, store, secrets)

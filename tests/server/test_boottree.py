@@ -475,7 +475,7 @@ def test_an_unlisted_machine_is_refused_a_plan_and_its_secrets(farm: Farm) -> No
         assert "only listed machines boot" in text
         assert "vmlinuz" not in text
     for file in ("lts.conf", "vmlinuz"):
-        with pytest.raises(NotFound, match="only listed machines boot; add `- {mac: its MAC"):
+        with pytest.raises(NotFound, match=r"only listed machines boot; add `- \{mac: its MAC"):
             farm.tree.lookup(f"/ltsp/amd64/{file}", STRANGER)
     assert "vmlinuz" in farm.text("/ltsp/amd64/boot.ipxe", NODE_1)
     assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)

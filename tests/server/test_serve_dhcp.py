@@ -112,6 +112,38 @@ def test_beside_another_server_and_only_listed_machines(bench: Bench) -> None:
     assert bench.namespace.run(["curl", "-sS", url]) == "ipxe"
 
 
+def test_a_machine_of_another_architecture_has_a_line_that_says_so(bench: Bench) -> None:
+    assert "dhcp 67+4011" in bench.serve(f"{INVENTORY}dhcp: proxy\n")
+    options: dict[int, bytes] = {
+        Option.MESSAGE_TYPE: bytes((MessageType.DISCOVER,)),
+        Option.VENDOR_CLASS: b"PXEClient:Arch:00011:UNDI:003000",
+        Option.ARCHITECTURE: b"\x00\x0b",
+    }
+    bench.wire.send(pack(Message(op=1, xid=7, mac=STRANGER, options=options)))
+    assert bench.ask(LISTED)[1].mac == LISTED, "nothing is offered to the other"
+    node = bench.json(f"/api/nodes/{STRANGER}")
+    assert node["error"].startswith("dhcp: no loader for UEFI ARM 64-bit: ")
+    assert "x86-64" in node["error"]
+
+
+def test_an_unlisted_machine_is_held_at_a_menu(bench: Bench) -> None:
+    machine = "10.9.0.50"
+    bench.namespace.run(
+        ["ip", "-batch", "-"],
+        stdin=f"neigh add {machine} lladdr {STRANGER} dev net0\naddress add {machine}/32 dev lo\n",
+    )
+    assert "dhcp 67+4011" in bench.serve(f"{INVENTORY}dhcp: proxy\nunlisted: menu\n")
+    url = f"http://{SERVER}:8080/ltsp/amd64/boot.ipxe"
+    menu = bench.namespace.run(["curl", "-sS", "--fail", "--interface", machine, url])
+    assert f"menu {STRANGER} {machine} is not in the inventory" in menu
+    assert f"- {{mac: {STRANGER}}}" in menu
+    node = bench.json(f"/api/nodes/{STRANGER}")
+    phase = node["boot"]["phases"]["menu"]
+    assert phase["status"] == "start"
+    assert "its boot menu waits for somebody" in phase["detail"]
+    assert node["error"] == ""
+
+
 def test_a_range_of_another_network(bench: Bench) -> None:
     said = bench.serve("dhcp: full\ndhcp_range: 10.7.0.1-10.7.0.9\n")
     assert "in the network of 10.7.0.1-10.7.0.9" in said
