@@ -71,15 +71,16 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/inuse.py imagebuild/manifest.py \
-     imagebuild/store.py \
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/imagescli.py imagebuild/inuse.py \
+     imagebuild/manifest.py imagebuild/store.py \
      /usr/lib/bootfarm/imagebuild/
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm
 COPY container/*.py /usr/lib/bootfarm/container/
 COPY netboot-config /usr/lib/bootfarm/netboot-config
 COPY server /usr/lib/bootfarm/server
-ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state
 USER 10069:10069
 WORKDIR /var/lib/bootfarm
 EXPOSE 69/udp 8080/tcp 10809/tcp

@@ -5,20 +5,22 @@ is imported into the store volume, so that replacing the container keeps what
 live nodes still read.
 """
 
+import contextlib
+import fcntl
 import functools
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from container.healthcheck import healthcheck_command
+from imagebuild import imagescli
 from imagebuild.errors import BuildError
 from imagebuild.store import CURRENT, Image, Store
-from server.cli import COMMANDS
+from server.cli import COMMANDS, PROBLEMS
 from server.config import load_config
 
 BAKED = Path("/usr/share/bootfarm/store")
@@ -33,17 +35,27 @@ def import_baked(baked: Path, store: Store, state: Path | None) -> list[Image]:
     where that is remembered; without it every start sets them.
     """
     memory = state / REMEMBERED if state is not None else None
-    last = _recall(memory)
     images = Store(baked).images()
     taken: list[Image] = []
-    for image in images:
-        if last.get(image.name) == image.digest and _has_current(store, image.name):
-            store.import_image(image.path, tags=())
-        else:
-            taken.append(store.import_image(image.path, tags=(CURRENT,)))
-    if memory is not None:
-        _remember(memory, {**last, **{image.name: image.digest for image in images}})
+    with _alone(store.path):
+        last = _recall(memory)
+        for image in images:
+            if last.get(image.name) == image.digest and _has_current(store, image.name):
+                store.import_image(image.path, tags=())
+            else:
+                taken.append(store.import_image(image.path, tags=(CURRENT,)))
+        if memory is not None:
+            _remember(memory, {**last, **{image.name: image.digest for image in images}})
     return taken
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Containers that share the volume copy one after the other: the second finds it done."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / ".import.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _has_current(store: Store, name: str) -> bool:
@@ -60,7 +72,7 @@ def _recall(memory: Path | None) -> dict[str, str]:
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
-    beside = memory.with_name(f".{memory.name}.{os.getpid()}")
+    beside = memory.with_name(f".{memory.name}.new")
     beside.write_text(json.dumps(digests, sort_keys=True) + "\n")
     beside.replace(memory)
 
@@ -73,19 +85,21 @@ def with_import(serve: click.Command) -> click.Command:
     @functools.wraps(original)
     def callback(**words: Any) -> Any:
         if BAKED.is_dir():
-            _import_for(words, BAKED)
+            problem = _import_for(words, BAKED)
+            click.get_current_context().meta[PROBLEMS] = (problem,) if problem else ()
         return original(**words)
 
     copy = click.Command(serve.name, callback=callback, params=serve.params, help=serve.help)
     return copy
 
 
-def _import_for(words: dict[str, Any], baked: Path) -> None:
+def _import_for(words: dict[str, Any], baked: Path) -> str:
+    """Import for the `serve` that is given these words; what was wrong with it."""
     config = load_config(words["config_file"]) if words["config_file"] else None
     path = words["store"] or (config.store if config else None)
     state = words["state"] or (config.state if config else None)
     if path is None:
-        return  # serve says what is missing
+        return ""  # serve says what is missing
     store = Store(path)
     try:
         for image in import_baked(baked, store, state):
@@ -98,10 +112,13 @@ def _import_for(words: dict[str, Any], baked: Path) -> None:
                 message, hint="the volume must be writable for user 10069 and have room for it"
             ) from None
         # Nodes that run now read from this store: they go first.
-        click.echo(f"Error: {message}; what is there already is served", err=True)
+        message += "; what is there already is served"
+        click.echo(f"Error: {message}", err=True)
+        return message
+    return ""
 
 
-def make_door(commands: list[click.Command] = COMMANDS) -> click.Group:
+def make_door(commands: Sequence[click.Command] = (*COMMANDS, *imagescli.COMMANDS)) -> click.Group:
     """The click group of the container."""
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,19 +4,18 @@ import asyncio
 import functools
 import logging
 import signal
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from imagebuild.inuse import InUse, read_in_use, write_in_use
 from server.assemble import (
     STOP_SECONDS,
     Assembly,
     Parts,
     Service,
     make_catalog,
+    make_keeper,
     open_sources,
     open_state,
 )
@@ -25,6 +24,7 @@ from server.config import Config
 from server.events import Event
 from server.feed import Feed
 from server.identity import Identifier, make_identifier
+from server.keeping import COLLECT_SECONDS, Keeper
 from server.ltsconf.template import shared_checker, shared_renderer
 from server.nodes import Nodes
 from server.services.nbd import NbdService
@@ -41,14 +41,19 @@ _log = logging.getLogger(__name__)
 class App:
     """One server process. `run` binds, says so, serves, and returns after SIGTERM or SIGINT."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        problems: Sequence[str] = (),
+    ) -> None:
         self.config = config
         self._loop = loop
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, str] = {text: text for text in problems}
         self._stopping = loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._state = open_state(config.state)
-        self._in_use = read_in_use(self._state) if self._state is not None else InUse()
+        self._keeper = make_keeper(config, self._state)
         self.sources = open_sources(config)
         self.identifier = make_identifier(config.inventory, config.address_map, config.hosts_file)
         self.nodes = Nodes(
@@ -57,8 +62,13 @@ class App:
             events=config.events_per_node,
         )
         self.feed = Feed()
-        if self._state is not None:
-            self.nodes.load(self._state / "nodes")
+        # Only who shows them keeps them: processes that share a state directory
+        # would overwrite each other's.
+        self._timelines = (
+            self._state / "nodes" if self._state is not None and "http" in config.services else None
+        )
+        if self._timelines is not None:
+            self.nodes.load(self._timelines)
         catalog = make_catalog(self.sources, config)
         self.tree = catalog.make_tree(self.sources.site, self.identifier, self.record)
         self._warm_up()
@@ -145,10 +155,11 @@ class App:
             # Workers cannot look themselves, so the parent looks often.
             self._repeat(WORKERS_POLL_SECONDS, self.sources.site)
         self._repeat(SAVE_SECONDS, self._save)
-        if self._state is not None and "nbd" in self.services:
+        if self._keeper is not None:
             # Nodes of the server before this one have their time to come back.
-            self._note_in_use()
-            self._repeat(IN_USE_SECONDS, self._note_in_use)
+            self._note_in_use(self._keeper)
+            self._repeat(IN_USE_SECONDS, functools.partial(self._note_in_use, self._keeper))
+            self._repeat(COLLECT_SECONDS, functools.partial(self._collect, self._keeper))
         for problem in self.sources.problems():
             _log.warning("%s", problem)
         ready(self)
@@ -177,34 +188,36 @@ class App:
                 _log.error("%s failed to stop: %s", name, error)
         shared_renderer().close()
         shared_checker().close()
-        if self._state is not None:
-            self._save(None)
+        self._save(None)
 
     def _save(self, most: int | None = SAVE_AT_ONCE) -> None:
-        if self._state is None:
+        if self._timelines is None:
             return
         try:
-            self.nodes.save(self._state / "nodes", most)
+            self.nodes.save(self._timelines, most)
         except OSError as error:
             self._fail("state", f"timelines cannot be written to {self._state}: {error.strerror}")
         else:
             self._failures.pop("state", None)
 
-    def _note_in_use(self) -> None:
+    def _note_in_use(self, keeper: Keeper) -> None:
         """Write down which images nodes are attached to, where that has changed."""
-        service = self._data.get("nbd")
-        if self._state is None or not isinstance(service, NbdService | PooledNbd):
-            return
-        present = self._in_use.after(service.connections(), time.time())
-        if present == self._in_use:
-            return
+        service = self._data["nbd"]
+        assert isinstance(service, NbdService | PooledNbd)
         try:
-            write_in_use(self._state, present)
+            keeper.note(service.connections())
         except OSError as error:
-            self._fail("in-use", f"{self._state}/in-use.json: {error.strerror}")
+            self._fail("in-use", f"{self._state}/in-use.d: {error.strerror}")
         else:
             self._failures.pop("in-use", None)
-            self._in_use = present
+
+    def _collect(self, keeper: Keeper) -> None:
+        """Have images removed that nobody needs any more."""
+        keeper.collect(self.sources.store.images)
+        if keeper.problem:
+            self._fail("collect", keeper.problem)
+        else:
+            self._failures.pop("collect", None)
 
     def _repeat(self, seconds: float, action: Callable[[], object]) -> None:
         """Call `action` again and again; what it raises is told, and does not end it."""
@@ -253,11 +266,14 @@ def _identify(identifier: Identifier, ip: str) -> tuple[str | None, str | None]:
     return identity.mac, identity.hostname
 
 
-def serve(config: Config, ready: Callable[[App], None]) -> None:
-    """Run a server in this process until it is told to stop."""
+def serve(config: Config, ready: Callable[[App], None], problems: Sequence[str] = ()) -> None:
+    """Run a server in this process until it is told to stop.
+
+    problems: what /healthz tells from the start on (`degraded`), a line each.
+    """
     loop = asyncio.new_event_loop()
     try:
-        app = App(config, loop)
+        app = App(config, loop, problems)
         loop.run_until_complete(app.run(ready))
     finally:
         loop.close()

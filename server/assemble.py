@@ -15,6 +15,7 @@ from server.errors import ServerError
 from server.events import Emit
 from server.feed import Feed
 from server.identity import Identifier
+from server.keeping import Keeper
 from server.loaders import make_find_loaders
 from server.nodes import Nodes
 from server.protocols.http import HttpLimits
@@ -216,13 +217,25 @@ def open_state(path: Path | None) -> Path | None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of this directory may be as far
     except OSError as error:
         raise ServerError(
             f"--state {path}: {error.strerror}",
             hint="give a directory that the server's user may write to",
         ) from None
     return path
+
+
+def make_keeper(config: Config, state: Path | None) -> Keeper | None:
+    """Who writes down the images that nodes read; None where NBD is not served or no state kept."""
+    if config.collect_after is not None and state is None:
+        raise ServerError(
+            f"{config.source}: collect_after: which images nodes read is written nowhere",
+            hint="give a `state` directory too",
+        )
+    if state is None or config.store is None or "nbd" not in config.services:
+        return None
+    return Keeper(config.store, state, collect_after=config.collect_after)
 
 
 def open_sources(config: Config) -> Sources:

@@ -12,6 +12,9 @@ from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, re
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
 
+PROBLEMS = "bootfarm.problems"
+"""Under this key of the click context's `meta` a caller leaves what /healthz is to tell."""
+
 _FILE = click.Path(path_type=Path)
 _PORT = click.IntRange(0, 65535)
 
@@ -77,7 +80,7 @@ def serve_command(
         dhcp=dhcp,
         dhcp_range=dhcp_range,
     )
-    serve(config, _say_ready)
+    serve(config, _say_ready, click.get_current_context().meta.get(PROBLEMS, ()))
 
 
 def _say_ready(app: App) -> None:

@@ -62,6 +62,7 @@ class Config:
     hostnames of machines that the inventory does not name are looked up. facts,
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
     dhcp, dhcp_range, unlisted: docs/dhcp.md.
+    collect_after: seconds after which images without tags go that no node reads (None: never).
     """
 
     store: Path | None = None
@@ -89,6 +90,7 @@ class Config:
     dhcp: str = "off"
     dhcp_range: str | None = None
     unlisted: str = "boot"
+    collect_after: int | None = None
     source: str = "farm.yaml"
 
 
@@ -126,6 +128,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         dhcp=top.choice("dhcp", default.dhcp, DHCP_MODES),
         dhcp_range=top.text("dhcp_range"),
         unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
+        collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
         source=where,
         **_read_nodes(top.section("nodes")),
     )

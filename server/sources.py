@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -138,10 +139,15 @@ class LtsConfSource:
         packed = {name: base64.b64encode(text).decode() for name, text in texts.items()}
         data = {"format": 1, "main": str(self.path), "texts": packed}
         try:
-            beside = self._state / f".{LAST_GOOD}.new"
-            beside.touch(mode=0o600)
-            beside.write_text(json.dumps(data))
-            os.replace(beside, self._state / LAST_GOOD)
+            # A name of its own: another process of this directory may be as far.
+            handle, beside = tempfile.mkstemp(prefix=f".{LAST_GOOD}.", dir=self._state)
+            try:
+                with open(handle, "w") as file:
+                    json.dump(data, file)
+                os.replace(beside, self._state / LAST_GOOD)
+            except OSError:
+                os.unlink(beside)
+                raise
         except OSError as error:
             _log.error("the last good lts.conf cannot be kept in %s: %s", self._state, error)
 

@@ -19,6 +19,7 @@ FLOORS = [
         *("imagebuild.ingredients", "imagebuild.yamlnode"),
     ],
     ["imagebuild.store", "imagebuild.kernel", "imagebuild.listing"],
+    ["imagebuild.imagescli"],
     [
         *("imagebuild.recipe", "imagebuild.apt", "imagebuild.patches", "imagebuild.configure"),
         "imagebuild.packing",
@@ -41,6 +42,7 @@ FLOORS = [
     ["server.boottree"],
     [
         "server.sources",
+        "server.keeping",
         "server.catalog",
         "server.loaders",
         "server.services",

@@ -1,5 +1,7 @@
 """What the container's start does to the store volume."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +71,14 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path) -> None:
 
 def run_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
     """Run the door with a `serve` that only says that it was called."""
-    from server.cli import serve_command
+    from server.cli import PROBLEMS, serve_command
 
-    monkeypatch.setattr(serve_command, "callback", lambda **words: click.echo("serving"))
+    def serve(**words: Any) -> None:
+        for problem in click.get_current_context().meta[PROBLEMS]:
+            click.echo(f"/healthz is told: {problem}")
+        click.echo("serving")
+
+    monkeypatch.setattr(serve_command, "callback", serve)
     monkeypatch.setattr(door, "BAKED", tmp_path / "baked")
     commands: list[click.Command] = [serve_command]
     group = make_door(commands)
@@ -113,4 +120,40 @@ def test_what_is_in_the_store_is_served_although_the_import_fails(
     assert done.exit_code == 0, done.output
     assert "cannot be imported" in done.output
     assert done.output.endswith("serving\n")
+    assert "/healthz is told: the container's image cannot be imported into" in done.output
     assert current(tmp_path / "store") == old.digest
+
+
+def test_containers_that_share_a_volume_copy_the_image_once(tmp_path: Path) -> None:
+    baked = publish(tmp_path / "baked")
+    copied: list[Path] = []
+
+    class Counting(Store):
+        def import_image(self, directory: Any, **options: Any) -> Any:
+            if not (self.path / "images").exists():
+                copied.append(directory)
+                time.sleep(0.05)
+            return super().import_image(directory, **options)
+
+    def start() -> None:
+        import_baked(tmp_path / "baked", Counting(tmp_path / "store"), tmp_path / "state")
+
+    containers = [threading.Thread(target=start) for _ in range(2)]
+    for container in containers:
+        container.start()
+    for container in containers:
+        container.join()
+    assert copied == [baked.path]
+    assert current(tmp_path / "store") == baked.digest
+
+
+def test_images_of_the_volume_can_be_managed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = publish(tmp_path / "store")
+    monkeypatch.setenv("BOOTFARM_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("BOOTFARM_STATE", str(tmp_path))
+    for words, says in ((["list"], image.digest[:12]), (["gc"], "freed 0 B")):
+        done = CliRunner().invoke(make_door(), ["images", *words])
+        assert done.exit_code == 0, done.output
+        assert says in done.output

@@ -1,12 +1,13 @@
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bootfarm import main
-from imagebuild.cli import format_size, parse_reference
 from imagebuild.errors import BuildError
-from imagebuild.inuse import InUse, write_in_use
+from imagebuild.imagescli import format_size, parse_reference
+from imagebuild.inuse import GRACE_SECONDS, InUseRecord
 from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
 from imagebuild.store import Store
 
@@ -68,9 +69,13 @@ def test_gc_spares_what_the_servers_nodes_read(store: Store, tmp_path: Path) -> 
     asked = images(store, "gc")
     assert asked.exit_code == 1
     assert "cannot tell which images nodes still read" in asked.output
-    write_in_use(tmp_path, InUse(frozenset({two.digest})))
+    server = InUseRecord(tmp_path, now=0.0)
+    server.note({two.digest}, now=1.0)
     assert "removed" not in images(store, "gc", "--state", str(tmp_path)).output
-    write_in_use(tmp_path, InUse(frozenset(), {two.digest: 1.0}))
+    server.note((), now=time.time() - GRACE_SECONDS + 100)
+    assert "removed" not in images(store, "gc", "--state", str(tmp_path)).output
+    server.note({two.digest}, now=1.0)
+    server.note((), now=2.0)
     assert f"removed amd64@{two.digest}" in images(store, "gc", "--state", str(tmp_path)).output
 
 

@@ -133,7 +133,7 @@ def test_server_and_examples_enter_in_the_final_stage_only() -> None:
 def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
     (copy,) = [line for line in stages()["final"][1] if "imagebuild/errors.py" in line]
     have = {Path(word) for word in copy.split()[1:-1]}
-    meeting_place = needed("imagebuild.store") | needed("imagebuild.inuse")
+    meeting_place = needed("imagebuild.imagescli") | needed("imagebuild.inuse")
     assert have == meeting_place | {Path("imagebuild/__init__.py")}
 
 

@@ -72,3 +72,42 @@ def test_dhcp_settings_that_do_not_fit(
         assert "dhcp" not in App(Config(store=tmp_path / "store"), loop).services
     finally:
         loop.close()
+
+
+def make_app(tmp_path: Path, *services: str, problems: tuple[str, ...] = ()) -> App:
+    publish(tmp_path / "store")
+    port = Transport(0)
+    config = Config(
+        store=tmp_path / "store",
+        state=tmp_path / "state",
+        services=services,
+        tftp=port,
+        nbd=port,
+        http=port,
+    )
+    return App(config, asyncio.new_event_loop(), problems)
+
+
+def test_what_was_wrong_before_the_start_is_told(tmp_path: Path) -> None:
+    app = make_app(tmp_path, "http", problems=("no room for the image",))
+    assert app.health()["status"] == "degraded"
+    assert app.health()["problems"] == ["no room for the image"]
+    app._loop.close()
+
+
+def test_only_who_shows_timelines_keeps_them(tmp_path: Path) -> None:
+    for services, kept in ((("nbd",), False), (("tftp", "http"), True)):
+        app = make_app(tmp_path, *services)
+        app._save()
+        assert (tmp_path / "state/nodes").exists() == kept
+        app._loop.close()
+
+
+def test_collecting_needs_a_state_directory(tmp_path: Path) -> None:
+    publish(tmp_path / "store")
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(ServerError, match="collect_after"):
+            App(Config(store=tmp_path / "store", collect_after=60), loop)
+    finally:
+        loop.close()
