@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from server.boottree import BootTree, Site
 from server.catalog import SiteCatalog
 from server.config import Config, apply_limits
+from server.diagnosis import FarmFacts
 from server.errors import ServerError
 from server.events import Emit
 from server.feed import Feed
@@ -32,6 +33,7 @@ from server.web.routes import Web, handle
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
 BEACONS_PER_SECOND = 10.0
+ROOT = "rootfs.squashfs"
 
 T = TypeVar("T")
 L = TypeVar("L", TftpLimits, NbdLimits)
@@ -66,6 +68,10 @@ class Parts:
     tree: BootTree
     record: Emit
     health: Callable[[], Mapping[str, Any]]
+
+    def facts(self) -> FarmFacts:
+        """What the diagnosis knows of the farm now."""
+        return make_facts(self.config, self.sources)
 
 
 class Assembly:
@@ -185,7 +191,26 @@ class Assembly:
             health=self.parts.health,
             emit=self.parts.record,
             allow=lambda client: beacons.allow(client, self.parts.loop.time()),
+            facts=self.parts.facts,
         )
+
+
+def make_facts(config: Config, sources: Sources) -> FarmFacts:
+    """What the diagnosis knows of the farm."""
+    listen = "" if config.listen == "0.0.0.0" else config.listen
+    return FarmFacts(
+        address=config.address or listen,
+        tftp_port=config.tftp.port,
+        http_port=config.http.port,
+        nbd_port=config.nbd.port,
+        dhcp=config.dhcp,
+        single_port=config.single_port,
+        images={
+            image.digest: image.manifest.files[ROOT].size
+            for image in sources.store.images
+            if ROOT in image.manifest.files
+        },
+    )
 
 
 def make_catalog(sources: Sources, config: Config) -> SiteCatalog:

@@ -39,6 +39,12 @@ ORDER = {phase: number for number, phase in enumerate(PHASES)}
 
 STATUSES = ("start", "ok", "error")
 TEXT_MAX = 400
+FACTS = (
+    *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
+    *("memory", "serial"),
+)
+"""What a boot remembers of its events: of DHCP's, and of the node's own words."""
+FACT_MAX = 100
 DETAILS_MAX = 12
 PAST_BOOTS = 3
 FORMAT = 1
@@ -93,7 +99,10 @@ def digest_of(path: str) -> str:
 
 @dataclass
 class Phase:
-    """What is known of one phase of one boot. first, last: seconds since the epoch."""
+    """What is known of one phase of one boot. first, last: seconds since the epoch.
+
+    bytes, seconds, retries: of the transfers in it that ended, together.
+    """
 
     first: float
     last: float
@@ -101,17 +110,23 @@ class Phase:
     count: int = 1
     bytes: int = 0
     detail: str = ""
+    seconds: float = 0.0
+    retries: int = 0
 
 
 @dataclass
 class Boot:
-    """One start of a node, up to the next. boot_id: what its initramfs made up, or ""."""
+    """One start of a node, up to the next. boot_id: what its initramfs made up, or "".
+
+    facts: what is worth keeping of it when its events are gone; FACTS has the names.
+    """
 
     started: float
     boot_id: str = ""
     image: str = ""
     digest: str = ""
     phases: dict[str, Phase] = field(default_factory=dict)
+    facts: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     def last_phase(self) -> str | None:
         """The furthest phase that was reached."""
@@ -421,19 +436,29 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
     if status not in STATUSES:
         status = "start"  # "stop": a size probe, or a file that was closed early
     text = str(detail.get("detail") or detail.get("message") or "")
-    size = detail.get("bytes")
-    amount = size if isinstance(size, int) else 0
     seen = boot.phases.get(phase)
     if seen is None:
-        boot.phases[phase] = Phase(now, now, status, 1, amount, text)
-        return
+        seen = boot.phases[phase] = Phase(now, now, status, 0, detail=text)
     seen.last = max(seen.last, now)
     seen.count += 1
-    seen.bytes += amount
+    if detail.get("status") != "start":
+        seen.bytes += _number(detail, "bytes")
+        seen.seconds = round(seen.seconds + _number(detail, "seconds"), 6)
+        seen.retries += _number(detail, "retries")
+    for name in FACTS:
+        if name in detail:
+            value = detail[name]
+            boot.facts[name] = value[:FACT_MAX] if isinstance(value, str) else value
     if phase == "menu" and event.source != "plan" and status != "error":
         return  # what the menu says was decided before it was sent
     seen.status = status
     seen.detail = text
+
+
+def _number(detail: Mapping[str, Any], key: str) -> Any:
+    """An amount that an event tells, or 0."""
+    value = detail.get(key)
+    return value if isinstance(value, int | float) and value > 0 else 0
 
 
 def bound_detail(detail: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ FLOORS = [
     ["server.inventory", "server.stamp", "server.background"],
     ["server.config", "server.identity", "server.dhcpconfig"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
-    ["server.netboot", "server.rendering", "server.feed"],
+    ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],
     ["server.boottree"],
     [
         "server.sources",

@@ -30,6 +30,7 @@ from server.services.tftp_link import SOL_UDP, TICK, UDP_SEGMENT, Address, Link
 __all__ = ["TftpLimits", "TftpService"]
 
 REQUESTS_PER_TURN: Final = 32
+OPTIONS_TEXT: Final = 80
 LISTENER_BUFFER: Final = 4 * 1024 * 1024
 _IP_PKTINFO: Final = 8
 _PKTINFO: Final = struct.Struct("=I4s4s")
@@ -155,6 +156,7 @@ class TftpService:
             link.catch_up()  # its last ACK may be waiting, sent before this request
         if link is not None and not link.closed:
             if link.packet == packet and not link.transfer.confirmed:
+                link.asked += 1
                 link.repeat(now)
                 return
             # The port is used anew: the old transfer is over for the client.
@@ -214,6 +216,7 @@ class TftpService:
         reader = Reader(self.cache, source, negotiated.blksize)
         try:
             link = Link(self, client, local, packet, path, transfer, reader)
+            link.options = _name_options(request)
         except OSError as error:
             self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
             return
@@ -312,6 +315,11 @@ class TftpService:
         }
         if message:
             detail["message"] = message
+        if link.options:
+            detail["options"] = link.options
+        if status == "error" and not transfer.confirmed:
+            # For the diagnosis: nothing ever came back, and how often it was asked for.
+            detail.update(answered=False, oack=bool(transfer.oack), asked=link.asked)
         self._tell(link.client[0], detail)
 
     def complain(self, client: str, path: str, message: str) -> None:
@@ -336,6 +344,12 @@ def bind_listener(address: str, port: int, *, reuse_port: bool = False) -> socke
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, LISTENER_BUFFER)
     return sock
+
+
+def _name_options(request: Request) -> str:
+    """What the client asked for, as `blksize=1468 windowsize=4`: firmware is known by it."""
+    words = " ".join(f"{name}={value}" for name, value in request.options.items())
+    return "".join(char for char in words if char.isprintable())[:OPTIONS_TEXT]
 
 
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:

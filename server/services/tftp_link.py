@@ -48,9 +48,11 @@ class Link:
         "_segmenting",
         "_segments",
         "_service",
+        "asked",
         "began",
         "client",
         "closed",
+        "options",
         "packet",
         "path",
         "sock",
@@ -74,6 +76,10 @@ class Link:
         self.path = path
         self.transfer = transfer
         self.closed = False
+        self.options = ""
+        """Those of the request, for people."""
+        self.asked = 1
+        """How often the same request came."""
         self.watched = NEVER
         self.began = service.loop.time()
         self._service = service

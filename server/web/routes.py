@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.content import BytesContent, Content, NotFound, Refused
+from server.diagnosis import FarmFacts, diagnose
 from server.events import Emit
 from server.feed import Feed
 from server.identity import Identifier
@@ -34,7 +35,8 @@ class Web:
     """What the routes answer from.
 
     lookup: the boot tree, as BootTree.lookup. health: the answer of /healthz.
-    allow: whether a client may send a beacon now (a rate limit).
+    allow: whether a client may send a beacon now (a rate limit). facts: of the
+    farm, for the diagnosis.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -45,6 +47,7 @@ class Web:
     allow: Callable[[str], bool] = lambda client: True
     clock: Callable[[], float] = time.time
     feed: Feed = field(default_factory=Feed)
+    facts: Callable[[], FarmFacts] = FarmFacts
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -73,12 +76,14 @@ def _get(web: Web, request: Request) -> Response:
         case ["api", "time"]:
             return Response(200, f"{web.clock():.3f}\n".encode(), TEXT, (_NO_STORE,))
         case ["api", "nodes"]:
-            return _json(200, [summarize(node) for node in web.nodes.nodes()])
+            return _json(200, _summarize_all(web))
         case ["api", "nodes", key]:
             node = web.nodes.get(key)
             if node is None:
                 return _json(404, {"error": "no such node was seen"})
-            return _json(200, describe(node))
+            found = diagnose(node, web.clock(), web.facts())
+            finding = found.to_json() if found else None
+            return _json(200, {**describe(node), "finding": finding})
         case ["api", "events"]:
             return answer_events(web.feed, request)
         case [""]:
@@ -86,6 +91,15 @@ def _get(web: Web, request: Request) -> Response:
             return Response(200, page.encode(), HTML, _PAGE_HEADERS)
         case _:
             return _text(404, "nothing here; the boot tree is below /ltsp/")
+
+
+def _summarize_all(web: Web) -> list[dict[str, Any]]:
+    now, farm = web.clock(), web.facts()
+    rows = []
+    for node in web.nodes.nodes():
+        found = diagnose(node, now, farm)
+        rows.append({**summarize(node), "finding": found.to_json() if found else None})
+    return rows
 
 
 def _boot_tree(web: Web, request: Request) -> Response:

@@ -245,3 +245,16 @@ def test_page_is_paged_and_searched(site: Site) -> None:
 )
 def test_format_age(seconds: float, words: str) -> None:
     assert format_age(seconds) == words
+
+
+def test_the_api_says_what_is_the_matter(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.beacon(mac=MAC, phase="root", status="error", detail="no root: x (Connection refused)")
+    (row,) = site.json("/api/nodes")
+    assert row["finding"]["rule"] == "nbd-unreachable"
+    assert row["finding"]["severity"] == "error"
+    assert "NBD port 10809 of the server refuses" in row["finding"]["headline"]
+    assert site.json(f"/api/nodes/{MAC}")["finding"] == row["finding"]
+    site.beacon(mac=MAC, phase="root", status="ok", detail="RAM")
+    assert site.json("/api/nodes")[0]["finding"] is None
+    assert site.json(f"/api/nodes/{MAC}")["finding"] is None

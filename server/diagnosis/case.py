@@ -1,0 +1,147 @@
+"""What rules look at: one node's present boot, the time, and what the farm is."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from server.diagnosis.expectation import EXPECTATIONS, TRANSFER_SECONDS
+from server.nodes import ORDER, Boot, Node, Phase
+
+_UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+Entry = Mapping[str, Any]
+"""One of Node.events: {time, source, phase, what, detail, count, until}."""
+
+
+@dataclass(frozen=True)
+class FarmFacts:
+    """What rules know of the farm. Nothing in it is secret.
+
+    address: of the server, "" where it differs from node to node. dhcp: "off",
+    "proxy" or "full". images: digest -> bytes of its root file system. tokens:
+    id of a bootstrap token (its first half) -> when it ends, seconds since the epoch.
+    """
+
+    address: str = ""
+    tftp_port: int = 69
+    http_port: int = 8080
+    nbd_port: int = 10809
+    dhcp: str = "off"
+    single_port: bool = False
+    images: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict)
+
+
+class Case:
+    """One node at one time, for the rules. node.boot is not None."""
+
+    def __init__(self, node: Node, boot: Boot, now: float, farm: FarmFacts) -> None:
+        self.node = node
+        self.boot = boot
+        self.now = now
+        self.farm = farm
+        self.last = max(boot.phases, key=ORDER.__getitem__)
+
+    @property
+    def server(self) -> str:
+        """The server in words."""
+        return self.farm.address or "the server"
+
+    @cached_property
+    def heard(self) -> float:
+        """When something of this boot was last seen."""
+        return max(phase.last for phase in self.boot.phases.values())
+
+    @cached_property
+    def quiet(self) -> float:
+        """Seconds since then."""
+        return max(0.0, self.now - self.heard)
+
+    @cached_property
+    def is_stalled(self) -> bool:
+        """Whether it has been silent for longer than its phase may be."""
+        limit = EXPECTATIONS[self.last].seconds
+        if limit is None or self.is_done:
+            return False
+        if self.has_open_transfer:
+            limit = max(limit, TRANSFER_SECONDS)
+        return self.quiet > limit
+
+    @cached_property
+    def is_done(self) -> bool:
+        """Whether nothing is to follow: a machine whose RCFILE_* ended and that joins nothing."""
+        if self.last != "rcfile":
+            return False
+        phase = self.boot.phases["rcfile"]
+        return phase.status == "ok" and phase.detail.startswith("all ")
+
+    @cached_property
+    def has_open_transfer(self) -> bool:
+        """Whether a file is on its way."""
+        return any(
+            entry["source"] == "tftp" and entry["detail"].get("status") == "start"
+            for entry in self.entries[-1:]
+        )
+
+    def phase(self, name: str) -> Phase | None:
+        """One phase of this boot."""
+        return self.boot.phases.get(name)
+
+    def error_in(self, name: str) -> str | None:
+        """The words of the error that a phase stands in, or None."""
+        phase = self.boot.phases.get(name)
+        return phase.detail if phase is not None and phase.status == "error" else None
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The events of this boot, oldest first; at most what Nodes keeps."""
+        return [entry for entry in self.node.events if entry["time"] >= self.boot.started - 0.001]
+
+    def find(
+        self, *, source: str = "", phase: str = "", status: str = "", what: str = ""
+    ) -> Iterator[Entry]:
+        """Events of this boot, newest first."""
+        for entry in reversed(self.entries):
+            if (
+                (not source or entry["source"] == source)
+                and (not phase or entry["phase"] == phase)
+                and (not what or entry.get("what") == what)
+                and (not status or entry["detail"].get("status", "ok") == status)
+            ):
+                yield entry
+
+
+def count_of(entry: Entry) -> int:
+    """How many events an entry stands for."""
+    return int(entry.get("count", 1))
+
+
+def search(pattern: str, text: str) -> re.Match[str] | None:
+    """The first match, whatever the case."""
+    return re.search(pattern, text, re.IGNORECASE)
+
+
+def name_span(seconds: float) -> str:
+    """A time span in one or two words: `40 s`, `3 min`, `3 h`, `2 days`."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit != "days" and seconds >= size):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def name_size(amount: float) -> str:
+    """Bytes in words: `2.1 GiB`, `240 MiB`."""
+    for size, unit in _UNITS:
+        if amount >= size:
+            number = amount / size
+            text = f"{number:.0f}" if number >= 100 else f"{number:.1f}".removesuffix(".0")
+            return f"{text} {unit}"
+    return f"{amount:.0f} bytes"
+
+
+def name_count(number: int) -> str:
+    """`once`, `twice`, `three times`, `17 times`."""
+    words = ("never", "once", "twice", "three times", "four times", "five times", "six times")
+    return words[number] if 0 <= number < len(words) else f"{number} times"

@@ -1,0 +1,373 @@
+"""Rules for what comes before Linux: DHCP, the boot loader, the menu."""
+
+from typing import Final
+
+from server.diagnosis.case import Case, Entry, count_of, name_count, name_span, search
+from server.diagnosis.expectation import EXPECTATIONS
+from server.diagnosis.rule import Rule, Values
+from server.nodes import is_core
+
+_BIOS_LOADERS: Final = ("core.0", "undionly.kpxe")
+_X86: Final = (0, 7, 9, 16)
+
+
+def _file_of(entry: Entry) -> str:
+    detail = entry["detail"]
+    path = str(detail.get("path") or detail.get("file") or "")
+    return path.rpartition("/")[2]
+
+
+def _failed_dhcp(case: Case, pattern: str) -> str | None:
+    """The words of the last DHCP exchange, where it failed so."""
+    text = case.error_in("dhcp")
+    return text if text is not None and search(pattern, text) else None
+
+
+def _wrong_loader(case: Case) -> Values | None:
+    fetched = [
+        entry
+        for entry in case.find(phase="loader")
+        if is_core(_file_of(entry)) and entry["detail"].get("status", "ok") == "ok"
+    ]
+    if not fetched:
+        return None
+    file = _file_of(fetched[0])
+    is_bios = file in _BIOS_LOADERS
+    architecture = case.boot.facts.get("architecture")
+    if isinstance(architecture, int):
+        if (architecture == 0) == is_bios:
+            return None
+        told = "which its DHCP request said (option 93)"
+    elif is_bios and "windowsize=" in str(fetched[0]["detail"].get("options", "")):
+        told = "as its TFTP request shows (UEFI alone asks for windows)"
+    else:
+        return None
+    times = sum(count_of(entry) for entry in fetched if _file_of(entry) == file)
+    return {
+        "file": file,
+        "machine": "UEFI" if is_bios else "BIOS",
+        "right": "core.efi (or snponly.efi)" if is_bios else "core.0 (or undionly.kpxe)",
+        "told": told,
+        "times": name_count(times),
+        "since": fetched[0]["time"],
+    }
+
+
+def _unknown_architecture(case: Case) -> Values | None:
+    architecture = case.boot.facts.get("architecture")
+    if architecture in _X86 or _failed_dhcp(case, "^no loader for ") is None:
+        return None
+    return {"kind": case.boot.facts.get("firmware", "unknown firmware"), "code": architecture}
+
+
+def _no_loader_in_image(case: Case) -> Values | None:
+    text = _failed_dhcp(case, "^no loader for .*image .* (holds|has) none")
+    if text is None or case.boot.facts.get("architecture") not in _X86:
+        return None
+    return {"what": text}
+
+
+def _not_listed(case: Case) -> Values | None:
+    return None if _failed_dhcp(case, "is not in the inventory") is None else {}
+
+
+def _no_image(case: Case) -> Values | None:
+    text = _failed_dhcp(case, "no image|nothing says which image")
+    return None if text is None else {"what": text}
+
+
+def _pool_empty(case: Case) -> Values | None:
+    return None if _failed_dhcp(case, "no address is left") is None else {}
+
+
+def _two_servers(case: Case) -> Values | None:
+    text = _failed_dhcp(case, "address of another DHCP server")
+    match = search(r"DHCP server, ([0-9.]+)", text) if text else None
+    return None if text is None else {"other": match[1] if match else "unknown"}
+
+
+def _conflict(case: Case) -> Values | None:
+    text = _failed_dhcp(case, "is used by another machine")
+    return None if text is None else {"address": text.split()[0]}
+
+
+def _dhcp_refused(case: Case) -> Values | None:
+    text = _failed_dhcp(case, "is not this machine's address|is not of this network")
+    return None if text is None else {"what": text}
+
+
+def _no_address(case: Case) -> Values | None:
+    """Beside another DHCP server, which would show itself by the address that is taken."""
+    if case.farm.dhcp != "proxy" or case.last != "dhcp" or "address" in case.boot.facts:
+        return None
+    asked = sum(
+        count_of(entry)
+        for entry in case.find(phase="dhcp")
+        if entry["detail"].get("request") == "discover"
+    )
+    if asked < 3 or case.heard - case.boot.started < 5:
+        return None
+    return {"times": name_count(asked)}
+
+
+def _ignored_offer(case: Case) -> Values | None:
+    if case.last != "dhcp" or not case.is_stalled or case.error_in("dhcp") is not None:
+        return None
+    loader = next(
+        (
+            entry["detail"]["loader"]
+            for entry in case.find(phase="dhcp")
+            if "loader" in entry["detail"]
+        ),
+        "",
+    )
+    if not loader:
+        return None
+    server = case.boot.facts.get("dhcp_server")
+    return {
+        "loader": loader,
+        "quiet": name_span(case.quiet),
+        "site": f"the DHCP server {server}" if server else "the site's DHCP server",
+    }
+
+
+def _loader_silent(case: Case) -> Values | None:
+    if case.last != "loader" or not case.is_stalled:
+        return None
+    for entry in case.find(phase="loader"):
+        if is_core(_file_of(entry)) and entry["detail"].get("status", "ok") == "ok":
+            file = _file_of(entry)
+            return {
+                "file": file,
+                "kind": "BIOS" if file in _BIOS_LOADERS else "UEFI",
+                "quiet": name_span(case.quiet),
+                "limit": f"{EXPECTATIONS['loader'].seconds:.0f}",
+            }
+    return None
+
+
+def _image_nowhere(case: Case) -> Values | None:
+    for phase in ("menu", "root"):
+        for entry in case.find(source="plan", phase=phase):
+            if entry["detail"].get("status") != "error":
+                break
+            text = str(entry["detail"].get("message", ""))
+            if search("IMAGE |there is no image|no image|default_image|which image", text):
+                return {"what": text, "since": entry["time"], "phase": phase}
+            break
+    return None
+
+
+def _menu_refused(case: Case) -> Values | None:
+    text = case.error_in("menu")
+    return None if text is None else {"what": text or "no reason given"}
+
+
+RULES: Final = (
+    Rule(
+        id="wrong-loader",
+        phase="loader",
+        severity="error",
+        when="The boot loader of the other firmware was fetched whole. The machine's firmware is"
+        " known from option 93 of its DHCP request, or, for UEFI, by the windowsize that it asks"
+        " of TFTP.",
+        headline="It fetched {file} but is a {machine} machine: option 93 (the client's"
+        " architecture) was ignored by the site's DHCP.",
+        expected="{right}, the loader for {machine}",
+        seen="{file} fetched {times} by a {machine} machine, {told}",
+        check=(
+            "in the site's DHCP server choose the file name by option 93: `bootfarm dhcp-config`"
+            " prints that for dnsmasq, ISC dhcpd and Kea",
+            "or leave the file name out there and let this server name it: `--dhcp proxy`",
+            "or set the machine's firmware to the other mode (UEFI or legacy BIOS)",
+        ),
+        match=_wrong_loader,
+    ),
+    Rule(
+        id="unknown-architecture",
+        phase="dhcp",
+        severity="error",
+        when="A DHCP request came from firmware for which no image has a loader, as arm64.",
+        headline="This machine is {kind}: images are for x86-64 machines only, so it gets no"
+        " loader.",
+        expected="BIOS, UEFI x64 or UEFI x64 HTTP boot (option 93: 0, 7, 9, 16)",
+        seen="option 93: {code}",
+        check=(
+            "is that the machine you meant? Its kind is what its firmware says of itself",
+            "on an x86-64 machine set the firmware from 32-bit UEFI to UEFI x64 or legacy BIOS",
+        ),
+        match=_unknown_architecture,
+    ),
+    Rule(
+        id="no-loader-in-image",
+        phase="dhcp",
+        severity="error",
+        when="The image that the machine boots holds no loader for its firmware.",
+        headline="The image that this machine boots holds no boot loader for its firmware.",
+        expected="a loader of the image",
+        seen="{what}",
+        check=(
+            "build the image again with this version of bootfarm",
+            "or choose another boot mode in the firmware (PXE instead of HTTP boot)",
+        ),
+        match=_no_loader_in_image,
+    ),
+    Rule(
+        id="not-listed",
+        phase="dhcp",
+        severity="error",
+        when="farm.yaml says `unlisted: refuse`, and the machine's MAC is not in the inventory.",
+        headline="{node} is not in the inventory, and farm.yaml lets only listed machines boot.",
+        expected="a MAC of the inventory",
+        seen="{node}, which is not there",
+        check=(
+            'add the machine to the inventory: `- {{mac: "{node}", hostname: …}}`',
+            "a machine with several cards: list the one that it boots from, or all",
+            "or set `unlisted: boot` in farm.yaml",
+        ),
+        match=_not_listed,
+    ),
+    Rule(
+        id="no-image",
+        phase="dhcp",
+        severity="error",
+        when="DHCP could name no loader, for there is no image to take it from.",
+        headline="There is no image for this machine.",
+        expected="an image in the store",
+        seen="{what}",
+        check=(
+            "`bootfarm images list` shows what the store has",
+            "build or import one; set default_image in farm.yaml if there are several",
+        ),
+        match=_no_image,
+    ),
+    Rule(
+        id="dhcp-pool-empty",
+        phase="dhcp",
+        severity="error",
+        when="`--dhcp full` has no address left.",
+        headline="No address is left in the DHCP range.",
+        expected="a free address",
+        seen="all addresses of the range are leased",
+        check=("make --dhcp-range larger", "or wait until leases of machines that left end"),
+        match=_pool_empty,
+    ),
+    Rule(
+        id="dhcp-two-servers",
+        phase="dhcp",
+        severity="error",
+        when="With `--dhcp full` the machine took the address of another server.",
+        headline="A second DHCP server, {other}, is on this network, and the machine took its"
+        " address.",
+        expected="this server as the only one that gives addresses (`--dhcp full`)",
+        seen="an address of {other} taken",
+        check=("use `--dhcp proxy` beside it", "or switch that server off"),
+        match=_two_servers,
+    ),
+    Rule(
+        id="dhcp-conflict",
+        phase="dhcp",
+        severity="error",
+        when="The machine declined its address, for another machine answers to it.",
+        headline="The address {address} that it was given is used by another machine.",
+        expected="an address that nobody uses",
+        seen="DHCPDECLINE of {address}",
+        check=(
+            "find who has it: `arping {address}`",
+            "take addresses that were set by hand out of --dhcp-range",
+        ),
+        match=_conflict,
+    ),
+    Rule(
+        id="dhcp-refused",
+        phase="dhcp",
+        severity="error",
+        when="The machine asked for an address that is not its own (DHCPNAK).",
+        headline="It asked for an address that it may not have here.",
+        expected="a request for an address of this network",
+        seen="{what}",
+        check=(
+            "firmware asks anew by itself: wait for its next try",
+            "two machines with the same MAC (a cloned virtual machine)?",
+        ),
+        match=_dhcp_refused,
+    ),
+    Rule(
+        id="dhcp-no-address",
+        phase="dhcp",
+        severity="error",
+        when="Beside another DHCP server (`--dhcp proxy`): three requests or more for an address,"
+        " and none taken.",
+        headline="It asked {times} for an address, and no DHCP server gave it one.",
+        expected="an address of the site's DHCP server, which this server does not give"
+        " (`--dhcp proxy`)",
+        seen="DHCPDISCOVER {times}, and no DHCPREQUEST",
+        check=(
+            "does the site's DHCP server run, with free addresses, on this network?",
+            "relay (ip helper-address) to it from this VLAN",
+            "a bench without one: `--dhcp full --dhcp-range A-B`",
+        ),
+        match=_no_address,
+    ),
+    Rule(
+        id="dhcp-ignored-offer",
+        phase="dhcp",
+        severity="stalled",
+        when="DHCP named a loader, and the machine did not ask this server for it.",
+        headline="It was told to fetch {loader}, and never asked for it.",
+        expected="a request for {loader} (TFTP: UDP {tftp_port}; HTTP: TCP {http_port})",
+        seen="nothing for {quiet}",
+        check=(
+            "a firewall between it and {server}: UDP {tftp_port}, TCP {http_port}",
+            "does {site} name another server or file (next-server, filename, options 66 and 67)?"
+            " Firmware obeys that one",
+            "the machine's screen: what does it say it fetches, and from where?",
+        ),
+        match=_ignored_offer,
+    ),
+    Rule(
+        id="loader-silent",
+        phase="loader",
+        severity="stalled",
+        when="The loader was fetched whole, and nothing was asked for after it.",
+        headline="It fetched {file} and then said nothing more: {file} is for {kind}.",
+        expected="a request for the loader's modules and the menu within {limit} s",
+        seen="nothing for {quiet}",
+        check=(
+            "does the machine boot by {kind}? If not, its DHCP names the wrong loader",
+            "Secure Boot must be off for a loader without signature",
+            "the machine's screen: GRUB or iPXE say what they miss",
+        ),
+        match=_loader_silent,
+    ),
+    Rule(
+        id="image-nowhere",
+        phase="root",
+        severity="error",
+        when="lts.conf's IMAGE, or farm.yaml's default_image, leads to no image of the store.",
+        headline="No image can be chosen for it: {what}",
+        expected="an IMAGE that the store has",
+        seen="{what}",
+        check=(
+            "`bootfarm lts explain` shows where this machine's IMAGE comes from",
+            "`bootfarm images list` shows what the store has",
+            "the machine asks again in 30 seconds by itself",
+        ),
+        match=_image_nowhere,
+    ),
+    Rule(
+        id="menu-refused",
+        phase="menu",
+        severity="error",
+        when="The menu that it got only says what is wrong, or it got none.",
+        headline="It got no menu to boot from: {what}",
+        expected="a menu (grub.cfg or boot.ipxe)",
+        seen="{what}",
+        check=(
+            "mend what the line says: lts.conf (KERNEL_CMDLINE, template), farm.yaml (cmdline)",
+            "`bootfarm lts check` and `bootfarm lts resolve` with this machine's MAC",
+            "the machine asks again in 30 seconds by itself",
+        ),
+        match=_menu_refused,
+    ),
+)

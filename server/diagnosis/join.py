@@ -1,0 +1,292 @@
+"""Rules for joining Kubernetes: what the kubeadm wrapper reports of each try."""
+
+from typing import Final
+
+from server.diagnosis.case import Case, count_of, name_count, name_span, search
+from server.diagnosis.rule import Rule, Values
+
+_TRY: Final = r"^try \d+: "
+_NEW_LINE: Final = (
+    "make a new one where admin.conf is: `kubeadm token create --print-join-command`",
+    "put the printed line into lts.conf (RCFILE_*, or the secrets of its template)",
+    "reboot the machine: a refused join is final for its boot (docs/join.md)",
+)
+
+
+def failure(case: Case) -> tuple[str, float, int] | None:
+    """The last try that failed, unless one succeeded since: its words, when, how many failed.
+
+    A try that is under way does not hide the one before it.
+    """
+    text, since, tries = "", 0.0, 0
+    for entry in case.find(source="beacon", phase="join"):
+        status = entry["detail"].get("status", "ok")
+        if status == "ok":
+            break
+        if status == "error":
+            tries += count_of(entry)
+            if tries == count_of(entry):
+                text = str(entry["detail"].get("detail", ""))
+                since = float(entry.get("until", entry["time"]))
+    return (text, since, tries) if tries else None
+
+
+def _search(case: Case, pattern: str) -> Values | None:
+    found = failure(case)
+    if found is None:
+        return None
+    text, since, tries = found
+    if not search(pattern, text):
+        return None
+    words = text
+    if match := search(_TRY, words):
+        words = words[match.end() :]
+    words = words.removesuffix("; not trying again")
+    if match := search(r"; again in \d+ s$", words):
+        words = words[: match.start()]
+    return {"what": words, "since": since, "tries": name_count(tries)}
+
+
+def _token_expired(case: Case) -> Values | None:
+    values = _search(case, "token refused|JWS|token id .* is invalid|Unauthorized|HTTP 401")
+    if values is None:
+        return None
+    match = search(r"has no token ([a-z0-9]{6})\b", str(values["what"]))
+    token = match[1] if match else ""
+    ended = case.farm.tokens.get(token)
+    if ended is None:
+        state = "token expired or never made"
+    elif ended <= case.now:
+        state = f"token expired {name_span(case.now - ended)} ago"
+    else:
+        state = f"token refused, though it ends only in {name_span(ended - case.now)}"
+    return {**values, "state": state, "token": token or "of its RCFILE_* line"}
+
+
+def _ca_hash(case: Case) -> Values | None:
+    return _search(case, "CA hash refused|are pinned")
+
+
+def _clock(case: Case) -> Values | None:
+    return _search(case, "not yet valid|certificate has expired|clock|is before|is after")
+
+
+def _x509(case: Case) -> Values | None:
+    return _search(case, "x509|certificate")
+
+
+def _unreachable(case: Case) -> Values | None:
+    values = _search(
+        case,
+        "no answer from the API server|connection refused|connect: |i/o timeout|no route to host"
+        "|could not resolve|no such host|context deadline exceeded|TLS handshake timeout",
+    )
+    if values is None:
+        return None
+    text = str(values["what"])
+    match = search(r"connect to (\S+) port (\d+)", text) or search(
+        r"dial tcp ([0-9.]+|\[[0-9a-f:]+\]):(\d+)", text
+    )
+    place = f" at {match[1]} port {match[2]}" if match else ""
+    return {**values, "place": place}
+
+
+def _name_used(case: Case) -> Values | None:
+    values = _search(
+        case, 'a Node with name .* already exists|node with name .* and status "Ready"'
+    )
+    if values is None:
+        return None
+    match = search(r'name "?([^" ]+)"?', str(values["what"]))
+    return {**values, "name": match[1] if match else (case.node.hostname or "its name")}
+
+
+def _preflight(case: Case) -> Values | None:
+    values = _search(case, r"\[ERROR [A-Za-z0-9-]+\]")
+    if values is None:
+        return None
+    match = search(r"\[ERROR ([A-Za-z0-9-]+)\]:? *(.*)", str(values["what"]))
+    assert match is not None
+    return {**values, "test": match[1], "words": match[2] or "no more was said"}
+
+
+def _command(case: Case) -> Values | None:
+    return _search(case, "command line refused|unknown flag")
+
+
+def _forbidden(case: Case) -> Values | None:
+    return _search(case, "forbidden|HTTP 403")
+
+
+def _kubelet(case: Case) -> Values | None:
+    return _search(case, "kubelet|timed out waiting|crisocket")
+
+
+def _failed(case: Case) -> Values | None:
+    return _search(case, "")
+
+
+RULES: Final = (
+    Rule(
+        id="token-expired",
+        phase="join",
+        severity="error",
+        when="The cluster refuses the join token: it has expired, was deleted, or is of another"
+        " cluster.",
+        headline="kubeadm join: {state}.",
+        expected="a bootstrap token that the cluster knows",
+        seen="{what}",
+        check=_NEW_LINE,
+        match=_token_expired,
+    ),
+    Rule(
+        id="ca-hash",
+        phase="join",
+        severity="error",
+        when="The cluster's CA is not the one that --discovery-token-ca-cert-hash names.",
+        headline="kubeadm join: the cluster has another CA than the join line says (rebuilt, or"
+        " another cluster's address).",
+        expected="the CA with the pinned hash",
+        seen="{what}",
+        check=(
+            "does the join line name the address of the right cluster?",
+            *_NEW_LINE,
+        ),
+        match=_ca_hash,
+    ),
+    Rule(
+        id="clock-skew",
+        phase="join",
+        severity="error",
+        when="A certificate is refused because of the time.",
+        headline="kubeadm join: a certificate is refused because of the time: a clock is wrong, or"
+        " the certificate has ended.",
+        expected="clocks of machine, server and cluster that agree",
+        seen="{what}",
+        check=(
+            "the server's clock (the machine takes its own from it at boot): `bootfarm doctor`",
+            "`kubeadm certs check-expiration` on the control plane",
+            "TIMESERVER in lts.conf",
+        ),
+        match=_clock,
+    ),
+    Rule(
+        id="api-unreachable",
+        phase="join",
+        severity="error",
+        when="The machine gets no answer from the API server.",
+        headline="kubeadm join: the API server{place} does not answer this machine.",
+        expected="an answer of the API server that the join line names",
+        seen="{what} ({tries})",
+        check=(
+            "is the address in the join line right, and does the API server run?",
+            "routes and firewalls between the machine's network and it (TCP 6443)",
+            "a name in the join line: DNS_SERVER, SEARCH_DOMAIN and HOSTS_* in lts.conf",
+            "the machine goes on trying by itself",
+        ),
+        match=_unreachable,
+    ),
+    Rule(
+        id="name-used",
+        phase="join",
+        severity="error",
+        when="A Node of this machine's name is Ready in the cluster.",
+        headline="kubeadm join: a Node named {name} is already in the cluster and Ready.",
+        expected="no other machine of that name",
+        seen="{what}",
+        check=(
+            "another machine with the same HOSTNAME in lts.conf, or in DNS?",
+            "a Node of this machine's last boot: the wrapper marks it by itself and tries again"
+            " (docs/join.md)",
+            "`kubectl delete node {name}`, if no machine has it any more",
+        ),
+        match=_name_used,
+    ),
+    Rule(
+        id="join-preflight",
+        phase="join",
+        severity="error",
+        when="A check of kubeadm's preflight failed.",
+        headline="kubeadm join: its check {test} failed: {words}",
+        expected="that kubeadm's preflight passes",
+        seen="{what}",
+        check=(
+            "what the check names: memory, swap, ports, kernel modules, container runtime",
+            "the log of its RCFILE_* line in /var/log/bootfarm on the machine",
+            "only if you know better: --ignore-preflight-errors={test} in the join line",
+        ),
+        match=_preflight,
+    ),
+    Rule(
+        id="join-command",
+        phase="join",
+        severity="error",
+        when="kubeadm does not understand the join line.",
+        headline="kubeadm join: the join line in lts.conf is not understood: {what}",
+        expected="the line as `kubeadm token create --print-join-command` prints it",
+        seen="{what}",
+        check=(
+            "quotes and line ends of the RCFILE_* line in lts.conf",
+            "flags that this version of kubeadm does not have",
+        ),
+        match=_command,
+    ),
+    Rule(
+        id="join-forbidden",
+        phase="join",
+        severity="error",
+        when="The API server knows the token and does not allow what joining needs.",
+        headline="kubeadm join: the API server does not allow it.",
+        expected="kubeadm's own RBAC for bootstrap tokens",
+        seen="{what}",
+        check=(
+            "`kubeadm init phase bootstrap-token` on the control plane makes it anew",
+            "the token's groups: system:bootstrappers:kubeadm:default-node-token",
+        ),
+        match=_forbidden,
+    ),
+    Rule(
+        id="join-certificate",
+        phase="join",
+        severity="error",
+        when="A certificate is refused for another reason than the time.",
+        headline="kubeadm join: a certificate is refused.",
+        expected="an API server with a certificate for the address that the join line names",
+        seen="{what}",
+        check=(
+            "does the API server's certificate name that address?"
+            " (`openssl s_client -connect ADDRESS:6443`)",
+            "a proxy in between: NO_PROXY",
+        ),
+        match=_x509,
+    ),
+    Rule(
+        id="kubelet-failed",
+        phase="join",
+        severity="error",
+        when="kubeadm waited in vain for kubelet.",
+        headline="kubeadm join: kubelet does not come up on this machine.",
+        expected="a kubelet that runs and registers",
+        seen="{what}",
+        check=(
+            "`journalctl -u kubelet` on the machine; its last lines stand in the RCFILE_* log",
+            "kubelet's and the runtime's cgroup driver must be the same (systemd)",
+            "swap must be off",
+        ),
+        match=_kubelet,
+    ),
+    Rule(
+        id="join-failed",
+        phase="join",
+        severity="error",
+        when="A try to join failed otherwise.",
+        headline="kubeadm join failed {tries}: {what}",
+        expected="kubeadm join to succeed",
+        seen="{what}",
+        check=(
+            "the log of its RCFILE_* line in /var/log/bootfarm on the machine",
+            "the machine goes on trying by itself, unless it says otherwise",
+        ),
+        match=_failed,
+    ),
+)

@@ -1,0 +1,116 @@
+"""General rules, one or two a phase: it was silent for too long, or failed in another way."""
+
+from collections.abc import Callable
+from typing import Final
+
+from server.diagnosis.case import Case, name_span
+from server.diagnosis.expectation import EXPECTATIONS
+from server.diagnosis.rule import Rule, Values
+from server.nodes import PHASES
+
+_CONSOLE: Final = "the machine's console: its last lines"
+_LINK: Final = "power, cable and switch port: is it still on?"
+_CHECKS: Final = {
+    "dhcp": (
+        _LINK,
+        "the machine's screen, and the boot order in its firmware",
+        "the DHCP server's log for this machine",
+    ),
+    "loader": (
+        "the machine's screen: GRUB or iPXE say what they miss",
+        "a firewall between it and {server}: UDP {tftp_port}, TCP {http_port}",
+    ),
+    "menu": (
+        "the machine's screen: does it stand at the menu?",
+        "`menu: timeout` in farm.yaml, if nobody is to choose",
+    ),
+    "kernel": ("the machine's screen: the loader says what it misses", _LINK),
+    "initrd": (_CONSOLE, _LINK),
+    "initramfs": (_CONSOLE, _LINK),
+    "network": (_CONSOLE, "a firewall between it and {server}: TCP {http_port}, UDP {tftp_port}"),
+    "ltsconf": (
+        "a firewall between it and {server}: TCP {nbd_port} (NBD)",
+        "does the server serve NBD? `services` in farm.yaml",
+        _CONSOLE,
+    ),
+    "root": (
+        "LTSP_NBD_TO_RAM copies the whole image first: its console shows how far it is",
+        _CONSOLE,
+    ),
+    "preinit": ("PREINIT_* and FSTAB_* of lts.conf: one may hang", _CONSOLE),
+    "systemd": (
+        "a unit that hangs: `systemctl list-jobs` on the machine",
+        "units that lts.conf's KEEP_SYSTEM_SERVICES and RM_SYSTEM_SERVICES name",
+        _CONSOLE,
+    ),
+    "rcfile": (
+        "its log on the machine: /var/log/bootfarm/",
+        "a line that waits for something without an end: give it a timeout",
+    ),
+    "join": (
+        "`kubectl get nodes`; `kubectl describe node` for this machine",
+        "kubelet and the cluster's network plugin (CNI): `journalctl -u kubelet` on the machine",
+        "a controller manager that runs and signs certificates",
+    ),
+}
+_HEADLINES: Final = {
+    "rcfile": "An RCFILE_* line of lts.conf ({what}) has been running for {quiet}.",
+    "join": "kubeadm join ended or runs, but the Node is not Ready after {quiet}.",
+    "menu": "It has had its menu for {quiet} and asks for no kernel.",
+    "ltsconf": "It has its lts.conf, and has not attached its root for {quiet}.",
+    "preinit": "init-ltsp has been applying lts.conf for {quiet}.",
+    "systemd": "systemd has been starting for {quiet} and has not come to the RCFILE_* lines.",
+}
+
+
+def _stall(name: str) -> Rule:
+    expectation = EXPECTATIONS[name]
+
+    def match(case: Case) -> Values | None:
+        if case.last != name or not case.is_stalled:
+            return None
+        phase = case.boot.phases[name]
+        return {"quiet": name_span(case.quiet), "what": phase.detail or phase.status}
+
+    return Rule(
+        id=f"{name}-stalled",
+        phase=name,
+        severity="stalled",
+        when=f"Nothing came for {expectation.seconds:.0f} s after phase {name}.",
+        headline=_HEADLINES.get(name, f"Nothing came from it for {{quiet}}, since phase {name}."),
+        expected=f"{expectation.next} within {expectation.seconds:.0f} s",
+        seen=f"phase {name} ({{what}}), then nothing for {{quiet}}",
+        check=_CHECKS[name],
+        match=match,
+    )
+
+
+def _failed(name: str) -> Rule:
+    return Rule(
+        id=f"{name}-failed",
+        phase=name,
+        severity="error",
+        when=f"Phase {name} ended in an error that no other rule knows.",
+        headline=f"Phase {name} failed: {{what}}",
+        expected=EXPECTATIONS[name].next,
+        seen="{what}",
+        check=(_CONSOLE, "the server's log"),
+        match=_match_error(name),
+    )
+
+
+def _match_error(name: str) -> Callable[[Case], Values | None]:
+    def match(case: Case) -> Values | None:
+        text = case.error_in(name)
+        return None if text is None else {"what": text or "no reason given"}
+
+    return match
+
+
+_STALLING: Final = [name for name in PHASES if EXPECTATIONS[name].seconds is not None]
+_UNNAMED: Final = ("dhcp", "loader", "kernel", "initrd", "initramfs", "network", "systemd", "ready")
+
+RULES: Final = (
+    *(_failed(name) for name in _UNNAMED),
+    *(_stall(name) for name in _STALLING),
+)
