@@ -156,7 +156,7 @@ def test_every_variable_at_once(farm: Rack) -> None:
     ended = "timeout 90 sh -c 'until systemctl is-failed -q bootfarm-rcfile; do sleep 1; done'"
     node.ssh(ended, timeout=120)
     rcfile = wait_phase(farm, node, "rcfile")
-    assert (rcfile["status"], rcfile["detail"]) == ("error", "1 of 2 lines failed: RCFILE_01_FAILS")
+    assert (rcfile["status"], rcfile["detail"]) == ("error", "1 of 3 lines failed: RCFILE_01_FAILS")
     assert "live NBD" in str(wait_phase(farm, node, "root")["detail"])
     node.ssh("logger a word for the syslog host")
     node.ssh("timeout 90 sh -c 'until [ -e /run/by-cron ]; do sleep 1; done'", timeout=120)
