@@ -9,6 +9,7 @@ import click
 from server.app import App, serve
 from server.config import DHCP_MODES, Config, load_config, override, parse_services
 from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
+from server.doctor.cli import doctor
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
 
@@ -141,4 +142,4 @@ def dhcp_config_command(
     click.echo(render(kind, settings), nl=False)
 
 
-COMMANDS: list[click.Command] = [serve_command, dhcp_config_command, lts]
+COMMANDS: list[click.Command] = [serve_command, dhcp_config_command, lts, doctor]

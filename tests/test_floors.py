@@ -49,7 +49,7 @@ FLOORS = [
         "server.web",
         "server.kubernetes",
     ],
-    ["server.assemble", "server.ltsconf.cli"],
+    ["server.assemble", "server.ltsconf.cli", "server.doctor"],
     ["server.app"],
     ["server.cli"],
     ["rack.errors"],

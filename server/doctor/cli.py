@@ -1,0 +1,200 @@
+"""`bootfarm doctor`."""
+
+import contextlib
+import json
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.config import Config, load_config
+from server.doctor.dhcpclient import make_mac
+from server.doctor.dhcpwire import default_seed
+from server.doctor.examination import examine
+from server.doctor.target import Target
+from server.doctor.verdict import (
+    CANNOT_LOOK,
+    EXIT_CODES,
+    Level,
+    Verdict,
+    as_json,
+    render_line,
+    render_summary,
+    worst,
+)
+from server.errors import ServerError
+from server.services.interfaces import list_addresses
+from server.yamlfile import parse_ip, parse_mac
+
+_FILE = click.Path(path_type=Path)
+_PORT = click.IntRange(1, 65535)
+_COLOURS = {Level.OK: "green", Level.SKIP: "cyan", Level.WARN: "yellow", Level.FAIL: "red"}
+
+
+class _Doctor(click.Command):
+    """Exit codes 1 and 2 are verdicts: what keeps it from looking at all is 3."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            raise click.exceptions.Exit(CANNOT_LOOK) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.show()
+            raise click.exceptions.Exit(CANNOT_LOOK) from error
+
+
+@click.command("doctor", cls=_Doctor)
+@click.option("--server", metavar="IP", help="The server, as machines reach it.")
+@click.option("--config", "config_file", type=_FILE, help="The farm.yaml that it runs with.")
+@click.option("--interface", metavar="NIC", help="Ask for DHCP here.  [default: by route]")
+@click.option("--mac", metavar="MAC", help="Be this machine.  [default: one of its own]")
+@click.option("--tftp-port", type=_PORT, help="[default: 69, or farm.yaml's]")
+@click.option("--nbd-port", type=_PORT, help="[default: 10809, or farm.yaml's]")
+@click.option("--http-port", type=_PORT, help="[default: 8080, or farm.yaml's]")
+@click.option("--store", type=_FILE, help="The server's store, where it is on this machine.")
+@click.option("--api", metavar="URL", help="API server.  [default: of lts.conf's join line]")
+@click.option("--kubeconfig", metavar="FILE", help="Tells when the join token ends.")
+@click.option("--full", is_flag=True, help="Read all of every export and image, not samples.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0.5, 60),
+    default=6.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long DHCP servers may take.",
+)
+@click.option("--no-dhcp", is_flag=True, help="Do not ask for DHCP.")
+@click.option("--json", "as_json_", is_flag=True, help="One JSON document, at the end.")
+def doctor(
+    server: str | None,
+    config_file: Path | None,
+    interface: str | None,
+    mac: str | None,
+    tftp_port: int | None,
+    nbd_port: int | None,
+    http_port: int | None,
+    store: Path | None,
+    api: str | None,
+    kubeconfig: str | None,
+    full: bool,
+    wait: float,
+    no_dhcp: bool,
+    as_json_: bool,
+) -> None:
+    """Play a booting machine against a running site, and say what stands in its way.
+
+    It asks for DHCP as BIOS, UEFI, HTTP boot and iPXE do (it never takes an
+    address), fetches the boot tree, reads the exports, and looks at the API
+    server that nodes join. Run it as root, on the server's machine or on any
+    other on the machines' network. docs/doctor.md explains each verdict.
+
+    Exit code: 0 all well, 1 warnings, 2 failures, 3 it could not look.
+    """
+    config = load_config(config_file) if config_file else Config()
+    address = _find_server(server, config)
+    own, nic = _find_way(address, interface)
+    if mac is not None and parse_mac(mac) is None:
+        raise ServerError(f"--mac {mac!r} is no MAC", hint="write it as 52:54:00:12:34:56")
+    with _progress(quiet=as_json_) as progress:
+        target = Target(
+            server=address,
+            tftp_port=tftp_port or config.tftp.port,
+            nbd_port=nbd_port or config.nbd.port,
+            http_port=http_port or config.http.port,
+            local=any(entry.address == address for entry in list_addresses()),
+            interface="" if no_dhcp else nic,
+            own_address=own,
+            mac=parse_mac(mac or "") or make_mac(default_seed()),
+            services=config.services + (() if config.dhcp == "off" else ("dhcp",)),
+            store=store or config.store,
+            state=config.state,
+            api=api or "",
+            kubeconfig=kubeconfig or "",
+            full=full,
+            seconds=wait,
+            progress=progress,
+        )
+        verdicts = _tell(target, progress, quiet=as_json_)
+    if as_json_:
+        click.echo(json.dumps(as_json(verdicts, address, time.time()), indent=2))
+    else:
+        click.echo(render_summary(verdicts))
+    sys.exit(EXIT_CODES[worst(verdicts)])
+
+
+def _find_server(server: str | None, config: Config) -> str:
+    listen = config.listen if config.listen != "0.0.0.0" else None
+    address = server or config.address or listen
+    if address is None:
+        # As a server that is told no address does: the one of the default route.
+        address = _local_address("192.0.2.1") or "127.0.0.1"
+    if parse_ip(address) is None:
+        raise ServerError(f"--server {address!r} is not an IPv4 address", hint="four numbers")
+    return address
+
+
+def _find_way(server: str, interface: str | None) -> tuple[str, str]:
+    """This machine's address towards the server, and the interface to ask on ("" for none)."""
+    known = list_addresses()
+    if interface is not None:
+        if interface not in {name for _, name in socket.if_nameindex()}:
+            raise ServerError(
+                f"--interface {interface!r}: this machine has no such network interface",
+                hint="`ip link` lists them",
+            )
+        own = next((entry.address for entry in known if entry.name == interface), "")
+        return own or _local_address(server), interface
+    own = _local_address(server)
+    name = next((entry.name for entry in known if entry.address == own), "")
+    return own, "" if name == "lo" else name
+
+
+def _local_address(towards: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((towards, 9))
+            return str(sock.getsockname()[0])
+        except OSError:
+            return ""
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """One line on a terminal's standard error that each step replaces; nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda words: None
+        return
+
+    def show(words: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\x1b[K{words[:width]}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _tell(target: Target, progress: Callable[[str], None], *, quiet: bool) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    for verdict in examine(target):
+        verdicts.append(verdict)
+        if not quiet:
+            progress("")
+            head, rest = render_line(verdict).split(" ", 1)
+            click.echo(f"{click.style(head, fg=_COLOURS[verdict.level], bold=True)} {rest}")
+    return verdicts
+
+
+COMMANDS: list[click.Command] = [doctor]

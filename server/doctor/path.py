@@ -1,0 +1,136 @@
+"""The path between machines and server: packets of full size, and the clocks at its ends."""
+
+import contextlib
+import select
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from server.doctor.findings import found
+from server.doctor.target import Survey, Target
+from server.doctor.verdict import Verdict, good
+from server.doctor.web import fetch
+from server.protocols.tftp_wire import ErrorCode, Opcode, pack_error
+
+IP_MTU_DISCOVER: Final = 10
+IP_PMTUDISC_DO: Final = 2
+IP_MTU: Final = 14
+"""Of linux/in.h; Python's socket module does not have them."""
+ETHERNET: Final = 1500
+HEADERS: Final = 28
+"""Of IP and UDP."""
+FULL_BLOCK: Final = ETHERNET - HEADERS - 4
+SMALL_BLOCK: Final = 512
+LARGE_BLOCK: Final = 8192
+"""In fragments wherever the MTU is Ethernet's."""
+CLOCKS_DIFFER: Final = 2.0
+
+
+def check_mtu(target: Target, survey: Survey) -> Iterator[Verdict]:
+    """TFTP blocks of a packet's full size, and of several fragments; the path's MTU to there."""
+    if "tftp" not in target.services:
+        return
+    mtu = probe_mtu(target.server, target.tftp_port)
+    where = f"path to {target.server}"
+    path = _find_large(survey)
+    if not survey.tftp or path is None:
+        yield found("mtu.unknown", where, "no file of 8 KiB could be fetched")
+        return
+    target.progress(f"blocks of {SMALL_BLOCK}, {FULL_BLOCK} and {LARGE_BLOCK} bytes of {path}")
+    small, full, large = (
+        fetch_block(target.server, target.tftp_port, path, blksize)
+        for blksize in (SMALL_BLOCK, FULL_BLOCK, LARGE_BLOCK)
+    )
+    if not small:
+        yield found("mtu.unknown", where, f"not even {SMALL_BLOCK} bytes of {path} came")
+        return
+    faults = []
+    if not full:
+        faults.append(
+            found("mtu.path", where, f"a block of {FULL_BLOCK} bytes never came, {SMALL_BLOCK} did")
+        )
+    elif not large:
+        faults.append(
+            found("mtu.fragments", where, f"a block of {LARGE_BLOCK} bytes never came in fragments")
+        )
+    if mtu is not None and mtu < ETHERNET:
+        faults.append(found("mtu.small", where, f"it takes {mtu} bytes"))
+    words = f"{'unknown' if mtu is None else mtu} bytes; blocks of {LARGE_BLOCK} bytes come whole"
+    yield from faults or [good("mtu", where, words)]
+
+
+def _find_large(survey: Survey) -> str | None:
+    """A file of the boot tree that is large enough for one large block."""
+    for image in survey.images:
+        for key in ("vmlinuz", "initrd.img"):
+            if key in image.manifest.files and image.manifest.files[key].size >= LARGE_BLOCK:
+                return f"/ltsp/{image.name}/@{image.digest}/{key}"
+    return None
+
+
+def probe_mtu(host: str, port: int, seconds: float = 0.3) -> int | None:
+    """The MTU of the path as the kernel knows it, after a packet that may not be cut.
+
+    The packet is an ACK for a transfer that there never was, which no TFTP
+    server answers; a router that cannot pass it on says so by ICMP.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            sock.connect((host, port))
+            mtu = int(sock.getsockopt(socket.IPPROTO_IP, IP_MTU))
+            packet = Opcode.ACK.to_bytes(2, "big").ljust(min(mtu, ETHERNET) - HEADERS, b"\0")
+            with contextlib.suppress(OSError):
+                sock.send(packet)
+                select.select([sock], [], [], seconds)
+            return min(mtu, int(sock.getsockopt(socket.IPPROTO_IP, IP_MTU)))
+        except OSError:
+            return None
+
+
+def fetch_block(host: str, port: int, path: str, blksize: int, tries: int = 3) -> bool:
+    """Whether the first block of that size comes; the transfer is then ended."""
+    request = Opcode.RRQ.to_bytes(2, "big") + b"\0".join(
+        (path.encode(), b"octet", b"blksize", str(blksize).encode(), b"")
+    )
+    wanted = Opcode.DATA.to_bytes(2, "big") + b"\0\1"
+    acknowledge = Opcode.ACK.to_bytes(2, "big") + b"\0\0"
+    for _ in range(tries):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(1.0)
+            try:
+                sock.sendto(request, (host, port))
+                packet, peer = sock.recvfrom(65536)
+                if packet[:2] != Opcode.OACK.to_bytes(2, "big"):
+                    return False
+                sock.sendto(acknowledge, peer)
+                packet, peer = sock.recvfrom(65536)
+                sock.sendto(pack_error(ErrorCode.UNDEFINED, "enough"), peer)
+                return packet[:4] == wanted and len(packet) == blksize + 4
+            except OSError:
+                continue
+    return False
+
+
+def check_clock(target: Target, survey: Survey) -> Iterator[Verdict]:
+    """This machine's clock against the server's, by which nodes set theirs."""
+    if not survey.http:
+        yield found("clock.unknown", target.server, "no HTTP")
+        return
+    try:
+        page = fetch(target.server, target.http_port, "/api/time")
+        theirs = float(page.body)
+    except (OSError, ValueError) as error:
+        yield found("clock.unknown", target.server, str(error))
+        return
+    survey.server_offset = offset = theirs - (page.sent + page.came) / 2
+    words = describe_offset("the server's clock", offset)
+    if abs(offset) > CLOCKS_DIFFER + (page.came - page.sent) / 2:
+        yield found("clock.server", target.server, words)
+    else:
+        yield good("clock", target.server, words)
+
+
+def describe_offset(whose: str, offset: float) -> str:
+    """`the server's clock is 3.0 s ahead`."""
+    return f"{whose} is {abs(offset):.1f} s {'ahead' if offset >= 0 else 'behind'}"
