@@ -23,6 +23,7 @@ FULL_BLOCK: Final = ETHERNET - HEADERS - 4
 SMALL_BLOCK: Final = 512
 LARGE_BLOCK: Final = 8192
 """In fragments wherever the MTU is Ethernet's."""
+BLOCK_SECONDS: Final[float] = 1.0
 CLOCKS_DIFFER: Final = 2.0
 
 
@@ -97,7 +98,7 @@ def fetch_block(host: str, port: int, path: str, blksize: int, tries: int = 3) -
     acknowledge = Opcode.ACK.to_bytes(2, "big") + b"\0\0"
     for _ in range(tries):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(1.0)
+            sock.settimeout(BLOCK_SECONDS)
             try:
                 sock.sendto(request, (host, port))
                 packet, peer = sock.recvfrom(65536)

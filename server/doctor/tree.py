@@ -22,7 +22,7 @@ from server.ltsconf import parse_flat
 from server.ltsconf.errors import LtsConfError
 
 BLKSIZE: Final = 1428
-_TIMEOUT: Final = 2
+TFTP_SECONDS: Final[float] = 2.0
 _RETRIES: Final = 3
 _DIGEST: Final = re.compile(r"/@([0-9a-f]{64})/vmlinuz")
 _LONG: Final = re.compile(r"@([0-9a-f]{12})[0-9a-f]{52}")
@@ -76,7 +76,7 @@ def fetch_tftp(host: str, port: int, path: str) -> Got:
     sink = _Sink()
     try:
         client = tftpy.TftpClient(host, port, {"blksize": BLKSIZE, "tsize": 0})
-        client.download(path, sink, timeout=_TIMEOUT, retries=_RETRIES)
+        client.download(path, sink, timeout=TFTP_SECONDS, retries=_RETRIES)
     except (tftpy.TftpTimeout, OSError) as error:
         words = f"{error}".strip() or type(error).__name__
         return Got(sink.size, refused=f"{words} after {sink.size} bytes", silent=sink.size == 0)
