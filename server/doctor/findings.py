@@ -200,6 +200,11 @@ FINDINGS: Final[Mapping[str, Finding]] = {
         "the flat lts.conf came without its last line: nodes refuse it",
         "look for what cuts it on the way (a proxy, a full disk); try again",
     ),
+    "tftp.no-client": Finding(
+        _SKIP,
+        "the TFTP client that fetches is not here",
+        "run the doctor where bootfarm was installed by pip (`make install`), not in its container",
+    ),
     "tftp.silent": Finding(
         _FAIL,
         "no answer over TFTP, and the server saw no request",

@@ -1,6 +1,7 @@
 """The boot tree as a booting machine sees it: menu, lts.conf, each file by TFTP and HTTP."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import re
@@ -8,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
-
-import tftpy
 
 from imagebuild.manifest import ManifestError, parse_manifest
 from server.doctor.dhcpclient import PROFILES
@@ -72,7 +71,9 @@ class _Sink:
 
 
 def fetch_tftp(host: str, port: int, path: str) -> Got:
-    """One file by tftpy, hashed."""
+    """One file by tftpy, hashed. Raises ImportError where tftpy is not installed."""
+    import tftpy  # a container with the server alone does not have it
+
     sink = _Sink()
     try:
         client = tftpy.TftpClient(host, port, {"blksize": BLKSIZE, "tsize": 0})
@@ -188,6 +189,9 @@ def list_entries(image: BootImage, *, full: bool) -> list[Entry]:
 def check_tftp(target: Target, survey: Survey) -> Iterator[Verdict]:
     """Every file by TFTP; also the loaders that DHCP named."""
     if "tftp" not in target.services:
+        return
+    if importlib.util.find_spec("tftpy") is None:
+        yield found("tftp.no-client", target.server, "tftpy is not installed")
         return
     began = target.clock()
     entries = _all_entries(target, survey) or [Entry("/ltsp/")]

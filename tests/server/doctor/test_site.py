@@ -1,6 +1,7 @@
 """Each fault of server, menu, boot tree and exports, made at a site that is well but for it."""
 
 import contextlib
+import importlib.util
 import socket
 import threading
 from collections.abc import Iterator
@@ -206,6 +207,11 @@ def test_tftp_whose_answers_are_lost(site: FakeSite, hasty: None) -> None:
     long_ago = b'{"events": [{"source": "tftp", "phase": "loader", "detail": {}, "time": 5}]}'
     site.pages["/api/nodes/127.0.0.1"] = long_ago
     assert site.ids(check_tftp) == ["tftp.silent"]
+
+
+def test_tftp_without_a_client(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert site.ids(check_tftp) == ["tftp.no-client"]
 
 
 KERNEL = "/ltsp/amd64/@{}/vmlinuz"
