@@ -128,6 +128,7 @@ class App:
             "status": "degraded" if problems else "ok",
             "problems": problems,
             "images": images,
+            "exports": sorted(self.config.exports),
             "services": {
                 name: ports[0] if len(ports) == 1 else list(ports)
                 for name, ports in self.ports().items()
@@ -205,7 +206,7 @@ class App:
         service = self._data["nbd"]
         assert isinstance(service, NbdService | PooledNbd)
         try:
-            keeper.note(service.connections())
+            keeper.note([digest for digest in service.connections() if digest])
         except OSError as error:
             self._fail("in-use", f"{self._state}/in-use.d: {error.strerror}")
         else:

@@ -14,6 +14,7 @@ from server.config import Config, apply_limits
 from server.diagnosis import FarmFacts
 from server.errors import ServerError
 from server.events import Emit
+from server.extras import Extras, open_extras
 from server.feed import Feed
 from server.identity import Identifier
 from server.keeping import Keeper
@@ -27,7 +28,7 @@ from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
 from server.services.tftp import TftpLimits, TftpService
 from server.services.workers import WorkerPool
-from server.sources import LtsConfSource, Sources, StoreSource
+from server.sources import LtsConfSource, NoStore, Sources, StoreSource
 from server.web.routes import Web, handle
 
 STOP_SECONDS = 4.0
@@ -192,6 +193,7 @@ class Assembly:
             emit=self.parts.record,
             allow=lambda client: beacons.allow(client, self.parts.loop.time()),
             facts=self.parts.facts,
+            whole_tree=self.parts.config.boot_tree is not None,
         )
 
 
@@ -265,16 +267,8 @@ def make_keeper(config: Config, state: Path | None) -> Keeper | None:
 
 def open_sources(config: Config) -> Sources:
     """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
-    if config.store is None:
-        raise ServerError(
-            "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
-        )
-    if not config.store.is_dir():
-        raise ServerError(
-            f"--store {config.store}: there is no such directory",
-            hint="build an image first (bootfarm build), or give its store",
-        )
-    store = StoreSource(config.store)
+    extras = _open_extras(config)
+    store = _open_store(config, extras)
     store.poll()
     ltsconf = LtsConfSource(config.lts_conf, config.state)
     ltsconf.load_first()
@@ -289,5 +283,36 @@ def open_sources(config: Config) -> Sources:
         menu=config.menu,
         unlisted=config.unlisted,
         facts=config.facts,
+        extras=extras,
     )
     return Sources(base, ltsconf, store, secrets)
+
+
+def _open_store(config: Config, extras: Extras) -> StoreSource:
+    """The store; with something else to serve, there need not be one."""
+    if config.store is None:
+        if extras:
+            return NoStore()
+        raise ServerError(
+            "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
+        )
+    if not config.store.is_dir():
+        raise ServerError(
+            f"--store {config.store}: there is no such directory",
+            hint="build an image first (bootfarm build), or give its store",
+        )
+    return StoreSource(config.store)
+
+
+def _open_extras(config: Config) -> Extras:
+    """The further exports and the folder, looked at; ServerError if no service would serve them."""
+    for given, flag, wanted in (
+        (config.exports, "--export", {"nbd"}),
+        (config.boot_tree, "--boot-tree", {"tftp", "http"}),
+    ):
+        if given and not wanted & set(config.services):
+            raise ServerError(
+                f"{flag} is given, and no service serves it",
+                hint=f"run {' or '.join(sorted(wanted))} too (--services)",
+            )
+    return open_extras(config.exports, config.boot_tree)

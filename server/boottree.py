@@ -1,7 +1,8 @@
 """The boot tree of TFTP and HTTP, and NBD's export names: what a client gets for what it writes.
 
 A path is taken apart and each part is compared with what there is; text from a
-client never becomes part of a path on disk.
+client never becomes part of a path on disk, but for a folder that `--boot-tree`
+names, which it cannot leave (server/extras.py).
 """
 
 import functools
@@ -20,6 +21,7 @@ from server.bootplan import BootPlan, Farm, plan_boot
 from server.config import Menu
 from server.content import BytesContent, Content, Export, FileContent, NotFound, Refused
 from server.errors import ServerError
+from server.extras import NO_EXTRAS, Extras
 from server.identity import Identifier, Identity
 from server.inventory import inventory_line, not_listed
 from server.ltsconf import LtsConf, LtsTemplate, NodeId
@@ -62,6 +64,7 @@ class Site:
     unlisted: str = "boot"
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extras: Extras = NO_EXTRAS
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,11 @@ class BootTree:
         return found
 
     def export(self, name: str, client_ip: str) -> Export | None:
-        """The NBD export of that name for a client: `[/]opt/ltsp/<image>[@<digest>]`."""
+        """The NBD export of that name for a client: `[/]opt/ltsp/<image>[@<digest>]`, or a
+        further one of farm.yaml or `--export`."""
         word = name.removeprefix("/").removeprefix("opt/ltsp/")
         if word == name.removeprefix("/"):
-            return None
+            return self._site().extras.export(name)
         head, separator, digest = word.partition("@")
         if not is_image_name(head):
             return None
@@ -176,10 +180,12 @@ class BootTree:
         return _export(image) if image is not None else None
 
     def list_exports(self, client_ip: str) -> Sequence[str]:
-        """Names for NBD_OPT_LIST: each image's current one, then one for each digest."""
-        images = self._site().images
+        """Names for NBD_OPT_LIST: the further ones, each image's current one, one a digest."""
+        site = self._site()
+        images = site.images
         current = [f"/opt/ltsp/{image.name}" for image in images if "current" in image.tags]
-        return current + [f"/opt/ltsp/{image.name}@{image.digest}" for image in images]
+        exact = [f"/opt/ltsp/{image.name}@{image.digest}" for image in images]
+        return [*site.extras.exports, *current, *exact]
 
     # Inside
 
@@ -261,6 +267,9 @@ class BootTree:
 
     def _lookup(self, path: str, client_ip: str, mac: str | None) -> Content:
         parts = _split(path)
+        folder = self._site().extras.folder
+        if folder is not None and (found := folder.find(parts)) is not None:
+            return found
         if len(parts) < 3 or parts[0] != "ltsp" or not is_image_name(parts[1]):
             raise NotFound("the boot tree is /ltsp/<image>/...")
         name, rest = parts[1], parts[2:]

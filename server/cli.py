@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from server.app import App, serve
-from server.config import DHCP_MODES, Config, load_config, override, parse_services
+from server.config import (
+    DHCP_MODES,
+    Config,
+    load_config,
+    override,
+    parse_exports,
+    parse_services,
+)
 from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
 from server.doctor.cli import doctor
 from server.inventory import Inventory, load_inventory
@@ -33,6 +40,16 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--http-port", type=_PORT, help="[default: 8080]")
 @click.option("--workers", type=click.IntRange(0, 256), help="More processes for TFTP and NBD.")
 @click.option(
+    "--export",
+    "exports",
+    metavar="NAME=FILE",
+    multiple=True,
+    help="A further read-only NBD export: any file; may be repeated.",
+)
+@click.option(
+    "--boot-tree", type=_FILE, help="A folder as the tree of TFTP and HTTP, before the images'."
+)
+@click.option(
     "--dhcp",
     type=click.Choice(DHCP_MODES),
     help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
@@ -51,6 +68,8 @@ def serve_command(
     nbd_port: int | None,
     http_port: int | None,
     workers: int | None,
+    exports: tuple[str, ...],
+    boot_tree: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
     verbose: bool,
@@ -78,6 +97,8 @@ def serve_command(
         nbd_port=nbd_port,
         http_port=http_port,
         workers=workers,
+        exports=parse_exports(exports) if exports else None,
+        boot_tree=boot_tree,
         dhcp=dhcp,
         dhcp_range=dhcp_range,
     )
@@ -89,8 +110,12 @@ def _say_ready(app: App) -> None:
         f"{name} {'+'.join(str(port) for port in ports)}" for name, ports in app.ports().items()
     )
     count = len(app.sources.store.images)
-    images = f"{count} image{'' if count == 1 else 's'}"
-    click.echo(f"bootfarm is ready on {app.config.listen}: {ports}; {images}")
+    served = [f"{count} image{'' if count == 1 else 's'}"]
+    if exports := app.config.exports:
+        served.append(f"exports {', '.join(exports)}")
+    if app.config.boot_tree is not None:
+        served.append(f"boot tree {app.config.boot_tree}")
+    click.echo(f"bootfarm is ready on {app.config.listen}: {ports}; {', '.join(served)}")
     sys.stdout.flush()
 
 

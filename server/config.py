@@ -6,11 +6,12 @@ count from the directory of the file. Errors name file, key path and remedy.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from server.extras import check_export_name
 from server.inventory import Inventory, parse_inventory
 from server.yamlfile import (
     Section,
@@ -61,8 +62,9 @@ class Config:
     behind a router, which the neighbour table cannot know. hosts_file: where
     hostnames of machines that the inventory does not name are looked up. facts,
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
-    dhcp, dhcp_range, unlisted: docs/dhcp.md.
     collect_after: seconds after which images without tags go that no node reads (None: never).
+    dhcp, dhcp_range, unlisted: docs/dhcp.md. exports: name to file, served over NBD
+    besides the images. boot_tree: a folder that comes before the images' boot tree.
     """
 
     store: Path | None = None
@@ -91,6 +93,8 @@ class Config:
     dhcp_range: str | None = None
     unlisted: str = "boot"
     collect_after: int | None = None
+    exports: Mapping[str, Path] = field(default_factory=dict)
+    boot_tree: Path | None = None
     source: str = "farm.yaml"
 
 
@@ -129,6 +133,8 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         dhcp_range=top.text("dhcp_range"),
         unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
         collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
+        exports=_read_exports(top, base),
+        boot_tree=top.path_("boot_tree", base),
         source=where,
         **_read_nodes(top.section("nodes")),
     )
@@ -139,7 +145,8 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
 def override(config: Config, **flags: Any) -> Config:
     """The config with flags in place of its keys; None stands for a flag not given.
 
-    `tftp_port`, `nbd_port` and `http_port` replace the port of that service.
+    `tftp_port`, `nbd_port` and `http_port` replace the port of that service;
+    `exports` adds to farm.yaml's, and replaces those of the same name.
     """
     given = {key: value for key, value in flags.items() if value is not None}
     for name in ("listen", "address"):
@@ -151,6 +158,8 @@ def override(config: Config, **flags: Any) -> Config:
         port = given.pop(f"{name}_port", None)
         if port is not None:
             given[name] = dataclasses.replace(getattr(config, name), port=port)
+    if "exports" in given:
+        given["exports"] = {**config.exports, **given["exports"]}
     return dataclasses.replace(config, **given)
 
 
@@ -159,6 +168,23 @@ def parse_services(words: str) -> tuple[str, ...]:
     return _check_services(
         [word.strip() for word in words.split(",") if word.strip()], "--services"
     )
+
+
+def parse_exports(words: Sequence[str]) -> dict[str, Path]:
+    """`NAME=FILE` of each `--export`; ConfigError says which is none, or stands twice."""
+    exports: dict[str, Path] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        problem = check_export_name(name) if separator else "there is no `=`"
+        if name in exports:
+            problem = "the name stands twice"
+        if problem or not file:
+            raise ConfigError(
+                f"--export {word!r}: {problem or 'names no file'}",
+                hint="write --export NAME=FILE, as --export disk=/srv/disk.img",
+            )
+        exports[name] = Path(file)
+    return exports
 
 
 def apply_limits(defaults: T, limits: Mapping[str, Any], where: str) -> T:
@@ -253,6 +279,21 @@ def _read_address_map(top: Section) -> dict[str, str]:
             )
         result[ip] = mac
     return result
+
+
+def _read_exports(top: Section, base: Path) -> dict[str, Path]:
+    exports: dict[str, Path] = {}
+    for name, file in top.pairs("exports"):
+        if problem := check_export_name(name):
+            raise top.error(f"exports.{name}", problem, "write `name: /path/of/file`")
+        if not isinstance(file, str) or not file or not file.isprintable():
+            raise top.error(
+                f"exports.{name}",
+                f"expected the path of a file, got {describe(file)}",
+                "write `name: /path/of/file`",
+            )
+        exports[name] = base / file
+    return exports
 
 
 def _read_facts(top: Section) -> dict[str, Any]:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """A file to be served as it lies on disk. size: in bytes, when it was looked up."""
+    """A file to be served as it lies on disk. size: in bytes, when it was looked up.
+
+    stamp: tells its versions apart; "" for one that never changes under its path.
+    """
 
     path: Path
     size: int
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

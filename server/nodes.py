@@ -82,7 +82,8 @@ def phase_of(event: Event) -> str | None:
     if event.phase in ORDER:
         return event.phase
     if event.source == "nbd":
-        return "root"
+        # A file that is no image's (`--export`) is nobody's root.
+        return None if event.detail.get("digest") == "" else "root"
     return phase_of_path(str(event.detail.get("file") or event.detail.get("path") or ""))
 
 

@@ -326,6 +326,16 @@ class StoreSource:
         return tuple(found)
 
 
+class NoStore(StoreSource):
+    """No store at all: only what `--export` and `--boot-tree` name is served."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def poll(self, *, quick: bool = False) -> bool:
+        return False
+
+
 def _list_digests(store: Path) -> list[tuple[str, str]]:
     found = []
     try:
@@ -379,7 +389,7 @@ class Sources:
     def problems(self) -> list[str]:
         """What is not as it should be, a line each."""
         problems = [text for text in (self.ltsconf.problem, self.secrets.problem) if text]
-        if not self.store.images:
+        if not self.store.images and not self._site.extras:
             problems.append(f"the store {self.store.path} holds no image: build or import one")
         return [*problems, *self.store.problems]
 

@@ -35,7 +35,7 @@ FLOORS = [
     ["server.errors"],
     ["server.events", "server.content"],
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
-    ["server.inventory", "server.stamp", "server.background"],
+    ["server.inventory", "server.stamp", "server.background", "server.extras"],
     ["server.config", "server.identity", "server.dhcpconfig"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
     ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],

@@ -37,6 +37,7 @@ class Web:
     lookup: the boot tree, as BootTree.lookup. health: the answer of /healthz.
     allow: whether a client may send a beacon now (a rate limit). facts: of the
     farm, for the diagnosis.
+    whole_tree: the boot tree has more than /ltsp/ (`--boot-tree`).
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -48,6 +49,7 @@ class Web:
     clock: Callable[[], float] = time.time
     feed: Feed = field(default_factory=Feed)
     facts: Callable[[], FarmFacts] = FarmFacts
+    whole_tree: bool = False
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -89,6 +91,8 @@ def _get(web: Web, request: Request) -> Response:
         case [""]:
             page = render_page(web.nodes, web.health(), request.query, web.clock())
             return Response(200, page.encode(), HTML, _PAGE_HEADERS)
+        case _ if web.whole_tree:
+            return _boot_tree(web, request)
         case _:
             return _text(404, "nothing here; the boot tree is below /ltsp/")
 
@@ -113,8 +117,11 @@ def _boot_tree(web: Web, request: Request) -> Response:
     if isinstance(content, BytesContent):
         etag = hashlib.sha256(content.data).hexdigest()[:32]
         return Response(200, content.data, TEXT, (_NO_STORE,), f'"{etag}"', transfer)
-    # A file of the store never changes, and its path holds the image's digest.
-    name = hashlib.sha256(f"{content.path}\0{content.size}".encode()).hexdigest()[:32]
+    # A file of the store never changes, and its path holds the image's digest;
+    # one of a folder has a stamp.
+    name = hashlib.sha256(f"{content.path}\0{content.size}\0{content.stamp}".encode()).hexdigest()[
+        :32
+    ]
     body = FileRange(content.path, 0, content.size)
     return Response(200, body, "application/octet-stream", (), f'"{name}"', transfer)
 

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Config, apply_limits, load_config, override, parse_config, parse_services
+from server.config import (
+    Config,
+    apply_limits,
+    load_config,
+    override,
+    parse_config,
+    parse_exports,
+    parse_services,
+)
 from server.protocols.http import HttpLimits
 from server.yamlfile import YamlError, parse_yaml
 
@@ -46,8 +54,12 @@ secrets: secrets
 dhcp: full
 dhcp_range: 10.9.1.1-10.9.1.99
 unlisted: refuse
+exports: {disk: disk.img, "/a=b": /srv/a}
+boot_tree: ../tftp
 """
     )
+    assert config.exports == {"disk": Path("/etc/bootfarm/disk.img"), "/a=b": Path("/srv/a")}
+    assert config.boot_tree == Path("/etc/bootfarm/../tftp")
     assert config.store == Path("/srv/store")
     assert config.lts_conf == Path("/etc/bootfarm/lts.conf")
     assert config.services == ("tftp", "http")
@@ -149,3 +161,25 @@ def test_limits() -> None:
     for value in ("7", 1.5, True, -1):
         with pytest.raises(YamlError, match="whole number"):
             apply_limits(HttpLimits(), {"connections": value}, "f: http.limits")
+
+
+def test_exports_by_flag_add_to_those_of_the_file() -> None:
+    config = parse("exports: {a: /a, b: /b}")
+    assert parse_exports(["b=/c=d", "e=/e"]) == {"b": Path("/c=d"), "e": Path("/e")}
+    given = override(config, exports=parse_exports(["b=/c=d", "e=/e"]))
+    assert given.exports == {"a": Path("/a"), "b": Path("/c=d"), "e": Path("/e")}
+    assert override(config, exports=None).exports == config.exports
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("exports: {a: [b]}", "exports.a: expected the path of a file, got a list"),
+        ("exports: {a: }", "exports.a: expected the path of a file, got nothing"),
+        ("exports: {/opt/ltsp/a: b}", "belong to the images"),
+        ("exports: [a]", "exports: expected keys"),
+    ],
+)
+def test_wrong_exports(text: str, said: str) -> None:
+    with pytest.raises(YamlError, match=said):
+        parse(text)

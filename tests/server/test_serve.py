@@ -43,6 +43,7 @@ class Server:
         self.tftp, self.nbd, self.http = free_ports()
         self.arguments = tuple(arguments)
         self.process: subprocess.Popen[str] | None = None
+        self.line = ""
 
     @property
     def argv(self) -> list[str]:
