@@ -26,6 +26,7 @@ from server.feed import Feed
 from server.identity import Identifier, make_identifier
 from server.keeping import COLLECT_SECONDS, Keeper
 from server.ltsconf.template import shared_checker, shared_renderer
+from server.measure import make_metrics
 from server.nodes import Nodes
 from server.services.nbd import NbdService
 from server.services.workers import PooledNbd
@@ -69,6 +70,15 @@ class App:
         )
         if self._timelines is not None:
             self.nodes.load(self._timelines)
+        self.metrics = make_metrics(
+            self.sources,
+            services=lambda: self.services,
+            pool=lambda: self._pool,
+            problems=self._problems,
+            max_nodes=config.max_nodes,
+        )
+        self.metrics.tally.seed(self.nodes.nodes())
+        self.nodes.watch(self.metrics.tally.change)
         catalog = make_catalog(self.sources, config)
         self.tree = catalog.make_tree(self.sources.site, self.identifier, self.record)
         self._warm_up()
@@ -82,6 +92,7 @@ class App:
                 identifier=self.identifier,
                 nodes=self.nodes,
                 feed=self.feed,
+                metrics=self.metrics,
                 tree=self.tree,
                 record=self.record,
                 health=self.health,
@@ -115,11 +126,16 @@ class App:
             _log.warning("%s %s %s: %s", event.node, event.source, event.phase, words)
         else:
             _log.debug("%s %s %s: %s", event.node, event.source, event.phase, dict(event.detail))
-        self.feed.record(event, self.nodes.record(event))
+        self.metrics.record(event)
+        if event.phase != "traffic":  # of no node
+            self.feed.record(event, self.nodes.record(event))
+
+    def _problems(self) -> list[str]:
+        return [*self.sources.problems(), *self._failures.values()]
 
     def health(self) -> dict[str, Any]:
         """What /healthz says: `degraded` where something wants a person, but others are served."""
-        problems = [*self.sources.problems(), *self._failures.values()]
+        problems = self._problems()
         images: dict[str, dict[str, str]] = {}
         for image in self.sources.store.images:
             for tag in image.tags:

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ from server.feed import Feed
 from server.identity import Identifier
 from server.keeping import Keeper
 from server.loaders import make_find_loaders
+from server.metrics.metrics import Metrics
 from server.nodes import Nodes
-from server.protocols.http import HttpLimits
+from server.protocols.http import HttpLimits, Request, Response
 from server.secretsource import SecretsSource
 from server.services.dhcp import DhcpService, Range, parse_range
 from server.services.http import HttpService
@@ -66,6 +66,7 @@ class Parts:
     identifier: Identifier
     nodes: Nodes
     feed: Feed
+    metrics: Metrics
     tree: BootTree
     record: Emit
     health: Callable[[], Mapping[str, Any]]
@@ -92,7 +93,7 @@ class Assembly:
                 loop,
                 address=config.listen,
                 port=config.http.port,
-                handle=functools.partial(handle, self.make_web()),
+                handle=self._make_handler(),
                 emit=self.parts.record,
                 limits=self._limits(HttpLimits(), "http"),
             ),
@@ -182,6 +183,20 @@ class Assembly:
         limits = getattr(self.parts.config, service).limits
         return apply_limits(defaults, limits, f"{self.parts.config.source}: {service}.limits")
 
+    def _make_handler(self) -> Callable[[Request], Response]:
+        web, metrics = self.make_web(), self.parts.metrics
+
+        def answer(request: Request) -> Response:
+            try:
+                response = handle(web, request)
+            except Exception:
+                metrics.count_request(request.path, 500)
+                raise
+            metrics.count_request(request.path, response.status)
+            return response
+
+        return answer
+
     def make_web(self) -> Web:
         beacons = RateLimit(BEACONS_PER_SECOND, 5 * BEACONS_PER_SECOND)
         return Web(
@@ -189,6 +204,7 @@ class Assembly:
             identifier=self.parts.identifier,
             nodes=self.parts.nodes,
             feed=self.parts.feed,
+            metrics=self.parts.metrics.render,
             health=self.parts.health,
             emit=self.parts.record,
             allow=lambda client: beacons.allow(client, self.parts.loop.time()),

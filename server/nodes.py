@@ -175,6 +175,11 @@ class Nodes:
         self._strangers: OrderedDict[str, None] = OrderedDict()
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
+        self._watchers: list[Callable[[str, Node | None], None]] = []
+
+    def watch(self, action: "Callable[[str, Node | None], None]") -> None:
+        """Have `action` called with a node's key after each event of it; None: it is forgotten."""
+        self._watchers.append(action)
 
     def record(self, event: Event) -> "Node | None":
         """Take one event into its node's timeline; anything odd in it is cut, never raised.
@@ -188,6 +193,7 @@ class Nodes:
         node = self._find(event.node, event.time)
         if phase is not None:
             self._take(node, event, phase, detail)
+        self._tell(node.key, node)
         return node
 
     def _take(self, node: "Node", event: Event, phase: str, detail: dict[str, Any]) -> None:
@@ -263,6 +269,11 @@ class Nodes:
     def _forget(self, key: str) -> None:
         self._dirty.pop(key, None)
         self._gone.add(key)
+        self._tell(key, None)
+
+    def _tell(self, key: str, node: Node | None) -> None:
+        for action in self._watchers:
+            action(key, node)
 
     def _boot_of(
         self, node: Node, event: Event, phase: str, path: str, detail: Mapping[str, Any]

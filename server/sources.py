@@ -50,6 +50,9 @@ class LtsConfSource:
     ) -> None:
         self.path = path
         self.problem = ""
+        self.taken = self.refusals = 0
+        self.taken_at: float | None = None
+        """Seconds since the epoch; None: no text was good yet."""
         self.current: LtsConf | LtsTemplate = LtsConf.parse(b"")
         self._state = state
         self._wall = wall
@@ -125,9 +128,12 @@ class LtsConfSource:
             raise error or ServerError(f"{path}: cannot be read")
         self.current = conf
         self.problem = ""
+        self.taken += 1
+        self.taken_at = self._wall()
         self._keep(reader.texts)
 
     def _refuse(self, error: ServerError) -> None:
+        self.refusals += 1
         reason = f"{error.format_message()}".replace("\n  hint: ", "; ")
         self.problem = f"lts.conf refused, the last good text stays in force: {reason}"
         _log.error("%s", self.problem)

@@ -39,6 +39,7 @@ FLOORS = [
     ["server.config", "server.identity", "server.dhcpconfig"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
     ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],
+    ["server.metrics"],
     ["server.boottree"],
     [
         "server.sources",
@@ -49,6 +50,7 @@ FLOORS = [
         "server.web",
         "server.kubernetes",
     ],
+    ["server.measure"],
     ["server.assemble", "server.ltsconf.cli", "server.doctor"],
     ["server.app"],
     ["server.cli"],

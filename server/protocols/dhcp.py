@@ -162,7 +162,7 @@ class Plan:
     in (67 or 4011). http_port: of the boot tree, None when HTTP is not served.
     loaders: None for a machine that shall get none; `refusal` says why.
     grant, nak, silence: what full mode decided about the address; in proxy mode
-    all three are empty, and no address is ever given.
+    all three are empty, and no address is ever given. cause: of a silence, of few words.
     """
 
     server: str
@@ -173,6 +173,7 @@ class Plan:
     grant: Grant | None = None
     nak: str = ""
     silence: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,9 +255,10 @@ def answer(request: Message, plan: Plan) -> Reply | Silence:
     if request.op != Op.REQUEST:
         return Silence("not a request")
     if plan.silence:
-        return Silence(plan.silence, {**detail, "status": "error", "message": plan.silence})
+        detail.update(status="error", message=plan.silence, cause=plan.cause)
+        return Silence(plan.silence, detail)
     if plan.nak:
-        detail.update(status="error", message=plan.nak, reply="nak")
+        detail.update(status="error", message=plan.nak, reply="nak", cause="refused")
         return Reply(_refuse(request, plan), detail)
     loader, reason = "", plan.refusal
     if client.vendor:

@@ -129,7 +129,8 @@ class DhcpServer:
         if kind == MessageType.DISCOVER:
             address = table.offer(mac, wanted, now)
             if address is None:
-                return _silent(plan, "no address is left in the DHCP range: make it larger")
+                why = "no address is left in the DHCP range: make it larger"
+                return _silent(plan, why, "no_address")
             return _grant(plan, pool, mac, address)
         if kind != MessageType.REQUEST:
             return Outcome()  # an OFFER or ACK marked as a request
@@ -147,6 +148,7 @@ class DhcpServer:
                 plan,
                 f"it took an address of another DHCP server, {chosen}:"
                 " with one on this network use `--dhcp proxy`",
+                "other_server",
             )
         if chosen is None and wanted is not None:  # it has booted before
             known = table.find(mac)
@@ -171,7 +173,7 @@ class DhcpServer:
             if wanted is None or not pool.table.decline(request.mac, wanted, now):
                 return Outcome()
             reason = f"{wanted} is used by another machine: it is set aside for a while"
-            detail.update(status="error", address=wanted, message=reason)
+            detail.update(status="error", address=wanted, message=reason, cause="address_in_use")
         return Outcome(None, [self._event(now, request, detail)])
 
 
@@ -188,5 +190,5 @@ def _refuse(plan: Plan, reason: str) -> Plan:
     return replace(plan, nak=reason)
 
 
-def _silent(plan: Plan, reason: str) -> Plan:
-    return replace(plan, silence=reason)
+def _silent(plan: Plan, reason: str, cause: str) -> Plan:
+    return replace(plan, silence=reason, cause=cause)

@@ -76,10 +76,11 @@ def negotiate(
 @dataclass(frozen=True)
 class Outcome:
     """How a transfer ended. "stop": the client had enough (a size probe, a file
-    that was closed early), which is no error."""
+    that was closed early), which is no error. cause: an error's, of few words."""
 
     status: Literal["ok", "stop", "error"]
     message: str = ""
+    cause: str = ""
 
 
 class Transfer:
@@ -215,12 +216,13 @@ class Transfer:
         if self.outcome is not None or now < self.deadline:
             return False
         if not self.confirmed and self._backoff >= UNCONFIRMED_RETRIES:
-            self._end("error", "the client never answered")
+            self._end("error", "the client never answered", "never_answered")
             return False
         if now - self._progress >= self._give_up:
             waited = f"no answer for {now - self._progress:.0f} s"
             self.farewell = pack_error(ErrorCode.UNDEFINED, "timed out")
-            self._end("error", f"{waited} at block {self.acked + 1} of {self.total}")
+            at = f"at block {self.acked + 1} of {self.total}"
+            self._end("error", f"{waited} {at}", "timeout")
             return False
         self._backoff = min(self._backoff + 1, 16)
         self._send_again(now)
@@ -244,13 +246,16 @@ class Transfer:
         elif self.acked <= 0:
             self._end("stop", "the client closed its port at the start")
         else:
-            self._end("error", f"the client closed its port at block {self.acked + 1}")
+            at = self.acked + 1
+            self._end("error", f"the client closed its port at block {at}", "hung_up")
 
-    def fail(self, message: str, code: ErrorCode = ErrorCode.UNDEFINED) -> None:
+    def fail(
+        self, message: str, code: ErrorCode = ErrorCode.UNDEFINED, *, cause: str = "stopped"
+    ) -> None:
         """End it from the server's side; the client is told."""
         if self.outcome is None:
             self.farewell = pack_error(code, message)
-            self._end("error", message)
+            self._end("error", message, cause)
 
     def _receive_other(self, packet: bytes) -> bool:
         opcode = int.from_bytes(packet[:2], "big")
@@ -305,6 +310,8 @@ class Transfer:
         """Longest wait between two retransmissions: the client's timeout, if it named one."""
         return float(self._timeout) if self._timeout else MAX_RTO
 
-    def _end(self, status: Literal["ok", "stop", "error"], message: str = "") -> None:
-        self.outcome = Outcome(status, message)
+    def _end(
+        self, status: Literal["ok", "stop", "error"], message: str = "", cause: str = ""
+    ) -> None:
+        self.outcome = Outcome(status, message, cause)
         self.deadline = NEVER

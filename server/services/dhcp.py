@@ -313,7 +313,7 @@ class DhcpService:
 
     def _complain(self, now: float, node: str, message: str) -> None:
         if self._complaints.allow("", now):
-            detail = {"status": "error", "message": message}
+            detail = {"status": "error", "message": message, "cause": "server"}
             self._emit(Event(now, node, "dhcp", "dhcp", detail))
 
 

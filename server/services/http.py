@@ -39,6 +39,7 @@ LINGER_SECONDS: Final = 1.0
 FOLLOWER_BUFFER: Final = 65_536
 """SO_SNDBUF of a reply without an end: what the kernel holds for a slow follower."""
 _log = logging.getLogger(__name__)
+_CAUSES = {403: "refused", 404: "not_found", 416: "malformed", 500: "server", 503: "limit"}
 
 
 class HttpService:
@@ -443,4 +444,5 @@ class _Connection:
         if failure or reply.status >= 400:
             detail["status"] = "error"
             detail["message"] = failure or f"answered with {reply.status}"
+            detail["cause"] = "hung_up" if failure else _CAUSES.get(reply.status, "refused")
         self._service.emit(Event(now, self.client, "http", "transfer", detail))

@@ -19,6 +19,7 @@ __all__ = ["Export", "NbdLimits", "NbdService"]
 
 RECEIVE_BYTES: Final = 16 * 1024
 ACCEPT_PAUSE: Final = 0.2
+TRAFFIC_SECONDS: Final = 2.0
 
 
 class NbdService:
@@ -59,6 +60,9 @@ class NbdService:
         limit = self.limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
         self._stopped: asyncio.Future[None] | None = None
+        self._past = (0, 0)
+        self._told = (0, 0)
+        self._traffic_timer: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
@@ -84,6 +88,7 @@ class NbdService:
         """Serve, once bound."""
         raise_file_limit()
         self.loop.add_reader(self.listener.fileno(), self._accept)
+        self._traffic_timer = self.loop.call_later(TRAFFIC_SECONDS, self._tell_traffic)
 
     async def stop(self) -> None:
         """Take no new clients, send what is on its way, hang up. Bounded by close_seconds.
@@ -102,6 +107,9 @@ class NbdService:
         except TimeoutError:
             for connection in list(self._connections):
                 connection.close("the server is stopping")
+        if self._traffic_timer is not None:
+            self._tell_traffic()
+            self._traffic_timer.cancel()
         self.maps.close()
 
     def connections(self) -> Mapping[str, list[str]]:
@@ -122,16 +130,17 @@ class NbdService:
         """An export that can be read, with its map."""
         export = self.exports(name, client)
         if export is None:
-            self.complain(client, name, "no such export")
+            self.complain(client, name, "no such export", "not_found")
             return None
         try:
             file = self.maps.open(export.path)
         except OSError as error:
-            self.complain(client, name, f"cannot open {export.path}: {error.strerror or error}")
+            why = f"cannot open {export.path}: {error.strerror or error}"
+            self.complain(client, name, why, "unreadable")
             return None
         if file.size < export.size:
             short = f"{export.path} has {file.size} bytes, not {export.size}"
-            self.complain(client, name, short)
+            self.complain(client, name, short, "unreadable")
             return None
         return export, file
 
@@ -139,7 +148,8 @@ class NbdService:
         self._handshakes.pop(connection, None)
         self._report(connection.client, "attach", _detail(export, 0))
 
-    def detached(self, connection: Connection, reason: str, payload: int) -> None:
+    def detached(self, connection: Connection, reason: str, payload: int, requests: int) -> None:
+        self._past = (self._past[0] + payload, self._past[1] + requests)
         self._connections.discard(connection)
         self._handshakes.pop(connection, None)
         left = self._per_client.get(connection.client, 0) - 1
@@ -154,15 +164,29 @@ class NbdService:
             self._report(connection.client, "detach", detail)
         self._check_stopped()
 
-    def complain(self, client: str, export: str, message: str) -> None:
+    def complain(self, client: str, export: str, message: str, cause: str) -> None:
         """Tell of something refused or wrong, at a bounded rate for each client."""
         if self._complaints.allow(client, self.loop.time()):
-            self._report(client, "error", {"export": export, "status": "error", "message": message})
+            detail = {"export": export, "status": "error", "message": message, "cause": cause}
+            self._report(client, "error", detail)
 
     def _report(
         self, client: str, phase: str, detail: Mapping[str, str | int | float | bool]
     ) -> None:
         self._emit(Event(time.time(), client, "nbd", phase, detail))
+
+    def _tell_traffic(self) -> None:
+        """What all connections moved since the last time; a connection may last for months."""
+        size, requests = self._past
+        for connection in self._connections:
+            more = connection.traffic()
+            size += more[0]
+            requests += more[1]
+        if (size, requests) != self._told:
+            detail = {"bytes": size - self._told[0], "requests": requests - self._told[1]}
+            self._told = (size, requests)
+            self._report("", "traffic", detail)
+        self._traffic_timer = self.loop.call_later(TRAFFIC_SECONDS, self._tell_traffic)
 
     def _check_stopped(self) -> None:
         if self._stopped is not None and not self._connections and not self._stopped.done():
@@ -181,14 +205,15 @@ class NbdService:
         limits = self.limits
         if self._per_client.get(client, 0) >= limits.per_client:
             sock.close()
-            self.complain(client, "", f"more than {limits.per_client} connections")
+            self.complain(client, "", f"more than {limits.per_client} connections", "limit")
             return
         if len(self._handshakes) >= limits.handshakes:
             oldest = next(iter(self._handshakes))
             oldest.close("gave way to a new connection")
         if len(self._connections) >= limits.connections:
             sock.close()
-            self.complain(client, "", f"the server has its {limits.connections} connections")
+            why = f"the server has its {limits.connections} connections"
+            self.complain(client, "", why, "limit")
             return
         connection = Connection(self, sock, client)
         self._connections.add(connection)
@@ -198,7 +223,7 @@ class NbdService:
 
     def _pause_accepting(self, error: OSError) -> None:
         """Out of files or memory: leave the others their work, try again soon."""
-        self.complain("", "", f"cannot accept connections: {error.strerror}")
+        self.complain("", "", f"cannot accept connections: {error.strerror}", "network")
         if self._handshakes:
             next(iter(self._handshakes)).close("the server is out of files")
         self.loop.remove_reader(self.listener.fileno())

@@ -33,8 +33,10 @@ class ConnectionHost(Protocol):
     def find(self, name: str, client: str) -> tuple[Export, MappedFile] | None: ...
     def list_exports(self, client: str, /) -> Sequence[str]: ...
     def attached(self, connection: "Connection", export: Export) -> None: ...
-    def detached(self, connection: "Connection", reason: str, payload: int) -> None: ...
-    def complain(self, client: str, export: str, message: str) -> None: ...
+    def detached(
+        self, connection: "Connection", reason: str, payload: int, requests: int
+    ) -> None: ...
+    def complain(self, client: str, export: str, message: str, cause: str) -> None: ...
 
 
 class Connection:
@@ -113,6 +115,11 @@ class Connection:
             self._timer = self._service.loop.call_later(seconds, self.close, reason)
         self._settle()
 
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of the export that were sent, and requests answered, up to now."""
+        core = self._core
+        return (core.payload, core.requests) if core is not None else (0, 0)
+
     def close(self, reason: str) -> None:
         """Hang up now."""
         if self._fd < 0:
@@ -125,9 +132,9 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._out = []
-        payload = self._core.payload if self._core is not None else 0
+        payload, requests = self.traffic()
         self._core = self._handshake = self._file = None
-        self._service.detached(self, reason, payload)
+        self._service.detached(self, reason, payload, requests)
 
     def _find(self, name: str) -> Export | None:
         found = self._service.find(name, self.client)
@@ -192,7 +199,8 @@ class Connection:
         outcome = handshake.outcome
         if isinstance(outcome, Closed):
             if outcome.error:
-                self._service.complain(self.client, handshake.wanted or "", outcome.reason)
+                wanted = handshake.wanted or ""
+                self._service.complain(self.client, wanted, outcome.reason, "malformed")
             self.finish(outcome.reason)
             return
         if isinstance(outcome, Attached):
@@ -252,7 +260,7 @@ class Connection:
             return
         if error is not None and self.export is not None:
             what = f"{self.export.path}: {error.strerror or error}"
-            self._service.complain(self.client, self.export.name, what)
+            self._service.complain(self.client, self.export.name, what, "unreadable")
         self._send(core.complete(request, Errno.EIO if error is not None else None))
         self._settle()
 
@@ -297,7 +305,7 @@ class Connection:
                 self._load(core)
             if core.refused is not None:
                 name = self.export.name if self.export is not None else ""
-                self._service.complain(self.client, name, core.refused)
+                self._service.complain(self.client, name, core.refused, "refused")
                 core.refused = None
             core.attention = core.more
             if core.closed is not None and self._finish is None:

@@ -149,7 +149,8 @@ class TftpService:
         if opcode not in (Opcode.RRQ, Opcode.WRQ):
             return  # a late ACK, or an answer to an answer: never answered
         if not self._requests.allow(client[0], now):
-            self.complain(client[0], "", "more requests than limits.requests_per_second")
+            why = "more requests than limits.requests_per_second"
+            self.complain(client[0], "", why, "limit")
             return
         link = self._links.get(client)
         if link is not None:
@@ -166,7 +167,7 @@ class TftpService:
             request = parse_request(packet)
             self._start(request, packet, client, local, now)
         except RequestError as error:
-            self._refuse(client, local, "", error.code, str(error))
+            self._refuse(client, local, "", error.code, str(error), "malformed")
 
     def _start(
         self, request: Request, packet: bytes, client: Address, local: str, now: float
@@ -175,25 +176,25 @@ class TftpService:
         path = request.path
         running = self._per_client.get(client[0], 0)
         if running >= limits.per_client:
-            self._refuse(
-                client, local, path, ErrorCode.UNDEFINED, f"more than {limits.per_client} transfers"
-            )
+            why = f"more than {limits.per_client} transfers"
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
         if len(self._links) >= limits.transfers:
             why = f"the server has its {limits.transfers} transfers"
-            self._refuse(client, local, path, ErrorCode.UNDEFINED, why)
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
         try:
             content = self._lookup(path, client[0])
             source = self.cache.open(content, netascii=request.netascii)
         except NotFound as error:
-            self._refuse(client, local, path, ErrorCode.NOT_FOUND, error.reason)
+            self._refuse(client, local, path, ErrorCode.NOT_FOUND, error.reason, "not_found")
             return
         except Refused as error:
-            self._refuse(client, local, path, ErrorCode.ACCESS, error.reason)
+            self._refuse(client, local, path, ErrorCode.ACCESS, error.reason, "refused")
             return
         except OSError as error:
-            self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
+            why = error.strerror or str(error)
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "unreadable")
             return
         negotiated = negotiate(
             request.options,
@@ -210,7 +211,8 @@ class TftpService:
                 and not link.transfer.oack
             )
             if unconfirmed >= limits.unconfirmed:
-                self.complain(client[0], path, "too many transfers that were never answered")
+                why = "too many transfers that were never answered"
+                self.complain(client[0], path, why, "limit")
                 return
         transfer = Transfer(source.size, negotiated, give_up=limits.give_up_seconds)
         reader = Reader(self.cache, source, negotiated.blksize)
@@ -218,7 +220,8 @@ class TftpService:
             link = Link(self, client, local, packet, path, transfer, reader)
             link.options = _name_options(request)
         except OSError as error:
-            self._refuse(client, local, path, ErrorCode.UNDEFINED, error.strerror or str(error))
+            why = error.strerror or str(error)
+            self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "network")
             return
         self._links[client] = link
         self._per_client[client[0]] = running + 1
@@ -226,9 +229,15 @@ class TftpService:
         link.start(now)
 
     def _refuse(
-        self, client: Address, local: str, path: str, code: ErrorCode, message: str
+        self,
+        client: Address,
+        local: str,
+        path: str,
+        code: ErrorCode,
+        message: str,
+        cause: str,
     ) -> None:
-        self.complain(client[0], path, message)
+        self.complain(client[0], path, message, cause)
         if self._errors.allow(client[0], self.loop.time()):
             self.tell(pack_error(code, message), client, local)
 
@@ -296,10 +305,10 @@ class TftpService:
             self._per_client.pop(link.client[0], None)
         outcome = link.transfer.outcome
         if outcome is not None:
-            self.report(link, outcome.status, outcome.message)
+            self.report(link, outcome.status, outcome.message, outcome.cause)
         self._check_stopped()
 
-    def report(self, link: Link, status: str, message: str = "") -> None:
+    def report(self, link: Link, status: str, message: str = "", cause: str = "") -> None:
         transfer = link.transfer
         if status == "ok":
             sent = transfer.size
@@ -320,12 +329,15 @@ class TftpService:
         if status == "error" and not transfer.confirmed:
             # For the diagnosis: nothing ever came back, and how often it was asked for.
             detail.update(answered=False, oack=bool(transfer.oack), asked=link.asked)
+        if cause:
+            detail["cause"] = cause
         self._tell(link.client[0], detail)
 
-    def complain(self, client: str, path: str, message: str) -> None:
+    def complain(self, client: str, path: str, message: str, cause: str) -> None:
         """Tell of something refused, at a bounded rate for each client."""
         if self._complaints.allow(client, self.loop.time()):
-            self._tell(client, {"path": path, "status": "error", "message": message})
+            detail = {"path": path, "status": "error", "message": message, "cause": cause}
+            self._tell(client, detail)
 
     def _tell(self, client: str, detail: Mapping[str, str | int | float | bool]) -> None:
         self._emit(Event(time.time(), client, "tftp", "transfer", detail))

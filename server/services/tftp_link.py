@@ -254,7 +254,7 @@ class Link:
                 return False
             if count > 1 and self._segments > 1:
                 return self._unsegmented(packets, count)
-            self.transfer.fail(f"cannot send: {error.strerror or error}")
+            self.transfer.fail(f"cannot send: {error.strerror or error}", cause="network")
             self.finish()
             return False
         return True
@@ -282,7 +282,9 @@ class Link:
         if self.closed:
             return
         if error is not None:
-            self.transfer.fail(f"cannot read the file: {error.strerror or error}")
+            self.transfer.fail(
+                f"cannot read the file: {error.strerror or error}", cause="unreadable"
+            )
             self.finish()
             return
         self.transfer.sent(self._service.loop.time())

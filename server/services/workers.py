@@ -114,6 +114,13 @@ class WorkerPool:
         """The workers that run."""
         return [worker.process.pid for worker in self._workers if worker is not None]
 
+    def processes(self) -> dict[int, int | None]:
+        """Each worker's number and process id; None while it is being replaced."""
+        return {
+            number: worker.process.pid if worker is not None else None
+            for number, worker in enumerate(self._workers)
+        }
+
     @property
     def ready(self) -> bool:
         """True while every worker serves; what comes before waits in the sockets."""
@@ -174,7 +181,7 @@ class WorkerPool:
         if self._stopping is not None:
             return
         message = f"worker {number} {why}; another is started"
-        detail = {"status": "error", "message": message}
+        detail = {"status": "error", "message": message, "cause": "worker_ended"}
         self._emit(Event(time.time(), "", "workers", "worker", detail))
         self._restarts[number] = self.loop.call_later(RESTART_SECONDS, self._start_one, number)
 

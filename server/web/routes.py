@@ -38,6 +38,7 @@ class Web:
     allow: whether a client may send a beacon now (a rate limit). facts: of the
     farm, for the diagnosis.
     whole_tree: the boot tree has more than /ltsp/ (`--boot-tree`).
+    metrics: Metrics.render, None where nothing is counted.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -50,6 +51,7 @@ class Web:
     feed: Feed = field(default_factory=Feed)
     facts: Callable[[], FarmFacts] = FarmFacts
     whole_tree: bool = False
+    metrics: Callable[[str], tuple[bytes, str]] | None = None
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -86,6 +88,9 @@ def _get(web: Web, request: Request) -> Response:
             found = diagnose(node, web.clock(), web.facts())
             finding = found.to_json() if found else None
             return _json(200, {**describe(node), "finding": finding})
+        case ["metrics"] if web.metrics is not None:
+            text, kind = web.metrics(request.headers.get("accept", ""))
+            return Response(200, text, kind, (_NO_STORE,))
         case ["api", "events"]:
             return answer_events(web.feed, request)
         case [""]:

@@ -18,6 +18,7 @@ import pytest
 from imagebuild.inuse import read_in_use
 from imagebuild.store import Store
 from tests.server.farm import FILES, publish
+from tests.server.metrics.scrape import Scrape
 
 BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()", "serve")
 GOOD = "[default]\nGREETING = one\n"
@@ -228,6 +229,46 @@ def test_workers_serve_the_same(farm: Path) -> None:
         assert eventually(lambda: 'GREETING="uno"' in fetch())
     finally:
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_metrics_of_a_server_at_work(farm: Path, workers: str, tmp_path: Path) -> None:
+    server = Server(farm, ["--workers", workers])
+    try:
+        server.start()
+        assert server.get("/ltsp/amd64/vmlinuz") == FILES["vmlinuz"]
+        uri = f"nbd://127.0.0.1:{server.nbd}//opt/ltsp/amd64"
+        subprocess.run(["nbdcopy", uri, tmp_path / "copy"], timeout=50, check=True)
+        script = f"mode binary\nget /ltsp/amd64/nothing {tmp_path}/nothing\n"
+        subprocess.run(["tftp", "127.0.0.1", str(server.tftp)], input=script, text=True)
+        replace(farm / "lts.conf", BAD)
+        server.get("/ltsp/amd64/lts.conf")
+
+        def sent(seen: Scrape) -> bool:
+            return seen.get("bootfarm_sent_bytes_total", protocol="nbd") == len(
+                FILES["rootfs.squashfs"]
+            )
+
+        assert eventually(lambda: sent(Scrape(server.get("/metrics")))), (
+            "it is told every 2 seconds"
+        )
+        seen = Scrape(server.get("/metrics"))
+        assert (seen.get("bootfarm_sent_bytes_total", protocol="http") or 0) >= len(
+            FILES["vmlinuz"]
+        )
+        assert (seen.get("bootfarm_nbd_requests_total") or 0) > 0
+        assert (seen.get("bootfarm_nbd_attaches_total") or 0) > 0
+        assert seen.get("bootfarm_errors_total", source="tftp", cause="not_found") == 1
+        assert seen.get("bootfarm_nodes", phase="root", status="ok") == 1
+        assert seen.get("bootfarm_http_requests_total", route="ltsp", code="2xx") == 2
+        assert seen.get("bootfarm_ltsconf_loads_total", result="ok") == 1
+        assert seen.get("bootfarm_ltsconf_loads_total", result="refused") == 1
+        assert seen.get("bootfarm_ltsconf_refused") == 1
+        assert seen.get("bootfarm_degraded") == 1
+        assert seen.get("bootfarm_images") == 1
+        assert seen.get("bootfarm_worker_up", worker="0") == (1 if workers == "1" else None)
+    finally:
+        server.stop()
 
 
 def test_a_new_tag_is_served_without_a_restart(server: Server, farm: Path) -> None:

@@ -235,7 +235,7 @@ class TestTimers:
             transfer.timeout(now)
         assert 40.0 <= now <= 40.0 + MAX_RTO
         assert transfer.outcome == Outcome(
-            "error", f"no answer for {now - 10:.0f} s at block 2 of 10"
+            "error", f"no answer for {now - 10:.0f} s at block 2 of 10", "timeout"
         )
         assert transfer.farewell == pack_error(0, "timed out")
 
@@ -347,7 +347,9 @@ class TestUnreachable:
         transfer = start(10_000)
         transfer.receive(pack_ack(1), 0.1)
         transfer.unreachable()
-        assert transfer.outcome == Outcome("error", "the client closed its port at block 2")
+        assert transfer.outcome == Outcome(
+            "error", "the client closed its port at block 2", "hung_up"
+        )
 
     def test_not_once_it_is_over(self) -> None:
         transfer = start(10)
@@ -359,7 +361,7 @@ class TestUnreachable:
 def test_the_server_may_end_it() -> None:
     transfer = start()
     transfer.fail("the server is stopping")
-    assert transfer.outcome == Outcome("error", "the server is stopping")
+    assert transfer.outcome == Outcome("error", "the server is stopping", "stopped")
     assert transfer.farewell == pack_error(0, "the server is stopping")
 
 

@@ -111,6 +111,33 @@ def eventually(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
+def test_traffic_is_told_while_a_connection_lasts(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.nbd.TRAFFIC_SECONDS", 0.01)
+    seen = Seen()
+
+    def told() -> tuple[int, int]:
+        details = [event.detail for event in seen.events if event.phase == "traffic"]
+        assert all(event.node == "" for event in seen.events if event.phase == "traffic")
+        return (
+            sum(int(detail["bytes"]) for detail in details),
+            sum(int(detail["requests"]) for detail in details),
+        )
+
+    with serving(image, seen) as service:
+        with attach(service) as sock, attach(service) as other:
+            read(sock, 0, SIZE)
+            read(other, 5, 7)
+            eventually(lambda: told() == (SIZE + 7, 2))
+            read(sock, 0, 100)
+            eventually(lambda: told() == (SIZE + 107, 3))
+        seen.wait_phase("detach")
+        with attach(service) as sock:
+            read(sock, 0, 11)
+    assert told() == (SIZE + 118, 4), "nothing twice, and the last ones when it stops"
+
+
 def test_attach_read_detach(image: Path) -> None:
     seen = Seen()
     with serving(image, seen) as service:

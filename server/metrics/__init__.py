@@ -1,0 +1,1 @@
+"""What `/metrics` says, counted as it happens (docs/monitoring.md)."""
