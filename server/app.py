@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import signal
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,19 +16,24 @@ from server.assemble import (
     Parts,
     Service,
     make_catalog,
+    make_facts,
     make_keeper,
     open_sources,
     open_state,
 )
+from server.boottree import Site
 from server.catalog import warm_up
 from server.config import Config
+from server.diagnosis import FarmFacts, Finding, diagnose
 from server.events import Event
-from server.feed import Feed
+from server.feed import Changes, Feed
 from server.identity import Identifier, make_identifier
 from server.keeping import COLLECT_SECONDS, Keeper
 from server.ltsconf.template import shared_checker, shared_renderer
 from server.measure import make_metrics
-from server.nodes import Nodes
+from server.nodes import Node, Nodes
+from server.overview import Overview
+from server.secrecy import Secrecy
 from server.services.nbd import NbdService
 from server.services.workers import PooledNbd
 
@@ -35,6 +41,8 @@ POLL_SECONDS = 1.0
 WORKERS_POLL_SECONDS = 0.1
 SAVE_SECONDS = 2.0
 SAVE_AT_ONCE = 200
+LOOK_SECONDS = 0.25
+CHANGES_SECONDS = 1.0
 IN_USE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
@@ -51,6 +59,7 @@ class App:
         self.config = config
         self._loop = loop
         self._failures: dict[str, str] = {text: text for text in problems}
+        self._facts: tuple[Site, FarmFacts] | None = None
         self._stopping = loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._state = open_state(config.state)
@@ -62,6 +71,7 @@ class App:
             limit=config.max_nodes,
             events=config.events_per_node,
         )
+        self.secrecy = Secrecy(lambda: self.sources.secrets.current)
         self.feed = Feed()
         # Only who shows them keeps them: processes that share a state directory
         # would overwrite each other's.
@@ -77,8 +87,12 @@ class App:
             problems=self._problems,
             max_nodes=config.max_nodes,
         )
+        self.overview = Overview(
+            self.nodes, self._diagnose, functools.partial(_find_serial, config)
+        )
         self.metrics.tally.seed(self.nodes.nodes())
         self.nodes.watch(self.metrics.tally.change)
+        self.changes = Changes()
         catalog = make_catalog(self.sources, config)
         self.tree = catalog.make_tree(self.sources.site, self.identifier, self.record)
         self._warm_up()
@@ -91,8 +105,11 @@ class App:
                 sources=self.sources,
                 identifier=self.identifier,
                 nodes=self.nodes,
+                overview=self.overview,
                 feed=self.feed,
                 metrics=self.metrics,
+                changes=self.changes,
+                secrecy=self.secrecy,
                 tree=self.tree,
                 record=self.record,
                 health=self.health,
@@ -121,17 +138,34 @@ class App:
 
     def record(self, event: Event) -> None:
         """Take an event of a service: into the timelines, and errors into the log."""
+        event = self.secrecy.mask_event(event)
         if event.detail.get("status") == "error":
             words = " ".join(f"{key}={value}" for key, value in event.detail.items())
             _log.warning("%s %s %s: %s", event.node, event.source, event.phase, words)
         else:
             _log.debug("%s %s %s: %s", event.node, event.source, event.phase, dict(event.detail))
         self.metrics.record(event)
-        if event.phase != "traffic":  # of no node
-            self.feed.record(event, self.nodes.record(event))
+        if event.phase == "traffic":
+            return  # of no node
+        node = self.nodes.record(event)
+        self.feed.record(event, node)
+        if node is not None:
+            self.overview.note(node.key)
+            self.changes.note(node.key)
 
     def _problems(self) -> list[str]:
         return [*self.sources.problems(), *self._failures.values()]
+
+    def _diagnose(self, node: Node, now: float) -> Finding | None:
+        site = self.sources.current
+        if self._facts is None or self._facts[0] is not site:
+            self._facts = (site, make_facts(self.config, self.sources))
+        return diagnose(node, now, self._facts[1])
+
+    def _look_around(self) -> None:
+        """Keep the states of nodes up to date, and tell of those that changed by silence."""
+        for key in self.overview.turn(time.time()):
+            self.changes.note(key)
 
     def health(self) -> dict[str, Any]:
         """What /healthz says: `degraded` where something wants a person, but others are served."""
@@ -172,6 +206,8 @@ class App:
             # Workers cannot look themselves, so the parent looks often.
             self._repeat(WORKERS_POLL_SECONDS, self.sources.site)
         self._repeat(SAVE_SECONDS, self._save)
+        self._repeat(LOOK_SECONDS, self._look_around)
+        self._repeat(CHANGES_SECONDS, self.changes.flush)
         if self._keeper is not None:
             # Nodes of the server before this one have their time to come back.
             self._note_in_use(self._keeper)
@@ -276,6 +312,12 @@ def _find_culprit(error: BaseException) -> str:
         if path.parent.name in ("services", "protocols"):
             return path.stem.partition("_")[0]
     return "server"
+
+
+def _find_serial(config: Config, mac: str) -> str:
+    """The serial number that the inventory has of a machine, or ""."""
+    machine = config.inventory.by_mac.get(mac)
+    return (machine.serial or "") if machine is not None else ""
 
 
 def _identify(identifier: Identifier, ip: str) -> tuple[str | None, str | None]:

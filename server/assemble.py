@@ -13,16 +13,19 @@ from server.config import Config, apply_limits
 from server.diagnosis import FarmFacts
 from server.errors import ServerError
 from server.events import Emit
+from server.explaining import Explainer
 from server.extras import Extras, open_extras
-from server.feed import Feed
+from server.feed import Changes, Feed
 from server.identity import Identifier
 from server.keeping import Keeper
 from server.loaders import make_find_loaders
 from server.metrics.metrics import Metrics
 from server.nodes import Nodes
+from server.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
+from server.secrecy import Secrecy
 from server.secretsource import SecretsSource
-from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
+from server.services.dhcp import DhcpService, Range, parse_range
 from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
@@ -65,8 +68,11 @@ class Parts:
     sources: Sources
     identifier: Identifier
     nodes: Nodes
+    overview: Overview
     feed: Feed
     metrics: Metrics
+    changes: Changes
+    secrecy: Secrecy
     tree: BootTree
     record: Emit
     health: Callable[[], Mapping[str, Any]]
@@ -160,7 +166,6 @@ class Assembly:
             http_port=config.http.port or None if "http" in config.services else None,
             addresses=_read_range(config) if config.dhcp_range is not None else None,
             state=self.parts.state,
-            limits=apply_limits(DhcpLimits(), config.dhcp_limits, f"{config.source}: dhcp_limits"),
         )
 
     def _catalog(self) -> SiteCatalog:
@@ -204,8 +209,11 @@ class Assembly:
             lookup=self.parts.tree.lookup,
             identifier=self.parts.identifier,
             nodes=self.parts.nodes,
+            overview=self.parts.overview,
             feed=self.parts.feed,
             metrics=self.parts.metrics.render,
+            changes=self.parts.changes,
+            explainer=Explainer(self.parts.sources.site, self.parts.identifier, self.parts.secrecy),
             health=self.parts.health,
             emit=self.parts.record,
             allow=lambda client: beacons.allow(client, self.parts.loop.time()),

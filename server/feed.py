@@ -16,6 +16,8 @@ from server.events import Event
 from server.nodes import Node, bound_detail, phase_of
 
 RING = 2000
+MOST_KEYS = 100
+"""Changed nodes that are named in one message."""
 Push = Callable[[bytes], None]
 
 
@@ -95,3 +97,41 @@ class Feed:
 
     def __len__(self) -> int:
         return len(self._ring)
+
+
+class Changes:
+    """Which nodes have changed: told in one message a turn, for who only wants to look again."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, None] = {}
+        self._followers: dict[int, tuple[str, Push]] = {}
+        self._next_follower = 0
+
+    def note(self, key: str) -> None:
+        """A node has changed; "" stands for the server itself."""
+        if self._followers and len(self._changed) <= MOST_KEYS:
+            self._changed[key] = None
+
+    def flush(self) -> None:
+        """Tell the followers: `{"nodes": [key...]}`, or `{"many": true}`."""
+        keys = list(self._changed)
+        self._changed.clear()
+        if not keys:
+            return
+        many = len(keys) > MOST_KEYS
+        fields: dict[str, Any] = {"many": True} if many else {"nodes": keys}
+        message = b"data: %s\n\n" % json.dumps(fields, separators=(",", ":")).encode()
+        for wanted, push in list(self._followers.values()):
+            if wanted == "" or many or wanted in keys:
+                push(message)
+
+    def follow(self, push: Push, node: str = "") -> Callable[[], None]:
+        """As Feed.follow."""
+        self._next_follower += 1
+        number = self._next_follower
+        self._followers[number] = (node, push)
+
+        def leave() -> None:
+            self._followers.pop(number, None)
+
+        return leave

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,10 @@ class Nodes:
     def nodes(self) -> list[Node]:
         """Every node, last seen first."""
         return sorted(self._nodes.values(), key=lambda node: node.last_seen, reverse=True)
+
+    def newest(self) -> Iterator[Node]:
+        """Every node, the one that was heard of last first; costs nothing until it is read."""
+        return reversed(self._nodes.values())
 
     def get(self, key: str) -> Node | None:
         """A node by MAC (any spelling) or, where that is unknown, by IP."""

@@ -2,9 +2,9 @@
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from imagebuild.manifest import Manifest
 from imagebuild.store import Image
@@ -15,6 +15,8 @@ from server.ltsconf.redact import redact
 from server.ltsconf.template import RenderingFailedError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class NotYetError(PlanError):
@@ -56,8 +58,30 @@ def plan_template(
     one's facts, and must still ask for the same. Raises PlanError or
     LtsConfError, without secrets in their messages, and nothing else.
     """
+
+    def make() -> BootPlan:
+        conf, _ = _settle(node, images, template, farm.default_image, name, known)
+        return plan_boot(node, images, conf, farm, name)
+
+    return _guard(make, node, known)
+
+
+def settle_template(
+    node: NodeId,
+    images: Sequence[Image],
+    template: LtsTemplate,
+    default_image: str | None,
+    name: str | None,
+    known: Known,
+) -> tuple[LtsConf, Image]:
+    """The node's rendering and the image that it asks for; takes and raises as `plan_template`."""
+    return _guard(lambda: _settle(node, images, template, default_image, name, known), node, known)
+
+
+def _guard(work: Callable[[], T], node: NodeId, known: Known) -> T:
+    """What comes of `work`; no secret is in what it raises."""
     try:
-        return _plan(node, images, template, farm, name, known)
+        return work()
     except ServerError as error:
         raise _hide(error, known.secrets) from None
     except Exception as error:
@@ -67,23 +91,23 @@ def plan_template(
         raise PlanError("the server could not make a plan; its log says why") from None
 
 
-def _plan(
+def _settle(
     node: NodeId,
     images: Sequence[Image],
     template: LtsTemplate,
-    farm: Farm,
+    default_image: str | None,
     name: str | None,
     known: Known,
-) -> BootPlan:
+) -> tuple[LtsConf, Image]:
     try:
-        default: Image | None = choose_image("", images, farm.default_image, name)[0]
+        default: Image | None = choose_image("", images, default_image, name)[0]
     except PlanError:
         if not images:
             raise
         default = None  # the template has to name one, without facts of any
     conf = _render(node, template, default, known)
     wanted = conf.resolve(node).get("IMAGE", "")
-    image, _ = choose_image(wanted, images, farm.default_image, name)
+    image, _ = choose_image(wanted, images, default_image, name)
     if image is not default:
         conf = _render(node, template, image, known)
         again = conf.resolve(node).get("IMAGE", "")
@@ -93,7 +117,7 @@ def _plan(
                 f" {wanted!r}, and with those of {_name(image)} {again!r}",
                 hint="IMAGE may depend on node, farm and secrets; on image only where all agree",
             )
-    return plan_boot(node, images, conf, farm, name)
+    return conf, image
 
 
 def _render(node: NodeId, template: LtsTemplate, image: Image | None, known: Known) -> LtsConf:

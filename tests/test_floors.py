@@ -35,12 +35,16 @@ FLOORS = [
     ["server.errors"],
     ["server.events", "server.content"],
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
-    ["server.inventory", "server.stamp", "server.background", "server.extras"],
+    [
+        *("server.inventory", "server.stamp", "server.background", "server.extras"),
+        "server.secrecy",
+    ],
     ["server.config", "server.identity", "server.dhcpconfig"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
     ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],
-    ["server.metrics"],
+    ["server.metrics", "server.overview"],
     ["server.boottree"],
+    ["server.explaining"],
     [
         "server.sources",
         "server.keeping",

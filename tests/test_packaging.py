@@ -34,7 +34,8 @@ def test_a_wheel_has_the_templates_and_runs(tmp_path: Path) -> None:
     for template in (HOUSE / "netboot-config").rglob("*.j2"):
         relative = template.relative_to(HOUSE)
         assert any(name.endswith(f"/data/share/bootfarm/{relative}") for name in packed), relative
-    assert "server/web/page.html.j2" in packed
+    for template in (HOUSE / "server/web/templates").iterdir():
+        assert f"server/web/templates/{template.name}" in packed
 
     # A prefix of its own, beside which there is no checkout.
     venv = tmp_path / "venv"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from server.feed import RING, Feed, Push
+from server.feed import RING, Changes, Feed, Push
 from server.protocols.http import Request, Response
 from server.yamlfile import parse_mac
 
@@ -39,6 +39,17 @@ def answer_events(feed: Feed, request: Request) -> Response:
 
     first = b"retry: 3000\n\n" + b"".join(entry.message() for entry in missed)
     return Response(200, first, STREAM, _STREAM_HEADERS, stream=subscribe)
+
+
+def answer_changes(changes: Changes, request: Request) -> Response:
+    """`GET /api/changes`: which nodes have changed, at most once a second; `?node=KEY` one only."""
+    node = request.query.get("node", "")
+    node = parse_mac(node) or node
+
+    def subscribe(push: Push) -> Callable[[], None]:
+        return changes.follow(push, node)
+
+    return Response(200, b"retry: 3000\n\n", STREAM, _STREAM_HEADERS, stream=subscribe)
 
 
 def _number(text: str, default: int) -> int | None:

@@ -10,24 +10,21 @@ from typing import Any
 from server.content import BytesContent, Content, NotFound, Refused
 from server.diagnosis import FarmFacts, diagnose
 from server.events import Emit
-from server.feed import Feed
+from server.explaining import Explainer, Values
+from server.feed import Changes, Feed
 from server.identity import Identifier
 from server.nodes import Nodes, describe, summarize
+from server.overview import Overview
 from server.protocols.http import FileRange, Request, Response
 from server.web.beacon import BeaconError, parse_beacon
-from server.web.events import answer_events
-from server.web.page import render_page
+from server.web.events import answer_changes, answer_events
+from server.web.nodepage import find_log_hint, render_node
+from server.web.page import render_nodes
+from server.web.rendering import render_lost
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
-HTML = "text/html; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
-_PAGE_HEADERS = (
-    _NO_STORE,
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Web:
     lookup: Callable[[str, str, str | None], Content]
     identifier: Identifier
     nodes: Nodes
+    overview: Overview
     health: Callable[[], Mapping[str, Any]]
     emit: Emit
     allow: Callable[[str], bool] = lambda client: True
@@ -52,6 +50,8 @@ class Web:
     facts: Callable[[], FarmFacts] = FarmFacts
     whole_tree: bool = False
     metrics: Callable[[str], tuple[bytes, str]] | None = None
+    changes: Changes = field(default_factory=Changes)
+    explainer: Explainer | None = None
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -93,9 +93,12 @@ def _get(web: Web, request: Request) -> Response:
             return Response(200, text, kind, (_NO_STORE,))
         case ["api", "events"]:
             return answer_events(web.feed, request)
+        case ["api", "changes"]:
+            return answer_changes(web.changes, request)
         case [""]:
-            page = render_page(web.nodes, web.health(), request.query, web.clock())
-            return Response(200, page.encode(), HTML, _PAGE_HEADERS)
+            return render_nodes(web.overview, web.health(), request.query, web.clock())
+        case ["nodes", key]:
+            return _node_page(web, key)
         case _ if web.whole_tree:
             return _boot_tree(web, request)
         case _:
@@ -109,6 +112,17 @@ def _summarize_all(web: Web) -> list[dict[str, Any]]:
         found = diagnose(node, now, farm)
         rows.append({**summarize(node), "finding": found.to_json() if found else None})
     return rows
+
+
+def _node_page(web: Web, key: str) -> Response:
+    node = web.nodes.get(key)
+    now = web.clock()
+    if node is None:
+        words = f"No machine {key[:60]!r} was seen, or it was long ago and others took its place."
+        return render_lost(404, "No such node", words, web.health(), now)
+    values = web.explainer.explain(node) if web.explainer is not None else Values()
+    row = web.overview.look(node, now)
+    return render_node(row, values, (), find_log_hint(node, False), web.health(), now)
 
 
 def _boot_tree(web: Web, request: Request) -> Response:

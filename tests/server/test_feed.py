@@ -1,7 +1,7 @@
 import json
 
 from server.events import Event
-from server.feed import Feed
+from server.feed import MOST_KEYS, Changes, Feed
 from server.nodes import Nodes
 
 IP, OTHER = "10.9.0.11", "10.9.0.12"
@@ -103,3 +103,28 @@ def test_an_event_is_bounded() -> None:
     farm.feed.record(Event(1.0, "", "s" * 99, "p" * 99, detail), None)
     (entry,) = farm.feed.last()
     assert len(entry.data) < 6000
+
+
+def test_changes_are_told_once_a_turn() -> None:
+    changes = Changes()
+    everything: list[bytes] = []
+    one: list[bytes] = []
+    changes.note("a")
+    changes.flush()
+    leave = changes.follow(everything.append)
+    changes.follow(one.append, "b")
+    for key in ("a", "a", "c"):
+        changes.note(key)
+    changes.flush()
+    changes.flush()
+    assert everything == [b'data: {"nodes":["a","c"]}\n\n']
+    assert one == []
+    for number in range(MOST_KEYS + 5):
+        changes.note(str(number))
+    changes.flush()
+    assert everything[1:] == one == [b'data: {"many":true}\n\n']
+    leave()
+    changes.note("b")
+    changes.flush()
+    assert one[1:] == [b'data: {"nodes":["b"]}\n\n']
+    assert len(everything) == 2

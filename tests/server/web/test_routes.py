@@ -1,6 +1,5 @@
 import json
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -12,8 +11,8 @@ from server.events import Event
 from server.identity import make_identifier
 from server.inventory import Inventory, Machine
 from server.nodes import Nodes
+from server.overview import Overview
 from server.protocols.http import FileRange, Request, Response
-from server.web.page import ROWS, format_age
 from server.web.routes import Web, handle
 
 IP, MAC = "10.9.0.11", "52:54:00:00:00:01"
@@ -48,6 +47,7 @@ class Site:
             lookup=lookup,
             identifier=identifier,
             nodes=self.nodes,
+            overview=Overview(self.nodes),
             health=lambda: {"status": "ok", "problems": self.problems, "images": {}},
             emit=self.emit,
             allow=lambda client: self.allowed,
@@ -159,8 +159,6 @@ def test_a_beacon_of_a_stranger_is_kept_under_its_address(site: Site) -> None:
         ({"phase": "kernel"}, "unknown phase"),
         ({"phase": "join", "status": "maybe"}, "unknown status"),
         ({"phase": "join", "extra": "x"}, "unknown field"),
-        ({"phase": "initramfs", "memory": "much"}, "is no number of MiB"),
-        ({"phase": "initramfs", "memory": "-1"}, "is no number of MiB"),
         ({"phase": "join", **{f"f{n}": "x" for n in range(9)}}, "not a form"),
     ],
 )
@@ -178,84 +176,12 @@ def test_a_beacon_of_another_type_or_too_many(site: Site) -> None:
     assert site.beacon(phase="join").status == 429
 
 
-def test_a_beacon_tells_memory_and_serial_number_of_the_machine(site: Site) -> None:
-    assert site.beacon(mac=MAC, phase="initramfs", memory="2048", serial="SN\n1").status == 204
-    site.beacon(mac=MAC, phase="network", memory="", serial="")
-    facts = site.json(f"/api/nodes/{MAC}")["boot"]["facts"]
-    assert facts == {"memory": 2048, "serial": "SN 1"}
-    assert site.beacon(mac=MAC, phase="initramfs", memory="9999999999").status == 204
-    assert site.events[-1].detail["memory"] == 1 << 30
-
-
 def test_what_a_beacon_says_is_bounded_and_printable(site: Site) -> None:
     site.beacon(phase="join", detail="a\x00b\x1b[2Jc" + "x" * 3000, boot="y" * 300)
     detail = site.events[0].detail
     assert str(detail["detail"]).startswith("a b [2Jc")
     assert len(str(detail["detail"])) == 1000
     assert len(str(detail["boot"])) == 64
-
-
-class Page(HTMLParser):
-    """What stands in the page's table, and the tags that were opened and not closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows = 0
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in ("meta", "input"):
-            self.open.append(tag)
-        self.rows += tag == "tr"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def page(site: Site, **query: str) -> Page:
-    response = site.ask("/", query=query)
-    assert response.status == 200
-    assert isinstance(response.body, bytes)
-    found = Page(response.body.decode())
-    assert found.open == []
-    return found
-
-
-def test_page(site: Site) -> None:
-    assert "No node has been seen yet" in page(site).text
-    site.beacon(mac=MAC, phase="join", status="error", detail="<script>alert(1)</script>")
-    site.problems.append("lts.conf refused: line 4")
-    found = page(site)
-    assert found.rows == 2
-    for words in ("node-1", MAC, IP, "join", "<script>alert(1)</script>", "line 4"):
-        assert words in found.text
-    assert "script" not in found.open
-    headers = dict(site.ask("/").headers)
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-
-
-def test_page_is_paged_and_searched(site: Site) -> None:
-    for number in range(ROWS + 5):
-        site.beacon(client=f"10.8.{number // 250}.{number % 250}", phase="systemd")
-    assert page(site).rows == 1 + ROWS
-    assert page(site, page="2").rows == 1 + 5
-    assert page(site, page="99").rows == 1 + 5
-    assert page(site, page="x").rows == 1 + ROWS
-    assert page(site, q="10.8.0.204").rows == 1 + 1
-    assert "No node fits" in page(site, q="nobody").text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(-3, "0 s"), (59.9, "59 s"), (60, "1 min"), (7500, "2 h 5 min"), (200_000, "2 d 7 h")],
-)
-def test_format_age(seconds: float, words: str) -> None:
-    assert format_age(seconds) == words
 
 
 def test_the_api_says_what_is_the_matter(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""A node's page: timeline, finding, kernel log, lts.conf with origins, boots before, events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.explaining import Values
+from server.nodes import ORDER, Boot, Node, Phase
+from server.overview import Row
+from server.protocols.http import Response
+from server.web.page import view_row
+from server.web.rendering import format_bytes, format_span, render
+
+MEANINGS = {
+    "dhcp": "asks for an address and a loader",
+    "loader": "fetches the boot loader",
+    "menu": "reads its menu",
+    "kernel": "fetches the kernel",
+    "initrd": "fetches the initramfs",
+    "initramfs": "the initramfs runs",
+    "network": "sets up the network",
+    "ltsconf": "fetches its lts.conf",
+    "root": "attaches the image",
+    "preinit": "init-ltsp applies lts.conf",
+    "systemd": "systemd starts services",
+    "rcfile": "runs RCFILE_*",
+    "join": "kubeadm join",
+    "ready": "Kubernetes calls it Ready",
+    "shutdown": "shuts down",
+}
+HOW = {"ok": "done", "start": "under way", "error": "failed"}
+_FACTS_FIRST = ("status", "path", "file", "export", "detail", "message")
+
+
+@dataclass(frozen=True)
+class PhaseView:
+    """A row of the timeline. x, width: in percent of the boot so far."""
+
+    name: str
+    meaning: str
+    status: str
+    how: str
+    detail: str
+    at: str
+    took: str
+    bytes: str
+    rate: str
+    retries: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of the kernel log. bad: of priority error or worse."""
+
+    text: str
+    bad: bool
+
+
+@dataclass(frozen=True)
+class LogView:
+    """The lines of one boot."""
+
+    title: str
+    lines: Sequence[LogLine]
+
+
+def render_node(
+    row: Row,
+    values: Values,
+    logs: Sequence[LogView],
+    log_hint: str,
+    health: Mapping[str, Any],
+    now: float,
+    *,
+    can_leave: bool = False,
+) -> Response:
+    """The page of one node."""
+    node = row.node
+    boot = node.boot
+    return render(
+        "node.html.j2",
+        row=view_row(row, now),
+        phases=view_phases(boot, now) if boot else [],
+        started=boot.started if boot else 0.0,
+        boots=node.boots,
+        past=[_view_past(one) for one in reversed(node.past)],
+        events=[_view_event(event) for event in reversed(node.events)],
+        values=values,
+        logs=logs,
+        log_hint=log_hint,
+        health=health,
+        now=now,
+        can_leave=can_leave,
+    )
+
+
+def view_phases(boot: Boot, now: float) -> list[PhaseView]:
+    """The phases that were seen, in order, in words."""
+    phases = sorted(boot.phases.items(), key=lambda item: ORDER[item[0]])
+    furthest = phases[-1][0] if phases else ""
+    is_going = bool(phases) and furthest not in ("ready", "shutdown")
+    ends = [phase.last for _, phase in phases]
+    if is_going and phases[-1][1].status == "start":
+        ends.append(now)
+    begin = min([boot.started, *(_began(phase) for _, phase in phases)])
+    whole = max(max(ends, default=begin) - begin, 0.1)
+    views = []
+    for number, (name, phase) in enumerate(phases):
+        began, ended = _began(phase), phase.last
+        if ended <= began and number + 1 < len(phases):
+            # One word of it was heard: it lasted until the next phase's first.
+            ended = max(began, _began(phases[number + 1][1]))
+        status = phase.status
+        if status == "start" and name != furthest:
+            status = "ok"  # what came after it says so
+        if status == "start":
+            ended = max(now, began)
+        x = min(100 * (began - begin) / whole, 99.0)
+        views.append(
+            PhaseView(
+                name=name,
+                meaning=MEANINGS[name],
+                status=status,
+                how=HOW[status] + (f", {phase.count} times" if _repeats(phase) else ""),
+                detail=phase.detail,
+                at=f"+{format_span(began - begin)}",
+                took=format_span(ended - began) if ended > began else "",
+                bytes=format_bytes(phase.bytes) if phase.bytes else "",
+                rate=f"{format_bytes(phase.bytes / phase.seconds)}/s" if phase.seconds else "",
+                retries=str(phase.retries) if phase.bytes or phase.retries else "",
+                x=round(x, 2),
+                width=round(min(max(100 * (ended - began) / whole, 1.0), 100 - x), 2),
+            )
+        )
+    return views
+
+
+def _began(phase: Phase) -> float:
+    """A transfer is told of when it is over: it began that long before."""
+    return min(phase.first, phase.last - phase.seconds) if phase.count == 1 else phase.first
+
+
+def _repeats(phase: Phase) -> bool:
+    """Whether it is worth saying that it was seen more than once: begin and end are two."""
+    return phase.count > 2 and not phase.bytes
+
+
+def _view_past(boot: Boot) -> dict[str, Any]:
+    reached = boot.last_phase() or ""
+    took = boot.phases[reached].first - boot.started if reached else 0.0
+    return {
+        "started": boot.started,
+        "reached": reached,
+        "took": format_span(took),
+        "image": boot.image,
+        "digest": boot.digest,
+        "error": boot.error(),
+    }
+
+
+def _view_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    detail = event.get("detail", {})
+    order = [key for key in _FACTS_FIRST if key in detail]
+    order += [key for key in detail if key not in _FACTS_FIRST and key != "boot"]
+    return {
+        "time": event["time"],
+        "source": event["source"],
+        "phase": event["phase"],
+        "count": event.get("count", 1),
+        "words": ", ".join(f"{key} {detail[key]}" for key in order),
+    }
+
+
+def find_log_hint(node: Node, enabled: bool) -> str:
+    """What to say where nothing of the kernel's words was heard."""
+    if not enabled:
+        return (
+            "The server listens to neither syslog nor netconsole: logs in farm.yaml"
+            " switches them on (docs/status-page.md)."
+        )
+    return (
+        "Nothing was heard. SYSLOG_HOST in lts.conf sends the system's log here; netconsole"
+        " sends the kernel's words, a panic too (docs/status-page.md)."
+    )

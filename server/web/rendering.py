@@ -1,0 +1,146 @@
+"""The pages' templates, their filters, and the headers that keep scripts out."""
+
+import base64
+import hashlib
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+
+from server.protocols.http import Response
+
+HTML: Final = "text/html; charset=utf-8"
+STATE_WORDS: Final = {"look": "needs a look", "booting": "booting", "ready": "ready", "off": "off"}
+STATE_MANY: Final = {"look": "need a look", "booting": "booting", "ready": "ready", "off": "off"}
+STATE_VERBS: Final = {
+    "look": "need a look",
+    "booting": "are booting",
+    "ready": "are ready",
+    "off": "are off",
+}
+STATE_ONE: Final = {
+    "look": "needs a look",
+    "booting": "is booting",
+    "ready": "is ready",
+    "off": "is off",
+}
+_TEMPLATES: Final = Path(__file__).with_name("templates")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "age": format_age,
+        "clock": format_clock,
+        "iso": format_iso,
+        "stamp": format_stamp,
+    }
+    environment.globals |= {
+        "style": _asset("style.css"),
+        "script": _asset("live.js"),
+        "state_words": STATE_WORDS,
+        "state_many": STATE_MANY,
+        "state_verbs": STATE_VERBS,
+        "state_one": STATE_ONE,
+    }
+    return environment
+
+
+@cache
+def _asset(name: str) -> str:
+    """Style or script, as it stands in each page (it holds no `</`)."""
+    return Markup((_TEMPLATES / name).read_text())
+
+
+@cache
+def page_headers() -> tuple[tuple[str, str], ...]:
+    """Headers of every page: only our own style and script run, and only we are talked to."""
+    style, script = (_hash(_asset(name)) for name in ("style.css", "live.js"))
+    policy = (
+        f"default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self';"
+        " img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return (
+        ("Cache-Control", "no-store"),
+        ("Content-Security-Policy", policy),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def render(template: str, status: int = 200, **values: Any) -> Response:
+    """A page as a response. values: those of the template; `now` and `health` for all."""
+    text = _environment().get_template(template).render(**values)
+    return Response(status, text.encode("utf-8", "replace"), HTML, page_headers())
+
+
+def render_lost(
+    status: int, title: str, words: str, health: Mapping[str, Any], now: float
+) -> Response:
+    """A page that says that there is nothing."""
+    return render(
+        "lost.html.j2", status, title=title, words=words, health=health, now=now, can_leave=False
+    )
+
+
+def format_age(seconds: float) -> str:
+    """A time span in two words at most, as people read it from afar: `3 min`, `2 h 5 min`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def format_span(seconds: float) -> str:
+    """How long something took: `0.2 s`, `48 s`, `2 min 5 s`, then as ages."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return format_age(seconds)
+
+
+def format_bytes(count: float) -> str:
+    """`512 B`, `14.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def format_clock(seconds: float) -> str:
+    """The server's time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def format_stamp(seconds: float) -> str:
+    """Day and time, the server's."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def format_iso(seconds: float) -> str:
+    """For machines: UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
