@@ -25,7 +25,7 @@ from server.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
 from server.secrecy import Secrecy
 from server.secretsource import SecretsSource
-from server.services.dhcp import DhcpService, Range, parse_range
+from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
 from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
@@ -166,6 +166,7 @@ class Assembly:
             http_port=config.http.port or None if "http" in config.services else None,
             addresses=_read_range(config) if config.dhcp_range is not None else None,
             state=self.parts.state,
+            limits=apply_limits(DhcpLimits(), config.dhcp_limits, f"{config.source}: dhcp_limits"),
         )
 
     def _catalog(self) -> SiteCatalog:

@@ -63,7 +63,7 @@ class Config:
     hostnames of machines that the inventory does not name are looked up. facts,
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
     collect_after: seconds after which images without tags go that no node reads (None: never).
-    dhcp, dhcp_range, unlisted: docs/dhcp.md. exports: name to file, served over NBD
+    dhcp, dhcp_range, dhcp_limits, unlisted: docs/dhcp.md. exports: name to file, served over NBD
     besides the images. boot_tree: a folder that comes before the images' boot tree.
     """
 
@@ -91,6 +91,7 @@ class Config:
     secrets: Path | None = None
     dhcp: str = "off"
     dhcp_range: str | None = None
+    dhcp_limits: Mapping[str, Any] = field(default_factory=dict)
     unlisted: str = "boot"
     collect_after: int | None = None
     exports: Mapping[str, Path] = field(default_factory=dict)
@@ -131,6 +132,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         secrets=top.path_("secrets", base),
         dhcp=top.choice("dhcp", default.dhcp, DHCP_MODES),
         dhcp_range=top.text("dhcp_range"),
+        dhcp_limits=dict(top.pairs("dhcp_limits")),
         unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
         collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
         exports=_read_exports(top, base),

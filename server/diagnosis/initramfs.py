@@ -24,6 +24,14 @@ def _beacon_blocked(case: Case) -> Values | None:
     return {"quiet": name_span(case.quiet)}
 
 
+def _nic_no_driver(case: Case) -> Values | None:
+    phase = case.phase("initramfs")
+    match = phase and search("no driver for: (.*)", phase.detail)
+    if phase is None or not match:
+        return None
+    return {"cards": match[1], "since": phase.last}
+
+
 def _ltsconf_missing(case: Case) -> Values | None:
     text = case.error_in("ltsconf")
     if text is None or not search("image's own", text):
@@ -81,13 +89,13 @@ def _root_failed(case: Case) -> Values | None:
 def _image_too_large(case: Case) -> Values | None:
     phase = case.phase("root")
     match = phase and search(
-        r"the image \((\d+) MiB and (\d+) MiB .*into the (\d+) MiB of free memory", phase.detail
+        r"the image \((\d+) MiB and (\d+) MiB .*into the (\d+) MiB of free memory"
+        r"(?:, of (\d+) MiB in all)?",
+        phase.detail,
     )
     if phase is None or not match:
         return None
-    image, system, free = (int(word) * (1 << 20) for word in match.groups())
-    memory = case.boot.facts.get("memory")
-    total = memory * (1 << 20) if isinstance(memory, int) else 0
+    image, system, free, total = (int(word or 0) * (1 << 20) for word in match.groups())
     return {
         "need": name_size(image + system),
         "image": name_size(image),
@@ -139,6 +147,21 @@ RULES: Final = (
             "an initramfs of another version: build the image again",
         ),
         match=_beacon_blocked,
+    ),
+    Rule(
+        id="nic-no-driver",
+        phase="initramfs",
+        severity="note",
+        when="The machine has a network card that the image's kernel has no driver for.",
+        headline="A network card of it has no driver in this image: {cards}",
+        expected="a driver for each network card",
+        seen="{cards}",
+        check=(
+            "what card that is: `lspci -nn` on the machine",
+            "take its module, and its firmware package, into the image (docs/hardware.md)",
+        ),
+        match=_nic_no_driver,
+        stays=True,
     ),
     Rule(
         id="ltsconf-missing",

@@ -9,9 +9,12 @@ from server.events import Event
 PHASES = frozenset(nodes.PHASES[nodes.PHASES.index("initramfs") :])
 """Those that the node itself sees; the ones before them are firmware's and loader's."""
 STATUSES = frozenset(("start", "ok", "error"))
-FIELDS = frozenset(("mac", "phase", "status", "detail", "boot"))
+FIELDS = frozenset(("mac", "phase", "status", "detail", "boot", "memory", "serial"))
 DETAIL_MAX = 1000
 BOOT_MAX = 64
+SERIAL_MAX = 64
+MEMORY_MAX = 1 << 30
+"""MiB; a petabyte."""
 
 
 class BeaconError(ValueError):
@@ -20,21 +23,30 @@ class BeaconError(ValueError):
 
 @dataclass(frozen=True)
 class Beacon:
-    """One step of a boot as the node tells it. boot: the id of this boot, or ""."""
+    """One step of a boot as the node tells it. boot: the id of this boot, or "".
+
+    memory: in MiB, 0 where it is not told. serial: of the machine (SMBIOS), or "".
+    """
 
     mac: str | None
     phase: str
     status: str
     detail: str = ""
     boot: str = ""
+    memory: int = 0
+    serial: str = ""
 
     def event(self, time: float, node: str) -> Event:
         """The event of it; `node` is who the server says it is."""
-        detail = {"status": self.status}
+        detail: dict[str, str | int | float | bool] = {"status": self.status}
         if self.detail:
             detail["detail"] = self.detail
         if self.boot:
             detail["boot"] = self.boot
+        if self.memory:
+            detail["memory"] = self.memory
+        if self.serial:
+            detail["serial"] = self.serial
         return Event(time, node, "beacon", self.phase, detail)
 
 
@@ -63,7 +75,15 @@ def parse_beacon(content_type: str, body: bytes) -> Beacon:
         status=status,
         detail=_clean(form.get("detail", ""))[:DETAIL_MAX],
         boot=_clean(form.get("boot", ""))[:BOOT_MAX],
+        memory=_read_memory(form.get("memory", "")),
+        serial=_clean(form.get("serial", ""))[:SERIAL_MAX],
     )
+
+
+def _read_memory(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise BeaconError(f"memory {text[:40]!r} is no number of MiB")
+    return min(int(text or 0), MEMORY_MAX)
 
 
 def _clean(text: str) -> str:

@@ -216,6 +216,42 @@ def test_image_and_headroom_must_fit_into_memory(node: Any, available_kib: int, 
     assert (node.boot(f"fits_into_ram {200 * 1024 * 1024}").returncode == 0) is fits
 
 
+def test_a_root_that_is_not_there_is_told_before_the_last_try(
+    node: Any, served: Callable[[], Any]
+) -> None:
+    server = served()
+    for name, value in {"server": "127.0.0.1", "nbd": "10809", "export": "/opt/ltsp/x"}.items():
+        node.write(f"run/bootfarm/{name}", f"{value}\n")
+    said = "nbdroot: no export /opt/ltsp/x from 127.0.0.1 port 10809 (Connection refused)"
+    node.write("usr/lib/bootfarm/nbdroot", f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    (node.root / "usr/lib/bootfarm/nbdroot").chmod(0o755)
+    done = node.boot(
+        "modprobe() { :; }\nnbd_ready() { :; }\nsleep() { :; }\nattach_root", NBD_TRIES="5"
+    )
+    assert done.returncode == 1
+    (beacon,) = server.beacons
+    assert (beacon["phase"], beacon["status"]) == ("root", "error")
+    assert beacon["detail"] == f"no root yet, try 3 of 5: {said}"
+
+
+def test_the_first_report_tells_what_machine_it_is(node: Any, served: Callable[[], Any]) -> None:
+    server = served()
+    node.write("proc/meminfo", "MemTotal: 2097152 kB\nMemAvailable:   1000000 kB\n")
+    node.write("sys/class/dmi/id/product_serial", "SN 1&x=y\n")
+    for name, driver in (("0000:00:03.0", True), ("0000:01:00.0", False)):
+        path = f"sys/bus/pci/devices/{name}"
+        node.write(f"{path}/class", "0x020000\n")
+        node.write(f"{path}/vendor", "0x8086\n")
+        node.write(f"{path}/device", "0x1533\n")
+        if driver:
+            node.write(f"{path}/driver/x", "")
+    node.boot('note_hardware\nreport initramfs ok "$(kernel_and_cards)"\nreport network ok x')
+    first, second = server.beacons
+    assert (first["memory"], first["serial"]) == ("2048", "SN 1&x=y")
+    assert first["detail"].endswith("; no driver for: 0000:01:00.0 vendor 0x8086 device 0x1533")
+    assert not {"memory", "serial"} & set(second)
+
+
 def test_failing_step_tells_console_and_server_then_tries_again(
     node: Any, served: Callable[[], Any]
 ) -> None:

@@ -92,6 +92,7 @@ boot_tree: ../tftp
         ('facts: {a: "x\\ny"}', "facts.a: holds control characters", "one line"),
         ("dhcp: on", "dhcp: 'on' is not one of them", "off, proxy, full"),
         ("unlisted: no", "unlisted: 'no' is not one of them", "boot, menu, refuse"),
+        ("dhcp_limits: 5", "dhcp_limits: expected keys with values", "key: value"),
         ("facts: [a]", "facts: expected keys with values", "key: value"),
         ("adress: 10.9.0.1", "farm.yaml: adress: unknown key", "did you mean 'address'?"),
         ("http: {prot: 80}", "farm.yaml: http.prot: unknown key", "did you mean 'port'?"),

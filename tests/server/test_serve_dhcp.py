@@ -148,3 +148,20 @@ def test_a_range_of_another_network(bench: Bench) -> None:
     said = bench.serve("dhcp: full\ndhcp_range: 10.7.0.1-10.7.0.9\n")
     assert "in the network of 10.7.0.1-10.7.0.9" in said
     assert "Traceback" not in said
+
+
+def test_limits_by_address_are_the_farms(bench: Bench) -> None:
+    said = bench.serve("dhcp: proxy\ndhcp_limits: {client_rte: 1}\n")
+    assert "dhcp_limits.client_rte: unknown key" in said
+    assert "'client_rate'" in said
+    assert bench.process is not None
+    bench.process.wait(10)
+    assert "dhcp 67+4011" in bench.serve(
+        "dhcp: proxy\ndhcp_limits: {client_rate: 0, client_burst: 2}\n"
+    )
+    for _ in range(5):
+        bench.wire.send(discover(STRANGER))
+    # Another machine's answer comes after all that the first one is given.
+    bench.wire.send(discover(LISTED))
+    macs = [bench.wire.receive()[2].mac for _ in range(3)]
+    assert macs == [STRANGER, STRANGER, LISTED]

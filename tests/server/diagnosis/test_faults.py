@@ -7,7 +7,7 @@ from tests.server.diagnosis.story import BIOS, FARM, START, UEFI, Story
 
 TOO_LARGE = (
     "live NBD (LTSP_NBD_TO_RAM: the image (1894 MiB and 256 MiB for the system) does not fit into"
-    " the 1741 MiB of free memory)"
+    " the 1741 MiB of free memory, of 2048 MiB in all)"
 )
 NO_TOKEN = (
     "try 3: token refused: the cluster has no token abcdef (expired, or never made); not trying"
@@ -89,7 +89,7 @@ def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None
     assert found is not None
     assert (found.rule, found.severity, found.phase) == ("image-too-large", "note", "root")
     assert found.headline == (
-        "The image needs 2.1 GiB, the machine has 1.7 GiB free: it falls back to live NBD and needs"
+        "The image needs 2.1 GiB, the machine has 2 GiB: it falls back to live NBD and needs"
         " the server all the time."
     )
     assert Story().to_ready(root="RAM").rule() is None

@@ -159,6 +159,8 @@ def test_a_beacon_of_a_stranger_is_kept_under_its_address(site: Site) -> None:
         ({"phase": "kernel"}, "unknown phase"),
         ({"phase": "join", "status": "maybe"}, "unknown status"),
         ({"phase": "join", "extra": "x"}, "unknown field"),
+        ({"phase": "initramfs", "memory": "much"}, "is no number of MiB"),
+        ({"phase": "initramfs", "memory": "-1"}, "is no number of MiB"),
         ({"phase": "join", **{f"f{n}": "x" for n in range(9)}}, "not a form"),
     ],
 )
@@ -174,6 +176,15 @@ def test_a_beacon_of_another_type_or_too_many(site: Site) -> None:
     assert site.ask("/beacon", "POST", body=body, content_type="application/json").status == 400
     site.allowed = False
     assert site.beacon(phase="join").status == 429
+
+
+def test_a_beacon_tells_memory_and_serial_number_of_the_machine(site: Site) -> None:
+    assert site.beacon(mac=MAC, phase="initramfs", memory="2048", serial="SN\n1").status == 204
+    site.beacon(mac=MAC, phase="network", memory="", serial="")
+    facts = site.json(f"/api/nodes/{MAC}")["boot"]["facts"]
+    assert facts == {"memory": 2048, "serial": "SN 1"}
+    assert site.beacon(mac=MAC, phase="initramfs", memory="9999999999").status == 204
+    assert site.events[-1].detail["memory"] == 1 << 30
 
 
 def test_what_a_beacon_says_is_bounded_and_printable(site: Site) -> None:

@@ -31,7 +31,8 @@ bootfarm_mountroot() {
     warn_of_nics_without_driver
     step network choose_nic
     step network ask_dhcp
-    report initramfs ok "$(uname -r)"
+    note_hardware
+    report initramfs ok "$(kernel_and_cards)"
     report network ok "$(state_get interface) $(state_get ip)"
     set_clock
     step ltsconf get_ltsconf

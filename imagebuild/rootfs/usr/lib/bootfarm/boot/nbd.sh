@@ -2,6 +2,7 @@
 # The image as /dev/nbd0, kept alive by nbdroot. Sourced.
 
 NBD_TRIES=${NBD_TRIES-30}
+NBD_TELL=${NBD_TELL-3}
 
 nbd_ready() {
     [ -b /dev/nbd0 ]
@@ -27,6 +28,10 @@ attach_root() {
             return 1
         fi
         say "$nbd_said, try $nbd_try of $NBD_TRIES"
+        if [ "$nbd_try" -eq "$NBD_TELL" ]; then
+            # a server that restarts is back by now: whoever looks shall see why nothing happens
+            report root error "no root yet, try $nbd_try of $NBD_TRIES: $nbd_said"
+        fi
         nbd_try=$((nbd_try + 1))
         sleep 2
     done

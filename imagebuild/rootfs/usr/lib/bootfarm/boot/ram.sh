@@ -39,7 +39,7 @@ move_root_to_ram() {
     fi
     ram_bytes=$(($(cat /sys/class/block/nbd0/size) * 512))
     if ! fits_into_ram "$ram_bytes"; then
-        ram_why="LTSP_NBD_TO_RAM: the image ($(mib "$ram_bytes") MiB and $RAM_HEADROOM_MIB MiB for the system) does not fit into the $(available_mib) MiB of free memory"
+        ram_why="LTSP_NBD_TO_RAM: the image ($(mib "$ram_bytes") MiB and $RAM_HEADROOM_MIB MiB for the system) does not fit into the $(available_mib) MiB of free memory, of $(total_mib) MiB in all"
         shout "$ram_why: staying on live NBD"
         state_put root-mode "live NBD ($ram_why)"
         return 0
