@@ -19,6 +19,7 @@ from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, re
 from server.doctor.cli import doctor
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
+from server.terminal import cli as terminal
 
 PROBLEMS = "bootfarm.problems"
 """Under this key of the click context's `meta` a caller leaves what /healthz is to tell."""
@@ -167,4 +168,10 @@ def dhcp_config_command(
     click.echo(render(kind, settings), nl=False)
 
 
-COMMANDS: list[click.Command] = [serve_command, dhcp_config_command, lts, doctor]
+COMMANDS: list[click.Command] = [
+    serve_command,
+    dhcp_config_command,
+    lts,
+    doctor,
+    *terminal.COMMANDS,
+]

@@ -52,6 +52,7 @@ FLOORS = [
         "server.loaders",
         "server.services",
         "server.web",
+        "server.terminal",
         "server.kubernetes",
     ],
     ["server.measure"],

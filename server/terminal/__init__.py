@@ -1,0 +1,1 @@
+"""The rack page in a terminal: `bootfarm nodes`, `node` and `events`, clients of the web API."""

@@ -1,0 +1,154 @@
+"""A client of the server's web API: JSON answers, and the stream of events."""
+
+import http.client
+import json
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from server.errors import ServerError
+from server.terminal.eventstream import EventStream, Message
+
+DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
+TIMEOUT: Final = 15.0
+SILENCE: Final = 60.0
+"""Seconds; a stream sends a comment after 15 s of silence, so that a dead one is noticed."""
+ANSWER_MAX: Final = 256 * 1024 * 1024
+_CHUNK: Final = 65_536
+
+
+class LostError(ServerError):
+    """A stream that ended or fell silent: worth another try."""
+
+
+class Api:
+    """One server. url: as http://10.9.0.1:8080. token: "" where the server asks for none.
+
+    Proxies of the environment are not used: the server stands next to its nodes.
+    """
+
+    def __init__(self, url: str, token: str = "", timeout: float = TIMEOUT) -> None:
+        """Raises ServerError for what is no URL of a server."""
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        try:
+            parts = urllib.parse.urlsplit(self.url if "//" in url else f"http://{self.url}")
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError:
+            parts = urllib.parse.SplitResult("", "", "", "", "")
+            self._host, self._port = "", None
+        if parts.scheme not in ("http", "https") or not self._host or parts.query:
+            raise ServerError(
+                f"--server {url!r} is no address of a server",
+                hint=f"write it as {DEFAULT_SERVER} (or set BOOTFARM_SERVER)",
+            )
+        self._secure = parts.scheme == "https"
+        self._base = parts.path.rstrip("/")
+        self._headers = {"Accept": "application/json", "User-Agent": "bootfarm"}
+        if token:
+            if not token.isascii() or not token.isprintable():
+                raise ServerError(
+                    "the token holds characters that no token has",
+                    hint="look at --token or BOOTFARM_TOKEN: a line end, a blank?",
+                )
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The decoded answer to GET; None for 404. Raises ServerError."""
+        connection, response = self._ask(path, query or {}, self._timeout)
+        try:
+            body = response.read(ANSWER_MAX)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
+        if response.status == 404 and _is_json(response):
+            return None
+        self._check(response, body)
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise self._foreign("its answer is no JSON") from None
+
+    def follow(self, path: str, query: Mapping[str, str]) -> Iterator[Message | None]:
+        """The messages of a stream as they come; None first, once it stands, and at heartbeats.
+
+        Raises LostError when it ends or cannot be had now, ServerError when it
+        makes no sense to try again.
+        """
+        try:
+            connection, response = self._ask(path, query, SILENCE)
+        except LostError:
+            raise
+        stream = EventStream()
+        try:
+            if response.status != 200:
+                self._check(response, response.read(_CHUNK))
+            if "text/event-stream" not in response.headers.get("Content-Type", ""):
+                raise self._foreign("it does not stream events")
+            yield None
+            while chunk := response.read1(_CHUNK):
+                messages = stream.feed(chunk)
+                yield from messages or (None,)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
+        raise LostError(f"{self.url}: the server ended the stream", hint="it may be restarting")
+
+    def _ask(
+        self, path: str, query: Mapping[str, str], timeout: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=timeout)
+        target = self._base + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        try:
+            connection.request("GET", target, headers=self._headers)
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from None
+
+    def _check(self, response: http.client.HTTPResponse, body: bytes) -> None:
+        """Raise the ServerError of an answer that is none."""
+        status = response.status
+        if status in (401, 403):
+            raise ServerError(
+                f"{self.url}: the server wants a token ({status})",
+                hint="give the one of its farm.yaml: --token, or better BOOTFARM_TOKEN",
+            )
+        if status == 503 or status == 429:
+            raise LostError(
+                f"{self.url}: the server is busy ({status}): {_first_line(body)}",
+                hint="try again in a moment",
+            )
+        if status != 200:
+            raise self._foreign(f"it answered {status}: {_first_line(body)}")
+
+    def _foreign(self, what: str) -> ServerError:
+        return ServerError(
+            f"{self.url}: this is no bootfarm server of this version: {what}",
+            hint="look at --server (BOOTFARM_SERVER): the port is that of HTTP, 8080 by default",
+        )
+
+    def _unreachable(self, error: Exception) -> LostError:
+        if isinstance(error, TimeoutError):
+            words = "no answer in time"
+        elif isinstance(error, http.client.HTTPException):
+            words = f"the answer broke off ({type(error).__name__})"
+        else:
+            words = getattr(error, "strerror", None) or str(error)
+        return LostError(
+            f"{self.url}: {words}",
+            hint="does `bootfarm serve` run there? Another address: --server URL or"
+            " BOOTFARM_SERVER",
+        )
+
+
+def _is_json(response: http.client.HTTPResponse) -> bool:
+    return "json" in response.headers.get("Content-Type", "")
+
+
+def _first_line(body: bytes) -> str:
+    text = body[:500].decode("utf-8", "replace").strip().partition("\n")[0]
+    return "".join(char if char.isprintable() else "?" for char in text)[:200]

@@ -1,0 +1,220 @@
+"""Answers of the web API as lines for a terminal; pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from server.nodes import ORDER, PHASES
+from server.terminal.words import (
+    clean,
+    make_table,
+    name_age,
+    name_date,
+    name_rate,
+    name_seconds,
+    name_size,
+    name_time,
+    number_of,
+    text_of,
+)
+
+STEPS: Final = PHASES[: PHASES.index("shutdown")]
+_MARKS: Final = {"error": "!", "stalled": "?", "note": "i"}
+Fields = Mapping[str, Any]
+
+
+def render_bar(phase: str | None, finding: Fields | None, *, unicode: bool = True) -> str:
+    """A mark for each phase up to ready: done, where it stands, to come.
+
+    `!` an error, `?` a stall, `>` on its way.
+    """
+    done, to_come = ("█", "░") if unicode else ("#", ".")
+    if phase is None or phase not in ORDER:
+        return to_come * len(STEPS)
+    if phase == "shutdown":
+        return "-" * len(STEPS)
+    at = ORDER[phase]
+    severity = finding.get("severity") if finding else None
+    if severity in ("error", "stalled"):
+        here = _MARKS[severity]
+    else:
+        here = done if phase == "ready" else ">"
+    return done * at + here + to_come * (len(STEPS) - at - 1)
+
+
+def finding_of(node: Fields) -> Fields | None:
+    """What the diagnosis says of it, or None."""
+    finding = node.get("finding")
+    return finding if isinstance(finding, Mapping) else None
+
+
+def is_in_trouble(node: Fields) -> bool:
+    """Whether it stands in an error, or is stalled."""
+    finding = finding_of(node)
+    return finding is not None and finding.get("severity") in ("error", "stalled")
+
+
+def name_of(node: Fields) -> str:
+    """Its hostname, else its MAC, else its address."""
+    return text_of(node, "hostname") or text_of(node, "mac") or text_of(node, "ip")
+
+
+def render_nodes(
+    nodes: Sequence[Fields], now: float, *, width: int | None = None, unicode: bool = True
+) -> list[str]:
+    """The table: a row a node, in the order given; then how many there are of each kind."""
+    rows = [_row(node, now, unicode) for node in nodes]
+    head = ("NODE", "IP", "BOOT", "PHASE", "SINCE", "IMAGE", "WHAT IS THE MATTER")
+    lines = make_table(head, rows, width)
+    ready = sum(node.get("phase") == "ready" for node in nodes)
+    trouble = sum(map(is_in_trouble, nodes))
+    lines.append("")
+    lines.append(f"{len(nodes)} nodes, {ready} ready, {trouble} with an error or stalled")
+    return lines
+
+
+def _row(node: Fields, now: float, unicode: bool) -> tuple[str, ...]:
+    finding = finding_of(node)
+    phase = text_of(node, "phase")
+    since = number_of(node, "since")
+    digest = text_of(node, "digest")[:12]
+    words = ""
+    if finding is not None:
+        mark = _MARKS.get(text_of(finding, "severity"), "!")
+        words = f"{mark} {text_of(finding, 'headline')}"
+    return (
+        name_of(node),
+        text_of(node, "ip"),
+        render_bar(phase or None, finding, unicode=unicode),
+        phase or "seen",
+        name_age(now - since) if since else "",
+        " ".join(word for word in (text_of(node, "image"), digest) if word),
+        words,
+    )
+
+
+def render_node(node: Fields, now: float, *, unicode: bool = True, events: int = 0) -> list[str]:
+    """One node: who it is, what is the matter, the timeline of its boot, its last events."""
+    boot = node.get("boot")
+    boot = boot if isinstance(boot, Mapping) else {}
+    lines = _render_head(node, boot, now)
+    finding = finding_of(node)
+    lines += ["", _render_state(node, finding, now, unicode)]
+    if finding is not None:
+        lines += ["", *render_finding(finding, now)]
+    lines += ["", *_render_phases(boot)]
+    recent = [entry for entry in node.get("events") or [] if isinstance(entry, Mapping)]
+    if events > 0 and recent:
+        lines += ["", f"Its last {min(events, len(recent))} events:"]
+        lines += [f"  {render_event(entry, name='')}" for entry in recent[-events:]]
+    return lines
+
+
+def _render_head(node: Fields, boot: Fields, now: float) -> list[str]:
+    facts = boot.get("facts")
+    facts = facts if isinstance(facts, Mapping) else {}
+    who = dict.fromkeys(text_of(node, key) for key in ("hostname", "mac", "ip"))
+    lines = ["  ".join(word for word in who if word)]
+    machine = [text_of(facts, "firmware")]
+    if memory := number_of(facts, "memory"):
+        machine.append(f"{name_size(memory * (1 << 20))} of memory")
+    if serial := text_of(facts, "serial"):
+        machine.append(f"serial {serial}")
+    if any(machine):
+        lines.append("machine: " + ", ".join(word for word in machine if word))
+    if image := text_of(node, "image"):
+        lines.append(f"image:   {image} {text_of(node, 'digest')[:12]}".rstrip())
+    if started := number_of(node, "boot_started"):
+        count = int(number_of(node, "boots"))
+        lines.append(
+            f"boot:    {name_date(started)} ({name_age(now - started)} ago), number {count}"
+            f" that was seen; last heard of {name_age(now - number_of(node, 'last_seen'))} ago"
+        )
+    return lines
+
+
+def _render_state(node: Fields, finding: Fields | None, now: float, unicode: bool) -> str:
+    phase = text_of(node, "phase")
+    if not phase:
+        return "no boot of it was seen"
+    since = number_of(node, "since")
+    bar = render_bar(phase, finding, unicode=unicode)
+    return f"{bar}  {phase}: {text_of(node, 'status')}, since {name_age(now - since)}"
+
+
+def render_finding(finding: Fields, now: float) -> list[str]:
+    """What is the matter, in words, and what to do."""
+    severity = text_of(finding, "severity")
+    since = number_of(finding, "since")
+    age = f", for {name_age(now - since)}" if since else ""
+    lines = [f"{_MARKS.get(severity, '!')} {text_of(finding, 'headline')}"]
+    lines.append(f"  {severity} in phase {text_of(finding, 'phase')}{age}")
+    lines.append(f"  expected: {text_of(finding, 'expected')}")
+    lines.append(f"  seen:     {text_of(finding, 'seen')}")
+    lines.append("  to check:")
+    checks = finding.get("check")
+    for number, line in enumerate(checks if isinstance(checks, list) else [], 1):
+        lines.append(f"    {number}. {clean(line)}")
+    lines.append(f"  (rule {text_of(finding, 'rule')}, docs/diagnosis.md)")
+    return lines
+
+
+def _render_phases(boot: Fields) -> list[str]:
+    found = boot.get("phases")
+    phases = found if isinstance(found, Mapping) else {}
+    started = number_of(boot, "started")
+    rows = []
+    for name in sorted(phases, key=lambda word: ORDER.get(word, len(ORDER))):
+        phase = phases[name]
+        if not isinstance(phase, Mapping):
+            continue
+        amount, seconds = number_of(phase, "bytes"), number_of(phase, "seconds")
+        retries = int(number_of(phase, "retries"))
+        rows.append(
+            (
+                clean(name),
+                text_of(phase, "status"),
+                f"+{name_seconds(number_of(phase, 'first') - started)}",
+                name_seconds(number_of(phase, "last") - number_of(phase, "first")),
+                name_size(amount),
+                name_rate(amount, seconds),
+                str(retries) if retries else "",
+                text_of(phase, "detail"),
+            )
+        )
+    if not rows:
+        return ["no phase of a boot was seen"]
+    head = ("PHASE", "STATUS", "BEGAN", "LASTED", "BYTES", "RATE", "RETRIES", "DETAIL")
+    return make_table(head, rows)
+
+
+def render_event(event: Fields, name: str | None = None) -> str:
+    """One event in one line. name: of the node, instead of its key; "" for none."""
+    detail = event.get("detail")
+    detail = detail if isinstance(detail, Mapping) else {}
+    shown = {clean(key): clean(value) for key, value in detail.items() if value != ""}
+    status = shown.pop("status", "")
+    file = shown.pop("path", "") or shown.pop("file", "") or shown.pop("export", "")
+    words = shown.pop("detail", "") or shown.pop("message", "")
+    amount = number_of(detail, "bytes")
+    seconds = number_of(detail, "seconds")
+    for key in ("bytes", "seconds", "size", "boot", "digest", "options"):
+        shown.pop(key, None)
+    if shown.get("retries") == "0":
+        del shown["retries"]
+    numbers = [name_size(amount), f"in {seconds:.2f} s" if seconds else ""]
+    count = int(number_of(event, "count"))
+    who = text_of(event, "node") if name is None else name
+    what = text_of(event, "phase") or text_of(event, "what")
+    parts = [
+        name_time(number_of(event, "time")),
+        who,
+        text_of(event, "source"),
+        what,
+        status,
+        file,
+        words,
+        *numbers,
+        " ".join(f"{key}={value}" for key, value in shown.items()),
+        f"({count} times)" if count > 1 else "",
+    ]
+    return "  ".join(part for part in parts if part)

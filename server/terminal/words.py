@@ -1,0 +1,88 @@
+"""Numbers and texts as a terminal shows them. What nodes say is data: no control characters."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def clean(value: object) -> str:
+    """A text without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in str(value))
+
+
+def cut(text: str, width: int | None) -> str:
+    """At most `width` characters, its end marked; None: as long as it is."""
+    if width is None or len(text) <= width:
+        return text
+    return text[: max(0, width - 1)] + "…"
+
+
+def name_age(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def name_size(amount: float) -> str:
+    """`2.1 GiB`, `240 MiB`, `17 B`; "" for nothing."""
+    if amount <= 0:
+        return ""
+    for size, unit in _UNITS:
+        if amount >= size:
+            number = amount / size
+            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
+    return f"{amount:.0f} B"
+
+
+def name_rate(amount: float, seconds: float) -> str:
+    """Bytes in so many seconds as a rate, "" where there is none."""
+    return f"{name_size(amount / seconds)}/s" if amount > 0 and seconds > 0 else ""
+
+
+def name_seconds(seconds: float) -> str:
+    """`0.3 s`, `12.0 s`, `3 min`."""
+    return f"{max(0.0, seconds):.1f} s" if seconds < 120 else name_age(seconds)
+
+
+def name_time(moment: float) -> str:
+    """The local time of day, with milliseconds."""
+    stamp = time.strftime("%H:%M:%S", time.localtime(moment))
+    return f"{stamp}.{int(moment * 1000) % 1000:03d}"
+
+
+def name_date(moment: float) -> str:
+    """Local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def number_of(fields: Mapping[str, Any], key: str) -> float:
+    """A number of an answer, 0 where it is none."""
+    value = fields.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def text_of(fields: Mapping[str, Any], key: str) -> str:
+    """A text of an answer, "" where it is none."""
+    value = fields.get(key)
+    return clean(value) if isinstance(value, str | int | float) else ""
+
+
+def make_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
+) -> list[str]:
+    """Columns as wide as they need; the last one has what is left of `width`."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        cells = [cell.ljust(size) for cell, size in zip(row[:-1], widths[:-1], strict=True)]
+        line = "  ".join([*cells, row[-1]]).rstrip()
+        lines.append(cut(line, width))
+    return lines

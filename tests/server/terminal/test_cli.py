@@ -1,0 +1,313 @@
+"""The commands against the real HTTP service with its routes, and against servers that are none."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bootfarm import main
+from server.errors import ServerError
+from server.events import Event
+from server.feed import Feed
+from server.identity import make_identifier
+from server.inventory import Inventory
+from server.protocols.http import HttpLimits, Request, Response
+from server.services.http import HttpService
+from server.terminal import cli
+from server.terminal.client import Api, LostError
+from server.web.routes import Web, handle
+from tests.server.diagnosis.story import BIOS, MAC, Story
+from tests.server.services.running import running
+
+SAID = "try 1: token refused: the cluster has no token abcdef (expired, or never made)"
+
+
+class Site:
+    """A real HTTP service over the timeline of a Story. requests: as they came."""
+
+    def __init__(self) -> None:
+        self.story = Story()
+        self.feed = Feed()
+        self.requests: list[Request] = []
+        self.url = ""
+        self.web = Web(
+            lookup=lambda *_: (_ for _ in ()).throw(AssertionError("no boot tree here")),
+            identifier=make_identifier(Inventory(), {}, None),
+            nodes=self.story.nodes,
+            health=dict,
+            emit=self.emit,
+            feed=self.feed,
+            facts=lambda: self.story.farm,
+            clock=lambda: self.story.now,
+        )
+
+    def emit(self, event: Event) -> None:
+        self.feed.record(event, self.story.nodes.record(event))
+
+    def answer(self, request: Request) -> Response:
+        self.requests.append(request)
+        return handle(self.web, request)
+
+    def run(self, *words: str) -> Result:
+        return CliRunner().invoke(main, [*words, "--server", self.url])
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    with running(
+        lambda loop: HttpService(
+            loop,
+            address="127.0.0.1",
+            port=0,
+            handle=site.answer,
+            emit=lambda event: None,
+            limits=HttpLimits(),
+        )
+    ) as service:
+        site.url = f"http://127.0.0.1:{service.port}"
+        yield site
+
+
+class Foreign(http.server.BaseHTTPRequestHandler):
+    """A server that answers everything alike."""
+
+    status = 200
+    body = b"<html>hello"
+    content_type = "text/html"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Type", self.content_type)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def serve(**attributes: object) -> http.server.HTTPServer:
+    server = http.server.HTTPServer(("127.0.0.1", 0), type("Handler", (Foreign,), attributes))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    return server
+
+
+def run_against(server: http.server.HTTPServer, *words: str) -> Result:
+    try:
+        return CliRunner().invoke(main, [*words, "--server", f"127.0.0.1:{server.server_port}"])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nodes(site: Site) -> None:
+    assert site.run("nodes").output.endswith("\n0 nodes, 0 ready, 0 with an error or stalled\n")
+    site.story.to_join().beacon("join", SAID, "error")
+    done = site.run("nodes")
+    assert done.exit_code == 0, done.output
+    assert "! kubeadm join: token expired or never made." in done.output
+    assert "1 nodes, 0 ready, 1 with an error or stalled" in done.output
+    assert site.run("nodes", "--exit-code").exit_code == cli.TROUBLE
+    assert site.run("nodes", "--exit-code", "no-such").exit_code == 0
+    assert "node-1" in site.run("nodes", "NODE-1", "--trouble").output
+    assert "node-1" not in site.run("nodes", "other").output
+    site.story.beacon("join", "try 2: joined as node-1")
+    assert "node-1" not in site.run("nodes", "--trouble").output
+
+
+def test_nodes_as_json_is_what_the_api_has(site: Site) -> None:
+    site.story.to_join().beacon("join", SAID, "error")
+    (node,) = json.loads(site.run("nodes", "--json").output)
+    assert node == Api(site.url).get("/api/nodes")[0]
+    assert node["finding"]["rule"] == "token-expired"
+
+
+@pytest.mark.parametrize("name", [MAC, MAC.upper().replace(":", "-"), "10.9.0.11", "Node-1"])
+def test_node_by_any_of_its_names(site: Site, name: str) -> None:
+    site.story.to_join().beacon("join", SAID, "error")
+    done = site.run("node", name, "--events", "3")
+    assert done.exit_code == 0, done.output
+    assert "to check:" in done.output
+    assert "Its last 3 events:" in done.output
+    assert site.run("node", name, "--exit-code").exit_code == cli.TROUBLE
+    assert json.loads(site.run("node", name, "--json").output)["mac"] == MAC
+
+
+def test_a_node_that_nobody_has_seen(site: Site) -> None:
+    done = site.run("node", "52:54:00:00:00:99")
+    assert done.exit_code == 1
+    assert "has not seen a node '52:54:00:00:00:99'" in done.output
+    assert "hint: `bootfarm nodes` lists" in done.output
+
+
+def test_two_nodes_of_one_name(site: Site) -> None:
+    site.story.nodes._identify = lambda ip: (f"52:54:00:00:01:{ip[-2:]}", "twin")
+    for ip in ("10.9.0.11", "10.9.0.12"):
+        site.emit(Event(1.0, ip, "tftp", "transfer", {"path": BIOS}))
+    done = site.run("node", "twin")
+    assert done.exit_code == 1
+    assert "2 nodes are called 'twin': 52:54:00:00:01:1" in done.output
+
+
+def test_events(site: Site) -> None:
+    for number in range(30):
+        site.emit(Event(number, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": number}))
+    site.emit(Event(99.0, "10.9.0.77", "nbd", "attach", {"export": "x"}))
+    lines = site.run("events").output.splitlines()
+    assert len(lines) == 20
+    assert "10.9.0.77  nbd  root  x" in lines[-1]
+    assert site.run("events", "--limit", "1").output.count("\n") == 1
+    (line,) = site.run("events", "--limit", "1", "--json", "--node", MAC).output.splitlines()
+    assert json.loads(line)["detail"]["n"] == 29
+    assert site.run("events", "--node", "52:54:00:00:00:99").exit_code == 1
+
+
+def test_events_are_followed_as_they_come_and_from_where_one_was(site: Site) -> None:
+    site.emit(Event(1.0, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": 1}))
+    given = cli._follow(Api(site.url), {}, "")
+    emitter = threading.Thread(target=_emit_when_followed, args=(site,))
+    emitter.start()
+    assert json.loads(next(given))["detail"]["n"] == 2
+    emitter.join(20)
+    site.emit(Event(3.0, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": 3}))
+    assert json.loads(next(given))["detail"]["n"] == 3
+    given.close()
+    again = cli._follow(Api(site.url), {}, "1")
+    assert [json.loads(next(again))["detail"]["n"] for _ in range(2)] == [2, 3]
+    again.close()
+
+
+def _emit_when_followed(site: Site) -> None:
+    while not site.feed._followers:
+        threading.Event().wait(0.005)
+    site.emit(Event(2.0, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": 2}))
+
+
+def test_follow_takes_up_a_stream_that_ends_and_ends_by_control_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    naps: list[float] = []
+
+    class Stream(Foreign):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            follows = "follow=1" in self.path
+            number = len(asked)
+            text = f'id: {number}\ndata: {{"id": {number}, "source": "s{number}"}}\n\n'
+            self.body = text.encode() if follows else b"[]"
+            self.content_type = "text/event-stream" if follows else "application/json"
+            super().do_GET()
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Stream)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr(time, "sleep", nap)
+    done = run_against(server, "events", "--follow", "--json")
+    assert done.exit_code == 0
+    assert '{"id": 2, "source": "s2"}\n' in done.output
+    assert '{"id": 3, "source": "s3"}\n' in done.output
+    assert asked[0] == "/api/events?limit=20"
+    assert asked[1:] == ["/api/events?follow=1", "/api/events?follow=1&since=2"]
+    assert naps == [cli.AGAIN_SECONDS] * 2
+    assert "the server ended the stream; trying again" in done.output
+
+
+def test_watch_shows_it_again_and_outlives_a_server_that_is_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.story.to_ready()
+    real, calls = Api.get, []
+
+    def get(api: Api, path: str, query: Any = None) -> Any:
+        calls.append(path)
+        if len(calls) == 2:
+            raise LostError("http://x: Connection refused")
+        return real(api, path, query)
+
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Api, "get", get)
+    monkeypatch.setattr(time, "sleep", nap)
+    done = site.run("nodes", "--watch", "--interval", "7")
+    assert done.exit_code == 0
+    assert done.output.count("1 nodes, 1 ready") == 2
+    assert "Connection refused; trying again" in done.output
+    assert naps == [7.0] * 3
+    assert site.run("nodes", "--watch", "--json").exit_code == 2
+
+
+def test_no_server_there() -> None:
+    server = serve()
+    port = server.server_port
+    server.shutdown()
+    server.server_close()
+    for words in (["nodes"], ["node", MAC], ["events"], ["events", "--follow"]):
+        done = CliRunner().invoke(main, [*words, "--server", f"http://127.0.0.1:{port}"])
+        assert done.exit_code == 1
+        assert f"127.0.0.1:{port}: Connection refused" in done.output
+        assert "hint: does `bootfarm serve` run there?" in done.output
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"status": 401}, "wants a token (401)"),
+        ({}, "its answer is no JSON"),
+        ({"body": b"{}", "content_type": "application/json"}, "no bootfarm server"),
+        ({"status": 404}, "it answered 404: <html>hello"),
+        ({"status": 500, "body": b"a\x1b[2J\nb"}, "it answered 500: a?[2J"),
+        ({"status": 503, "body": b"full"}, "is busy (503): full"),
+    ],
+)
+def test_servers_that_are_none_or_want_a_token(attributes: dict[str, object], words: str) -> None:
+    done = run_against(serve(**attributes), "nodes")
+    assert done.exit_code == 1
+    assert words in done.output
+    assert "hint:" in done.output
+
+
+def test_a_stream_that_is_none() -> None:
+    server = serve(body=b"[]", content_type="application/json")
+    done = run_against(server, "events", "--follow")
+    assert done.exit_code == 1
+    assert "it does not stream events" in done.output
+
+
+def test_token_and_server_from_the_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOOTFARM_SERVER", site.url)
+    monkeypatch.setenv("BOOTFARM_TOKEN", "s3cret")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert CliRunner().invoke(main, ["nodes"]).exit_code == 0
+    assert site.requests[-1].headers["authorization"] == "Bearer s3cret"
+    assert CliRunner().invoke(main, ["nodes", "--token", "other"]).exit_code == 0
+    assert site.requests[-1].headers["authorization"] == "Bearer other"
+    monkeypatch.delenv("BOOTFARM_TOKEN")
+    assert CliRunner().invoke(main, ["nodes"]).exit_code == 0
+    assert "authorization" not in site.requests[-1].headers
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://x:99999", "http://[x"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ServerError, match="is no address of a server"):
+        Api(url)
+
+
+def test_a_token_with_a_line_end() -> None:
+    with pytest.raises(ServerError, match="characters that no token has"):
+        Api("http://127.0.0.1:1", "abc\n")
