@@ -145,7 +145,9 @@ class Overview:
         return state != before
 
     def _serial_of(self, node: Node) -> str:
-        return self._serial(node.mac) if node.mac else ""
+        """The operator's word, else what the machine says of itself."""
+        told = node.boot.facts.get("serial", "") if node.boot is not None else ""
+        return (self._serial(node.mac) if node.mac else "") or str(told)
 
     def _fits(self, node: Node, wanted: str) -> bool:
         text = f"{node.key} {node.ip} {node.hostname or ''} {self._serial_of(node)}".lower()

@@ -100,3 +100,13 @@ def test_what_was_loaded_is_looked_at() -> None:
     overview = Overview(nodes)
     overview.turn(0.0)
     assert overview.counts()["ready"] == 1
+
+
+def test_a_machine_is_found_by_the_serial_number_that_it_tells() -> None:
+    farm = Farm()
+    farm.see("10.9.0.1")
+    event = Event(1.0, "10.9.0.2", "beacon", "initramfs", {"serial": "SN-77"})
+    assert farm.nodes.record(event) is not None
+    assert farm.listed(wanted="sn-77") == ["10.9.0.2"]
+    listed = Overview(farm.nodes, farm.diagnose, lambda mac: "of the inventory")
+    assert [row.serial for row in listed.rows(0.0).rows] == ["SN-77", ""]

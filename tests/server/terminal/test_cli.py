@@ -16,6 +16,7 @@ from server.events import Event
 from server.feed import Feed
 from server.identity import make_identifier
 from server.inventory import Inventory
+from server.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
 from server.services.http import HttpService
 from server.terminal import cli
@@ -39,6 +40,7 @@ class Site:
             lookup=lambda *_: (_ for _ in ()).throw(AssertionError("no boot tree here")),
             identifier=make_identifier(Inventory(), {}, None),
             nodes=self.story.nodes,
+            overview=Overview(self.story.nodes),
             health=dict,
             emit=self.emit,
             feed=self.feed,
