@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet --quiet
 STAMP := $(VENV)/.installed
 SHELL_FILES = $(shell .ci/shell-files)
 
-.PHONY: help install system-packages check format test demo clean
+.PHONY: help install system-packages check format test demo fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,17 @@ test: ## every test, end-to-end boots included; prints the minutes of each part
 
 demo: install ## build, serve, boot a bare machine, watch it join Kubernetes
 	$(VENV)/bin/bootfarm demo
+
+FUZZ_PYTHON := .venv-fuzz/bin/python
+EXECUTIONS ?= 10000000
+
+fuzz: $(FUZZ_PYTHON) ## coverage-guided fuzzer on each core: EXECUTIONS=10000000 CORE=nbd; records it
+	$(FUZZ_PYTHON) -m fuzz.campaign --executions $(EXECUTIONS) $(addprefix --core ,$(CORE)) --record
+
+$(FUZZ_PYTHON): fuzz/requirements.txt requirements.txt
+	@$(PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/pip --disable-pip-version-check --quiet install -r requirements.txt -r fuzz/requirements.txt
+	@touch $@
 
 format: $(STAMP) ## let ruff format and sort
 	$(VENV)/bin/ruff format .

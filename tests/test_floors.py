@@ -62,9 +62,10 @@ FLOORS = [
     ["rack.errors"],
     ["rack"],
     ["rack.cli"],
+    ["fuzz"],
     ["bootfarm"],
 ]
-PACKAGES = ("bootfarm", "imagebuild", "server", "rack")
+PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "fuzz")
 # What `server` may use of `imagebuild`: the meeting place and its format.
 MEETING_PLACE = {"imagebuild.store", "imagebuild.manifest", "imagebuild.inuse"}
 

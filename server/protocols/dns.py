@@ -7,7 +7,7 @@ and refuses everything else; it forwards nothing.
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -89,7 +89,7 @@ class DnsServer:
             return _fail(query, RCODE.FORMERR)
         if request.header.opcode != OPCODE.QUERY:
             return _fail(query, RCODE.NOTIMP)
-        if len(request.questions) != 1:
+        if len(request.questions) != 1 or not _is_name(request.q.qname.label):
             return _fail(query, RCODE.FORMERR)
         reply = self._decide(request)
         edns = next((extra for extra in request.ar if extra.rtype == QTYPE.OPT), None)
@@ -188,6 +188,11 @@ def reverse_zones(network: ipaddress.IPv4Network) -> list[str]:
         ".".join([*reversed(str(cut.network_address).split(".")[:octets]), _REVERSE])
         for cut in cuts
     ]
+
+
+def _is_name(labels: Sequence[bytes]) -> bool:
+    """Whether labels keep to RFC 1035, section 2.3.4. dnslib reads longer ones, and packs none."""
+    return all(len(label) < 64 for label in labels) and sum(map(len, labels)) + len(labels) < 255
 
 
 def _read_name(labels: Iterable[bytes]) -> str:
