@@ -85,13 +85,14 @@ class App:
             services=lambda: self.services,
             pool=lambda: self._pool,
             problems=self._problems,
+            farm=lambda: make_facts(config, self.sources),
             max_nodes=config.max_nodes,
         )
         self.overview = Overview(
             self.nodes, self._diagnose, functools.partial(_find_serial, config)
         )
-        self.metrics.tally.seed(self.nodes.nodes())
-        self.nodes.watch(self.metrics.tally.change)
+        self.metrics.seed(self.nodes.nodes())
+        self.nodes.watch(self.metrics.change)
         self.changes = Changes()
         catalog = make_catalog(self.sources, config)
         self.tree = catalog.make_tree(self.sources.site, self.identifier, self.record)
@@ -202,6 +203,7 @@ class App:
         for service in self.services.values():
             service.start()
         self._repeat(POLL_SECONDS, self.sources.poll)
+        self._repeat(POLL_SECONDS, lambda: self.metrics.findings.advance(time.time()))
         if self._pool is not None:
             # Workers cannot look themselves, so the parent looks often.
             self._repeat(WORKERS_POLL_SECONDS, self.sources.site)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 
+from server.diagnosis import FarmFacts
 from server.metrics.metrics import Metrics, Present
 from server.services.http import HttpService
 from server.services.nbd import NbdService
@@ -16,6 +17,7 @@ def make_metrics(
     services: Callable[[], Mapping[str, object]],
     pool: Callable[[], WorkerPool | None],
     problems: Callable[[], list[str]],
+    farm: Callable[[], FarmFacts],
     max_nodes: int,
 ) -> Metrics:
     """The metrics of a server. services, pool: those of now, which are made later."""
@@ -51,6 +53,7 @@ def make_metrics(
             is_refused=lambda: bool(ltsconf.problem),
             workers=workers,
             clock=time.time,
+            farm=farm,
         ),
         max_nodes=max_nodes,
     )

@@ -24,10 +24,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from imagebuild.store import Image
+from server.diagnosis import FarmFacts
 from server.events import Event
 from server.metrics.causes import CAUSES, OTHER, cause_of
+from server.metrics.findings import SEVERITIES, Findings
 from server.metrics.tally import AT_REST, Tally, is_whole
-from server.nodes import ORDER, PHASES, STATUSES, Boot
+from server.nodes import ORDER, PHASES, STATUSES, Boot, Node
 
 BOOT_SECONDS: Final = (15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600, 900, 1800, 3600)
 PHASE_SECONDS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
@@ -45,7 +47,8 @@ class Present:
     connections: protocol to open connections. attached: digest to open NBD
     connections of it. loads: how often lts.conf was taken and refused.
     loaded_at: when it was last taken, seconds since the epoch, or None.
-    workers: number to (process id, or None while it is being replaced).
+    workers: number to (process id, or None while it is being replaced). farm:
+    what the diagnosis knows of it.
     """
 
     problems: Callable[[], int]
@@ -57,18 +60,23 @@ class Present:
     is_refused: Callable[[], bool]
     workers: Callable[[], Mapping[int, int | None]]
     clock: Callable[[], float]
+    farm: Callable[[], FarmFacts] = FarmFacts
 
 
 class Metrics:
-    """Everything that `/metrics` says. tally: is told of the nodes by Nodes.watch."""
+    """Everything that `/metrics` says. `change` is told of the nodes by Nodes.watch.
+
+    findings: `advance` of it is to be called each second.
+    """
 
     def __init__(self, present: Present, *, max_nodes: int) -> None:
         # They would be a second series for each counter, of no use here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.tally = Tally(self._booted)
+        self.findings = Findings(present.farm)
         self._make_counters()
-        self.registry.register(_Gauges(self.tally, present, max_nodes))
+        self.registry.register(_Gauges(self.tally, self.findings, present, max_nodes))
         ProcessCollector(registry=self.registry)
 
     def _make_counters(self) -> None:
@@ -143,6 +151,18 @@ class Metrics:
             if phase not in AT_REST:
                 self._phase_seconds.labels(phase)
 
+    def seed(self, nodes: Iterable[Node]) -> None:
+        """Take the nodes of the server before this one."""
+        found = list(nodes)
+        self.tally.seed(found)
+        for node in found:
+            self.findings.change(node.key, node)
+
+    def change(self, key: str, node: Node | None) -> None:
+        """A node may have changed; None: it was forgotten."""
+        self.tally.change(key, node)
+        self.findings.change(key, node)
+
     def record(self, event: Event) -> None:
         """Count an event."""
         source = event.source if event.source in CAUSES else OTHER
@@ -192,8 +212,9 @@ class Metrics:
 class _Gauges:
     """What is read when it is asked for."""
 
-    def __init__(self, tally: Tally, present: Present, max_nodes: int) -> None:
+    def __init__(self, tally: Tally, findings: Findings, present: Present, max_nodes: int) -> None:
         self._tally = tally
+        self._findings = findings
         self._present = present
         self._max_nodes = max_nodes
 
@@ -209,6 +230,7 @@ class _Gauges:
             {"version": _version(), "python": platform.python_version()},
         )
         yield from self._nodes()
+        yield from self._diagnosis()
         yield from self._images()
         yield from self._server()
         yield from self._workers()
@@ -238,6 +260,23 @@ class _Gauges:
             "bootfarm_nodes_limit", "Nodes that are remembered at most.", self._max_nodes
         )
         yield CounterMetricFamily("bootfarm_boots", "Boots that began.", tally.boots)
+
+    def _diagnosis(self) -> Iterable[Metric]:
+        present = GaugeMetricFamily(
+            "bootfarm_nodes_with_finding",
+            "Nodes by what is the matter with them (docs/diagnosis.md).",
+            labels=["rule", "severity"],
+        )
+        found = CounterMetricFamily(
+            "bootfarm_findings",
+            "How many times a rule of the diagnosis came to hold for a node.",
+            labels=["rule", "severity"],
+        )
+        for rule, severity in SEVERITIES.items():
+            present.add_metric([rule, severity], self._findings.present[rule])
+            found.add_metric([rule, severity], self._findings.found[rule])
+        yield present
+        yield found
 
     def _images(self) -> Iterable[Metric]:
         images = self._present.images()

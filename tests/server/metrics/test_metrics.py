@@ -62,7 +62,7 @@ def test_bytes_transfers_and_errors() -> None:
 def test_boots() -> None:
     metrics = Metrics(present(), max_nodes=100)
     nodes = Nodes()
-    nodes.watch(metrics.tally.change)
+    nodes.watch(metrics.change)
     for time, phase in ((0.0, "initramfs"), (4.0, "root"), (10.0, "systemd"), (50.0, "ready")):
         event = Event(time, "10.9.0.1", "beacon", phase, {"status": "ok", "boot": "a"})
         metrics.record(event)
@@ -86,7 +86,7 @@ def test_images_and_who_boots_them(tmp_path: Path) -> None:
     now = replace(present((image,)), attached=lambda: {image.digest: 5, "cd" * 32: 2})
     metrics = Metrics(now, max_nodes=100)
     nodes = Nodes()
-    nodes.watch(metrics.tally.change)
+    nodes.watch(metrics.change)
     for number, digest in enumerate([image.digest, image.digest, "cd" * 32, "ef" * 32]):
         path = f"/ltsp/amd64/@{digest}/vmlinuz"
         detail: Mapping[str, str] = {"path": path, "status": "ok"}
@@ -175,7 +175,7 @@ def test_nothing_grows_with_the_nodes_and_what_they_say(tmp_path: Path) -> None:
     def series(count: int) -> set[object]:
         metrics = Metrics(present((image,)), max_nodes=1000)
         nodes = Nodes(limit=1000)
-        nodes.watch(metrics.tally.change)
+        nodes.watch(metrics.change)
         for number in range(count):
             address = f"10.9.{number >> 8}.{number & 255}"
             for event in (
@@ -206,7 +206,7 @@ def test_a_scrape_costs_the_same_with_10_000_nodes() -> None:
     def calls(count: int) -> int:
         metrics = Metrics(present(), max_nodes=count)
         nodes = Nodes(limit=count)
-        nodes.watch(metrics.tally.change)
+        nodes.watch(metrics.change)
         for number in range(count):
             address = f"10.9.{number >> 8}.{number & 255}"
             detail: Mapping[str, str] = {"status": "start"}
