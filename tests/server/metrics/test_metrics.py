@@ -226,3 +226,14 @@ def test_a_scrape_costs_the_same_with_10_000_nodes() -> None:
         return made
 
     assert calls(10_000) <= calls(100) * 1.1
+
+
+def busy_metrics(directory: Path) -> Metrics:
+    """The metrics of a server in which everything has happened; for tests of what reads them."""
+    image = publish(directory / "store")
+    now = replace(present((image,)), workers=lambda: {0: os.getpid()})
+    metrics = Metrics(now, max_nodes=100)
+    for route in ("/ltsp/x", "/beacon", "/api/nodes", "/", "/healthz", "/metrics", "/other"):
+        for status in (200, 304, 404, 500):
+            metrics.count_request(route, status)
+    return metrics
