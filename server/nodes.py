@@ -9,152 +9,60 @@ import json
 import logging
 import math
 import os
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.eventlog import EventLog
 from server.events import Event
+from server.phases import (
+    ORDER,
+    PHASES,
+    digest_of,
+    is_core,
+    is_menu,
+    phase_of,
+    phase_of_path,
+)
+from server.timeline import (
+    EVENTS,
+    FACTS,
+    Boot,
+    Node,
+    Phase,
+    describe,
+    pack_node,
+    summarize,
+    unpack_node,
+)
 from server.yamlfile import parse_mac
 
-PHASES = (
-    "dhcp",
-    "loader",
-    "menu",
-    "kernel",
-    "initrd",
-    "initramfs",
-    "network",
-    "ltsconf",
-    "root",
-    "preinit",
-    "systemd",
-    "rcfile",
-    "join",
-    "ready",
-    "shutdown",
-)
-ORDER = {phase: number for number, phase in enumerate(PHASES)}
+__all__ = [
+    "ORDER",
+    "PHASES",
+    "Boot",
+    "Node",
+    "Nodes",
+    "Phase",
+    "bound_detail",
+    "describe",
+    "digest_of",
+    "is_core",
+    "pack_node",
+    "phase_of",
+    "phase_of_path",
+    "summarize",
+]
 
 STATUSES = ("start", "ok", "error")
 TEXT_MAX = 400
-FACTS = (
-    *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
-    *("memory", "serial"),
-)
-"""What a boot remembers of its events: of DHCP's, and of the node's own words."""
 FACT_MAX = 100
 DETAILS_MAX = 12
-PAST_BOOTS = 3
-FORMAT = 1
-_FILE_PHASES = {
-    "vmlinuz": "kernel",
-    "initrd.img": "initrd",
-    "lts.conf": "ltsconf",
-    "rootfs.squashfs": "root",
-}
-CORES = ("core.0", "core.efi", "undionly.kpxe", "snponly.efi")
-"""What firmware fetches: GRUB's and iPXE's loaders for BIOS and UEFI."""
 _log = logging.getLogger(__name__)
 
 Identify = Callable[[str], tuple[str | None, str | None]]
 """IP -> (MAC or None, hostname or None)."""
-
-
-def _is_menu(path: str) -> bool:
-    """Whether the path is a rendered menu; GRUB asks for grub.cfg-01-<mac> first."""
-    return path.rpartition("/")[2].split("-")[0] in ("grub.cfg", "boot.ipxe")
-
-
-def phase_of_path(path: str) -> str | None:
-    """The phase of a boot in which a node asks for a path of the boot tree."""
-    if _is_menu(path):
-        return "menu"
-    file = path.rpartition("/")[2]
-    if file in _FILE_PHASES:
-        return _FILE_PHASES[file]
-    return "loader" if "/grub/" in path or "/ipxe/" in path else None
-
-
-def phase_of(event: Event) -> str | None:
-    """The phase of a boot that an event is of, or None where it is of none."""
-    if event.phase in ORDER:
-        return event.phase
-    if event.source == "nbd":
-        # A file that is no image's (`--export`) is nobody's root.
-        return None if event.detail.get("digest") == "" else "root"
-    return phase_of_path(str(event.detail.get("file") or event.detail.get("path") or ""))
-
-
-def is_core(path: str) -> bool:
-    """Whether a path is that of a boot loader itself, not of its modules."""
-    return path.rpartition("/")[2] in CORES
-
-
-def digest_of(path: str) -> str:
-    """The digest that a path or an export's name holds behind `@`, or ""."""
-    word = path.partition("@")[2].partition("/")[0]
-    return word if len(word) == 64 else ""
-
-
-@dataclass
-class Phase:
-    """What is known of one phase of one boot. first, last: seconds since the epoch.
-
-    bytes, seconds, retries: of the transfers in it that ended, together.
-    """
-
-    first: float
-    last: float
-    status: str
-    count: int = 1
-    bytes: int = 0
-    detail: str = ""
-    seconds: float = 0.0
-    retries: int = 0
-
-
-@dataclass
-class Boot:
-    """One start of a node, up to the next. boot_id: what its initramfs made up, or "".
-
-    facts: what is worth keeping of it when its events are gone; FACTS has the names.
-    """
-
-    started: float
-    boot_id: str = ""
-    image: str = ""
-    digest: str = ""
-    phases: dict[str, Phase] = field(default_factory=dict)
-    facts: dict[str, str | int | float | bool] = field(default_factory=dict)
-
-    def last_phase(self) -> str | None:
-        """The furthest phase that was reached."""
-        return max(self.phases, key=ORDER.__getitem__, default=None)
-
-    def error(self) -> str:
-        """What went wrong and has not been mended since, or ""."""
-        for phase in sorted(self.phases, key=ORDER.__getitem__, reverse=True):
-            if self.phases[phase].status == "error":
-                return f"{phase}: {self.phases[phase].detail or 'failed'}"
-        return ""
-
-
-@dataclass
-class Node:
-    """A machine and its timeline. key: its MAC, or its IP while the MAC is unknown."""
-
-    key: str
-    mac: str | None
-    ip: str = ""
-    hostname: str | None = None
-    first_seen: float = 0.0
-    last_seen: float = 0.0
-    boots: int = 0
-    boot: Boot | None = None
-    past: deque[Boot] = field(default_factory=lambda: deque(maxlen=PAST_BOOTS))
-    events: deque[dict[str, Any]] = field(default_factory=deque)
 
 
 class Nodes:
@@ -165,7 +73,7 @@ class Nodes:
         identify: Identify = lambda ip: (None, None),
         *,
         limit: int = 10_000,
-        events: int = 64,
+        events: int = EVENTS,
     ) -> None:
         self._identify = identify
         self._limit = limit
@@ -198,9 +106,14 @@ class Nodes:
 
     def _take(self, node: "Node", event: Event, phase: str, detail: dict[str, Any]) -> None:
         path = str(detail.get("file") or detail.get("path") or detail.get("export") or "")
+        if event.source == "dhcp" and "firmware" not in detail and not _is_error(detail):
+            # Linux asks, perhaps to renew: no step of a boot, and no boot of a machine with a disk.
+            node.last_seen = max(node.last_seen, event.time)
+            self._append(node, event, phase, path, detail)
+            return
         boot = self._boot_of(node, event, phase, path, detail)
         node.last_seen = max(node.last_seen, event.time)
-        if phase == "loader" and detail.get("status") == "error" and not is_core(path):
+        if phase == "loader" and _is_error(detail) and not is_core(path):
             return  # GRUB asks for dozens of files that need not be there
         marks = not (event.source == "nbd" and event.phase == "detach")
         if marks:
@@ -241,7 +154,7 @@ class Nodes:
         if node is None:
             self._make_room()
             node = Node(key, mac, first_seen=now, last_seen=now)
-            node.events = deque(maxlen=self._events)
+            node.events = EventLog(self._events)
             self._nodes[key] = node
             self._gone.discard(key)
         self._nodes.move_to_end(key)
@@ -284,7 +197,7 @@ class Nodes:
     ) -> Boot:
         boot_id = str(detail.get("boot") or "")
         boot = node.boot
-        if boot is None or _starts_boot(boot, event, phase, path, boot_id):
+        if boot is None or _starts_boot(boot, event, phase, path, detail):
             if boot is not None:
                 node.past.append(boot)
             boot = node.boot = Boot(event.time)
@@ -296,7 +209,7 @@ class Nodes:
     def _append(
         self, node: Node, event: Event, phase: str, path: str, detail: dict[str, Any]
     ) -> None:
-        entry = {
+        entry: dict[str, Any] = {
             "time": round(event.time, 3),
             "source": event.source[:20],
             "phase": phase,
@@ -307,10 +220,9 @@ class Nodes:
             del entry["what"]
         if phase == "loader" and path.endswith((".mod", ".lst")):
             return  # dozens a boot; the phase counts them
-        last = node.events[-1] if node.events else None
+        last = node.events.last
         if last is not None and _is_begun(last, entry):
-            node.events.pop()
-            node.events.append(entry)
+            node.events.replace_last(entry)
             return
         if last is not None and _same(last, entry):
             last["count"] = last.get("count", 1) + 1
@@ -329,7 +241,7 @@ class Nodes:
         found: list[Node] = []
         for file in files:
             try:
-                node = _unpack(json.loads(file.read_bytes()), self._events)
+                node = unpack_node(json.loads(file.read_bytes()), self._events)
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 _log.warning("%s: not a timeline, left aside: %s", file, error)
                 continue
@@ -359,91 +271,33 @@ class Nodes:
         return len(self._dirty) + len(self._gone)
 
 
-def summarize(node: Node) -> dict[str, Any]:
-    """A node in one JSON object: where its boot has got to."""
-    boot = node.boot
-    phase = boot.last_phase() if boot else None
-    last = boot.phases[phase] if boot and phase else None
-    return {
-        "mac": node.mac,
-        "ip": node.ip,
-        "hostname": node.hostname,
-        "phase": phase,
-        "status": last.status if last else None,
-        "since": last.first if last else None,
-        "last_seen": node.last_seen,
-        "boot_started": boot.started if boot else None,
-        "boots": node.boots,
-        "image": boot.image if boot else "",
-        "digest": boot.digest if boot else "",
-        "error": boot.error() if boot else "",
-    }
+def _is_error(detail: Mapping[str, Any]) -> bool:
+    return detail.get("status") == "error"
 
 
-def describe(node: Node) -> dict[str, Any]:
-    """A node with its whole timeline, as JSON has it."""
-    return {**summarize(node), **pack_node(node)}
-
-
-def pack_node(node: Node) -> dict[str, Any]:
-    """What `save` writes of a node."""
-    return {
-        "format": FORMAT,
-        "key": node.key,
-        "mac": node.mac,
-        "ip": node.ip,
-        "hostname": node.hostname,
-        "first_seen": node.first_seen,
-        "last_seen": node.last_seen,
-        "boots": node.boots,
-        "boot": _pack_boot(node.boot) if node.boot else None,
-        "past": [_pack_boot(boot) for boot in node.past],
-        "events": list(node.events),
-    }
-
-
-def _pack_boot(boot: Boot) -> dict[str, Any]:
-    phases = {
-        phase: vars(boot.phases[phase]) for phase in sorted(boot.phases, key=ORDER.__getitem__)
-    }
-    return {**vars(boot), "phases": phases}
-
-
-def _unpack(data: Any, events: int) -> Node:
-    if data["format"] != FORMAT:
-        raise ValueError(f"format {data['format']!r}")
-    node = Node(
-        key=str(data["key"]),
-        mac=data["mac"],
-        ip=str(data["ip"]),
-        hostname=data["hostname"],
-        first_seen=float(data["first_seen"]),
-        last_seen=float(data["last_seen"]),
-        boots=int(data["boots"]),
-    )
-    node.boot = _unpack_boot(data["boot"]) if data["boot"] else None
-    node.past.extend(_unpack_boot(boot) for boot in data["past"])
-    node.events = deque((dict(entry) for entry in data["events"]), maxlen=events)
-    return node
-
-
-def _unpack_boot(data: Any) -> Boot:
-    phases = {phase: Phase(**value) for phase, value in data["phases"].items() if phase in ORDER}
-    return Boot(**{**data, "phases": phases})
-
-
-def _starts_boot(boot: Boot, event: Event, phase: str, path: str, boot_id: str) -> bool:
+def _starts_boot(
+    boot: Boot, event: Event, phase: str, path: str, detail: Mapping[str, Any]
+) -> bool:
+    boot_id = detail.get("boot")
     if boot_id and boot.boot_id and boot_id != boot.boot_id:
         return True
     reached = ORDER[boot.last_phase() or PHASES[0]]
     if phase == "dhcp":
-        # Firmware, loader and initramfs each ask; only the firmware's is a beginning.
-        return reached >= ORDER["systemd"]
+        # Firmware, loader, initramfs and the running system each ask, and the last two name no
+        # firmware; who has its menu and asks as firmware does was switched on anew.
+        return _is_firmware(detail) and reached >= ORDER["menu"]
     if phase == "loader" and is_core(path):
-        return reached >= ORDER["menu"]
-    if phase == "menu" and _is_menu(path):
+        # Only its beginning: the last ACK may be lost, and the end be told when the menu is there.
+        begins = event.source != "tftp" or detail.get("status") == "start"
+        return begins and reached >= ORDER["menu"]
+    if phase == "menu" and is_menu(path):
         return reached >= ORDER["initramfs"]
     return False
+
+
+def _is_firmware(detail: Mapping[str, Any]) -> bool:
+    """Whether a DHCP message is the first of a machine that boots from the network."""
+    return "firmware" in detail and detail.get("request") in (None, "discover")
 
 
 def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> None:
@@ -469,6 +323,11 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
         return  # what the menu says was decided before it was sent
     seen.status = status
     seen.detail = text
+    if status == "error":
+        seen.errors += 1
+        seen.error, seen.error_at = text, now
+    elif status == "ok":
+        seen.errors = 0
 
 
 def _number(detail: Mapping[str, Any], key: str) -> Any:

@@ -37,9 +37,10 @@ FLOORS = [
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
     [
         *("server.inventory", "server.stamp", "server.background", "server.extras"),
+        *("server.phases", "server.eventlog"),
         "server.secrecy",
     ],
-    ["server.config", "server.identity", "server.dhcpconfig"],
+    ["server.config", "server.identity", "server.dhcpconfig", "server.timeline"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
     ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],
     ["server.metrics", "server.overview"],

@@ -12,7 +12,7 @@ from server.nodes import ORDER, Boot, Node, Phase
 _UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 Entry = Mapping[str, Any]
-"""One of Node.events: {time, source, phase, what, detail, count, until}."""
+"""One of Node.events: {time, source, phase, what, detail, count, until}. To be read sparingly."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,12 @@ class Case:
     @cached_property
     def has_open_transfer(self) -> bool:
         """Whether a file is on its way."""
-        return any(
-            entry["source"] == "tftp" and entry["detail"].get("status") == "start"
-            for entry in self.entries[-1:]
+        last = self.node.events.last
+        return (
+            last is not None
+            and last["time"] >= self.boot.started
+            and last["source"] == "tftp"
+            and last["detail"].get("status") == "start"
         )
 
     def phase(self, name: str) -> Phase | None:

@@ -9,6 +9,10 @@ from server.nodes import is_core
 
 _BIOS_LOADERS: Final = ("core.0", "undionly.kpxe")
 _X86: Final = (0, 7, 9, 16)
+_NO_IMAGE: Final = (
+    "IMAGE '|there is no image|store holds no image|no image is served|says which image"
+)
+"""As server.bootplan.choose_image has it."""
 
 
 def _file_of(entry: Entry) -> str:
@@ -72,7 +76,7 @@ def _not_listed(case: Case) -> Values | None:
 
 
 def _no_image(case: Case) -> Values | None:
-    text = _failed_dhcp(case, "no image|nothing says which image")
+    text = _failed_dhcp(case, _NO_IMAGE)
     return None if text is None else {"what": text}
 
 
@@ -148,13 +152,9 @@ def _loader_silent(case: Case) -> Values | None:
 
 def _image_nowhere(case: Case) -> Values | None:
     for phase in ("menu", "root"):
-        for entry in case.find(source="plan", phase=phase):
-            if entry["detail"].get("status") != "error":
-                break
-            text = str(entry["detail"].get("message", ""))
-            if search("IMAGE |there is no image|no image|default_image|which image", text):
-                return {"what": text, "since": entry["time"], "phase": phase}
-            break
+        text = case.error_in(phase)
+        if text and search(_NO_IMAGE, text):
+            return {"what": text, "phase": phase}
     return None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, count_of, name_count, name_span, search
+from server.diagnosis.case import Case, name_count, name_span, search
 from server.diagnosis.rule import Rule, Values
 
 _TRY: Final = r"^try \d+: "
@@ -18,17 +18,10 @@ def failure(case: Case) -> tuple[str, float, int] | None:
 
     A try that is under way does not hide the one before it.
     """
-    text, since, tries = "", 0.0, 0
-    for entry in case.find(source="beacon", phase="join"):
-        status = entry["detail"].get("status", "ok")
-        if status == "ok":
-            break
-        if status == "error":
-            tries += count_of(entry)
-            if tries == count_of(entry):
-                text = str(entry["detail"].get("detail", ""))
-                since = float(entry.get("until", entry["time"]))
-    return (text, since, tries) if tries else None
+    phase = case.phase("join")
+    if phase is None or not phase.errors:
+        return None
+    return phase.error, phase.error_at, phase.errors
 
 
 def _search(case: Case, pattern: str) -> Values | None:

@@ -7,9 +7,10 @@ from server.diagnosis.rule import Rule, Values
 
 
 def _preinit_failed(case: Case) -> Values | None:
-    for entry in case.find(source="beacon", phase="preinit", status="error"):
-        return {"what": entry["detail"].get("detail", "no reason given"), "since": entry["time"]}
-    return None
+    phase = case.phase("preinit")
+    if phase is None or not phase.error_at:
+        return None
+    return {"what": phase.error or "no reason given", "since": phase.error_at}
 
 
 def _rcfile_failed(case: Case) -> Values | None:

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ class Clock:
     def tftp(self, path: str, **detail: Any) -> None:
         self.see("tftp", "transfer", path=path, **({"status": "ok"} | detail))
 
+    def fetch(self, path: str) -> None:
+        self.tftp(path, status="start")
+        self.tftp(path)
+
     def boot(self, boot_id: str) -> None:
-        self.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="start")
-        self.tftp("/ltsp/amd64/grub/i386-pc/core.0")
+        self.fetch("/ltsp/amd64/grub/i386-pc/core.0")
         self.tftp("/ltsp/amd64/grub/i386-pc/normal.mod")
         self.tftp("/ltsp/amd64/grub/grub.cfg")
         self.tftp(f"/ltsp/amd64/@{DIGEST}/vmlinuz", bytes=1000)
@@ -109,7 +113,7 @@ def test_a_loader_fetched_again_is_another_boot(loader: str) -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)
     for _ in range(2):
-        clock.tftp(f"/ltsp/amd64/ipxe/{loader}")
+        clock.fetch(f"/ltsp/amd64/ipxe/{loader}")
         clock.tftp("/ltsp/amd64/boot.ipxe")
     assert nodes.nodes()[0].boots == 2
 
@@ -118,7 +122,7 @@ def test_a_connection_that_ends_late_is_no_step_of_the_next_boot() -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)
     clock.boot("one")
-    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0")
+    clock.fetch("/ltsp/amd64/grub/i386-pc/core.0")
     clock.see("nbd", "detach", export=f"/opt/ltsp/amd64@{DIGEST}", digest=DIGEST, bytes=5)
     node = nodes.nodes()[0]
     assert node.boot is not None
@@ -283,3 +287,128 @@ def test_odd_events_harm_nobody(event: Event) -> None:
     nodes = Nodes(identify)
     nodes.record(event)
     json.dumps([summarize(node) for node in nodes.nodes()])
+
+
+def test_the_end_of_a_loaders_transfer_that_comes_late_is_no_other_boot() -> None:
+    """Its last ACK was lost: the server hears of the end when the menu was long asked for."""
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="start")
+    clock.tftp("/ltsp/amd64/grub/grub.cfg")
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="error", message="no answer for 30 s")
+    (node,) = nodes.nodes()
+    assert node.boots == 1
+    assert summarize(node)["phase"] == "menu"
+    assert summarize(node)["error"] == ""
+
+
+def test_a_size_probe_and_the_loader_itself_are_one_boot() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for status in ("start", "stop", "start", "ok"):
+        clock.tftp("/ltsp/amd64/grub/x86_64-efi/core.efi", status=status)
+    clock.tftp("/ltsp/amd64/grub/grub.cfg")
+    assert nodes.nodes()[0].boots == 1
+
+
+def dhcp(clock: Clock, request: str = "discover", **detail: Any) -> None:
+    clock.see("dhcp", "dhcp", MAC, request=request, **({"status": "ok"} | detail))
+
+
+def test_dhcp_of_firmware_begins_a_boot_once() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for _ in range(2):
+        dhcp(clock, firmware="UEFI x64", architecture=7)
+        dhcp(clock, "request", firmware="UEFI x64", architecture=7, address=IP)
+        clock.fetch("/ltsp/amd64/ipxe/snponly.efi")
+        dhcp(clock, firmware="UEFI x64 (iPXE)", architecture=7)
+        dhcp(clock, "request", firmware="UEFI x64 (iPXE)", architecture=7, dhcp_server="10.9.0.3")
+        clock.see("http", "transfer", file="/ltsp/amd64/boot.ipxe", status="ok")
+        dhcp(clock, address=IP)  # the initramfs
+    (node,) = nodes.nodes()
+    assert node.boots == 2
+    assert node.boot is not None
+    assert node.boot.facts == {
+        "firmware": "UEFI x64 (iPXE)",
+        "architecture": 7,
+        "address": IP,
+        "dhcp_server": "10.9.0.3",
+    }
+    assert list(node.boot.phases) == ["dhcp", "loader", "menu"]
+
+
+def test_a_lease_that_is_renewed_is_no_boot_and_no_step_of_one() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.boot("one")
+    before = nodes.nodes()[0].boot
+    for _ in range(3):
+        dhcp(clock, "request", reply="ack", address=IP)
+    (node,) = nodes.nodes()
+    assert node.boot is before
+    assert node.boots == 1
+    assert node.last_seen == clock.now
+    assert node.events[-1]["count"] == 3
+
+
+def test_a_machine_with_a_disk_that_only_asks_for_an_address_has_no_boot() -> None:
+    nodes = Nodes(identify)
+    dhcp(Clock(nodes), address=IP)
+    (node,) = nodes.nodes()
+    assert node.boot is None
+    assert len(node.events) == 1
+    dhcp(Clock(nodes), "decline", status="error", message="is used by another machine")
+    assert summarize(node)["error"] == "dhcp: is used by another machine"
+
+
+def test_amounts_of_each_phase() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    path = f"/ltsp/amd64/@{DIGEST}/initrd.img"
+    clock.tftp(path, status="start", bytes=0, seconds=0.0, retries=0)
+    clock.tftp(path, bytes=6000, seconds=1.5, retries=2)
+    clock.tftp(path, bytes=3000, seconds=0.5, retries=1)
+    clock.tftp("/ltsp/amd64/boot.ipxe")
+    phases = describe(nodes.nodes()[0])["boot"]["phases"]
+    initrd = {key: phases["initrd"][key] for key in ("bytes", "seconds", "retries", "rate")}
+    assert initrd == {"bytes": 9000, "seconds": 2.0, "retries": 3, "rate": 4500}
+    assert phases["menu"]["rate"] is None
+
+
+def test_a_phase_remembers_its_errors() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    for number in (1, 2):
+        clock.see("beacon", "join", MAC, status="start")
+        clock.see("beacon", "join", MAC, status="error", detail=f"try {number}")
+    clock.see("beacon", "join", MAC, status="start")
+    (node,) = nodes.nodes()
+    assert node.boot is not None
+    join = node.boot.phases["join"]
+    assert (join.status, join.errors, join.error, join.error_at) == ("start", 2, "try 2", 1004.0)
+    clock.see("beacon", "join", MAC, status="ok")
+    assert (join.errors, join.error) == (0, "try 2")
+
+
+def test_what_a_node_costs_is_bounded() -> None:
+    """Ten thousand nodes: half a gigabyte as they are, some more if all send what is longest."""
+    count = 10
+
+    def fill(detail: dict[str, str]) -> float:
+        nodes = Nodes(lambda ip: (f"52:54:00:00:00:{int(ip[7:]):02x}", "node"))
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                clock = Clock(nodes)
+                for boot in range(5):
+                    for phase in PHASES:
+                        for step in range(6):
+                            words = {key: f"{step % 2}{text}" for key, text in detail.items()}
+                            clock.see("x", phase, f"10.9.0.{number}", boot=str(boot), **words)
+            return tracemalloc.get_traced_memory()[0] / count
+        finally:
+            tracemalloc.stop()
+
+    assert fill({"path": f"/ltsp/amd64/@{DIGEST}/vmlinuz", "message": "x" * 60}) < 60_000
+    assert fill({"path": "x" * 5000, "message": "y" * 5000, "options": "z" * 80}) < 160_000

@@ -86,7 +86,7 @@ def test_a_finding_ends_with_the_next_boot() -> None:
 @pytest.mark.parametrize("phase", [name for name in PHASES if EXPECTATIONS[name].seconds])
 def test_a_phase_is_stalled_after_its_time_and_not_before(phase: str) -> None:
     story = Story(FarmFacts())
-    story.see("beacon" if phase != "dhcp" else "dhcp", phase, status="ok", boot="one")
+    story.see("beacon" if phase != "dhcp" else "dhcp", phase, status="ok", firmware="x")
     seconds = EXPECTATIONS[phase].seconds
     assert seconds is not None
     story.wait(seconds)
