@@ -1,6 +1,8 @@
 """The rack's network: a bridge, the servers' addresses and a tap for each NIC."""
 
 import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
 
 from rack.namespace import Namespace
 
@@ -8,6 +10,8 @@ BRIDGE = "rack0"
 SUBNET = ipaddress.IPv4Network("10.9.0.0/16")
 SERVER_IP = "10.9.0.1"
 """DHCP, DNS, TFTP, NBD and HTTP."""
+SITE_IP = "10.9.0.2"
+"""The site's own DHCP and DNS server, where it is another machine than SERVER_IP."""
 NETCONSOLE_IP = "10.9.0.15"
 API_IP = "10.9.0.20"
 """The API server of the control plane."""
@@ -35,6 +39,38 @@ def add_tap(namespace: Namespace, name: str) -> None:
         f"tuntap add dev {name} mode tap",
         f"link set {name} master {BRIDGE}",
         f"link set {name} up",
+    ]
+    namespace.run(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
+
+
+# A host of its own: it waits for its cable, takes its addresses, and becomes "$@".
+HOST = """
+pid=$1 cable=$2; shift 2
+echo $$ >"$pid.new" && mv "$pid.new" "$pid"
+until ip link show "$cable" >/dev/null 2>&1; do sleep 0.05; done
+while [ "$1" != -- ]; do ip address add "$1" dev "$cable"; shift; done; shift
+ip link set lo up && ip link set "$cable" up && exec "$@"
+"""
+
+
+def host_argv(
+    pid_file: Path, cable: str, addresses: Sequence[str], argv: Sequence[str]
+) -> list[str]:
+    """`argv` as a program on a host of its own, for `Namespace.start`; `plug_in` comes next.
+
+    cable: its network device. addresses: with their prefix lengths.
+    """
+    script = ("unshare", "--net", "sh", "-c", HOST, "host", str(pid_file), cable)
+    return [*script, *addresses, "--", *argv]
+
+
+def plug_in(namespace: Namespace, pid_file: Path, cable: str) -> None:
+    """Connect a host that `host_argv` made to the bridge; it has written its pid."""
+    pid = pid_file.read_text().strip()
+    commands = [
+        f"link add {cable}-rack type veth peer name {cable} netns {pid}",
+        f"link set {cable}-rack master {BRIDGE}",
+        f"link set {cable}-rack up",
     ]
     namespace.run(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
 

@@ -21,7 +21,7 @@ from typing import Any
 from imagebuild.store import Store, StoreError
 from rack.cache import need_tools, run
 from rack.controlplane import ControlPlane, JoinFacts
-from rack.dhcp import Dhcp, render_boot_options
+from rack.dhcp import RENDER, Dhcp, Kind
 from rack.errors import RackError
 from rack.kubernetes.build import Packages, build
 from rack.kvm import find_accelerator
@@ -48,7 +48,8 @@ class Rack:
 
     packages: what the control plane is run from; built when it is first needed.
     accelerator: QEMU's; if None, KVM where it boots the served image's kernel, else TCG.
-    image_name: whose boot loaders DHCP names.
+    image_name: whose boot loaders DHCP names. dhcp: what the site has of DHCP
+    beside what `serve` does.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Rack:
         packages: Packages | None = None,
         accelerator: Sequence[str] | None = None,
         image_name: str = "amd64",
+        dhcp: Kind = "loader",
     ) -> None:
         self.directory = directory.resolve()
         self.nodes: dict[str, Node] = {}
@@ -67,6 +69,7 @@ class Rack:
         self._packages = packages
         self._accelerator = accelerator
         self._image_name = image_name
+        self._dhcp_kind: Kind = dhcp
         self._control_plane: ControlPlane | None = None
         self._processes: list[Process] = []
         self._taps = 0
@@ -98,8 +101,8 @@ class Rack:
 
     def _start_network(self) -> None:
         set_up_network(self.namespace)
-        self.dhcp = Dhcp(self.namespace, self._subdirectory("dhcp"))
-        self.dhcp.start(render_boot_options(self._image_name))
+        self.dhcp = Dhcp(self.namespace, self._subdirectory("dhcp"), self._dhcp_kind)
+        self.dhcp.start(RENDER[self._dhcp_kind](self._image_name))
         argv = [sys.executable, "-m", "rack.netconsole", NETCONSOLE_IP, str(NETCONSOLE_PORT)]
         self._processes.append(self.namespace.start("netconsole", argv, self.netconsole_log))
         self.ssh_key = self._subdirectory("ssh") / "id_rsa"
