@@ -1,7 +1,9 @@
 """A bare machine of the rack: its power button, its console, SSH into it."""
 
+import contextlib
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ from rack.qmp import Qmp
 
 # What no boot recovers from: there is no use in waiting any longer.
 HOPELESS = re.compile(r"Kernel panic - not syncing|end Kernel panic")
+
+TYPING_SECONDS = 1.0
+"""How long a slow firmware may take to read the keys."""
 
 SSH_OPTIONS = (
     *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
@@ -127,6 +132,19 @@ class Node:
         """The most resident memory (bytes) of its QEMU over all its power-ons."""
         self._remember_peak()
         return self._peak
+
+    def type(self, text: str) -> None:
+        """Type at its serial console, key by key."""
+        with socket.socket(socket.AF_UNIX) as console:
+            console.settimeout(10)
+            console.connect(str(self.files.console_socket))
+            console.sendall(text.encode())
+            # QEMU forgets what the machine has not taken yet when the other side hangs up.
+            end = time.monotonic() + TYPING_SECONDS
+            while (left := end - time.monotonic()) > 0:
+                console.settimeout(left)
+                with contextlib.suppress(TimeoutError):
+                    console.recv(65536)
 
     # Waits
 

@@ -1,8 +1,8 @@
 """Images and racks that the end-to-end tests share.
 
-Two racks, each with a file of tests, run side by side as two runs of pytest:
-test_cluster.py has a control plane, test_boots.py has none. The tests of a file go
-in its order, since one machine's boots prove many lines.
+Racks, each with a file of tests, in two runs of pytest side by side: test_cluster.py
+has a control plane, the others have none and run one after the other. The tests of a
+file go in its order, since one machine's boots prove many lines.
 """
 
 import fcntl
@@ -57,8 +57,8 @@ def store() -> Path:
 
 @pytest.fixture(scope="module")
 def rack(request: pytest.FixtureRequest) -> Iterator[Rack]:
-    """An empty rack that ends with the module's tests."""
+    """An empty rack that ends with the module's tests; their DHCP says what the site has of it."""
     name = request.path.stem.removeprefix("test_")
     shutil.rmtree(RESULTS / name, ignore_errors=True)
-    with Rack(RESULTS / name) as rack:
+    with Rack(RESULTS / name, dhcp=getattr(request.module, "DHCP", "loader")) as rack:
         yield rack

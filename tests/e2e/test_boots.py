@@ -10,6 +10,7 @@ from rack.machine import NodeSpec
 from rack.network import NETCONSOLE_IP
 from rack.node import Node
 from rack.rack import Rack
+from tests.e2e.waits import wait_phase
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -93,18 +94,6 @@ def power_off(node: Node) -> None:
     Not by the button: logind is among the services that a node does without."""
     node.ssh("systemctl poweroff --no-block")
     node.wait_off(timeout=180)
-
-
-def wait_phase(farm: Rack, node: Node, phase: str, timeout: float = 300.0) -> dict[str, object]:
-    """Wait until the server has seen `phase` of the node; what it saw of it."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        node.check()
-        boot = farm.timeline(node).get("boot") or {"phases": {}}
-        if phase in boot["phases"]:
-            return dict(boot["phases"][phase])
-        time.sleep(1)
-    raise AssertionError(f"the server saw no {phase} of {node.name}: {farm.timeline(node)}")
 
 
 def test_uefi_boot_to_login_with_lts_conf_applied(farm: Rack) -> None:

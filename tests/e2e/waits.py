@@ -1,0 +1,41 @@
+"""Waiting for what the server says of a machine."""
+
+import time
+from typing import Any
+
+from rack.node import Node
+from rack.rack import Rack
+
+
+def wait_phase(rack: Rack, node: Node, phase: str, timeout: float = 300.0) -> dict[str, Any]:
+    """Wait until the server has seen `phase` of the node; what it saw of it."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        node.check()
+        boot = rack.timeline_or_nothing(node).get("boot") or {"phases": {}}
+        if phase in boot["phases"]:
+            return dict(boot["phases"][phase])
+        time.sleep(1)
+    raise AssertionError(f"the server saw no {phase} of {node.name}: {rack.timeline(node)}")
+
+
+def list_transfers(rack: Rack, node: Node) -> set[tuple[str, str]]:
+    """What the node fetched to its end: (tftp or http, the path's last part)."""
+    return {
+        (event["source"], str(detail.get("path") or detail.get("file")).rpartition("/")[2])
+        for event in rack.timeline(node)["events"]
+        if (detail := event["detail"]).get("status") == "ok" and event["source"] in ("tftp", "http")
+    }
+
+
+def wait_finding(rack: Rack, node: Node, rule: str, timeout: float = 300.0) -> dict[str, Any]:
+    """Wait until the server's diagnosis of the node is `rule`; the finding."""
+    end = time.monotonic() + timeout
+    found: dict[str, Any] = {}
+    while time.monotonic() < end:
+        node.check()
+        found = rack.timeline_or_nothing(node).get("finding") or {}
+        if found.get("rule") == rule:
+            return found
+        time.sleep(1)
+    raise AssertionError(f"no finding {rule} of {node.name}, but {found}: {rack.timeline(node)}")
