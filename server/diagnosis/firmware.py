@@ -158,6 +158,20 @@ def _image_nowhere(case: Case) -> Values | None:
     return None
 
 
+def _held(case: Case) -> Values | None:
+    if case.last != "menu":
+        return None
+    newest = next(case.find(source="plan", phase="menu"), None)
+    if newest is None or newest["detail"].get("status") != "start":
+        return None
+    return {"since": newest["time"]}
+
+
+def _refused(case: Case) -> Values | None:
+    text = case.error_in("menu")
+    return {} if text is not None and search("is not in the inventory", text) else None
+
+
 def _menu_refused(case: Case) -> Values | None:
     text = case.error_in("menu")
     return None if text is None else {"what": text or "no reason given"}
@@ -354,6 +368,38 @@ RULES: Final = (
             "the machine asks again in 30 seconds by itself",
         ),
         match=_image_nowhere,
+    ),
+    Rule(
+        id="held-at-menu",
+        phase="menu",
+        severity="stalled",
+        when="farm.yaml says `unlisted: menu`, and the machine's MAC is not in the inventory.",
+        headline="{node} is not in the inventory: it waits at its boot menu for a person.",
+        expected="a MAC of the inventory, or somebody who chooses at the machine's console",
+        seen="{node}, which is not there",
+        check=(
+            "choose an entry at the machine's console: it boots the default image once",
+            "or add the machine to the inventory: `- {{mac: {node}, hostname: …}}`, and restart"
+            " the server: the menu asks again every 30 seconds",
+            "or set `unlisted: boot` in farm.yaml",
+        ),
+        match=_held,
+    ),
+    Rule(
+        id="not-listed-menu",
+        phase="menu",
+        severity="error",
+        when="farm.yaml says `unlisted: refuse`, another DHCP server named a loader for the"
+        " machine all the same, and its MAC is not in the inventory.",
+        headline="{node} is not in the inventory, and farm.yaml lets only listed machines boot.",
+        expected="a MAC of the inventory",
+        seen="{node}, which is not there, asked for its menu",
+        check=(
+            "add the machine to the inventory: `- {{mac: {node}, hostname: …}}`",
+            "a machine behind a router: its address also in address_map of farm.yaml",
+            "or set `unlisted: boot` in farm.yaml",
+        ),
+        match=_refused,
     ),
     Rule(
         id="menu-refused",
