@@ -16,6 +16,10 @@ from server.yamlfile import parse_ip, parse_mac
 
 NEIGHBOUR_SECONDS = 1.0
 """How old the copy of the neighbour table may be."""
+MISS_SECONDS = 0.01
+"""How old it may be to say that somebody is not in it: firmware fetches a loader in 60 ms."""
+MISS_SHARE = 20.0
+"""A copy serves for so many times the time that reading took: misses cost a twentieth at most."""
 _COMPLETE = 0x2
 _NO_MAC = "00:00:00:00:00:00"
 
@@ -49,7 +53,8 @@ def parse_hosts(text: str) -> dict[str, str]:
 
 
 class CachedFile:
-    """A small text file as parsed; read again when older than `seconds`."""
+    """A small text file as parsed; read again when older than `seconds`, and much sooner for a
+    key that it does not have: that may have come since."""
 
     def __init__(
         self,
@@ -63,17 +68,26 @@ class CachedFile:
         self._seconds = seconds
         self._clock = clock
         self._read = float("-inf")
+        self._cost = 0.0
         self._table: dict[str, str] = {}
 
     def get(self, key: str) -> str | None:
-        now = self._clock()
-        if self._path is not None and now - self._read >= self._seconds:
-            self._read = now
-            try:
-                self._table = self._parse(self._path.read_text(errors="replace"))
-            except OSError:
-                self._table = {}
+        age = self._clock() - self._read
+        if age >= self._seconds or (
+            key not in self._table and age >= max(MISS_SECONDS, MISS_SHARE * self._cost)
+        ):
+            self._load()
         return self._table.get(key)
+
+    def _load(self) -> None:
+        if self._path is None:
+            return
+        self._read = self._clock()
+        try:
+            self._table = self._parse(self._path.read_text(errors="replace"))
+        except OSError:
+            self._table = {}
+        self._cost = self._clock() - self._read
 
 
 @dataclass(frozen=True)

@@ -104,3 +104,34 @@ def test_the_table_is_read_again_when_it_is_old(tmp_path: Path) -> None:
     file.unlink()
     now = 2.0
     assert table.get("10.9.0.11") is None
+
+
+def test_who_is_not_in_the_table_is_looked_for_again_at_once(tmp_path: Path) -> None:
+    now = 0.0
+    file = tmp_path / "arp"
+    file.write_text("")
+    table = CachedFile(file, parse_neighbours, seconds=1.0, clock=lambda: now)
+    assert table.get("10.9.0.11") is None
+    file.write_text(ARP)
+    assert table.get("10.9.0.11") is None, "within a breath the copy serves"
+    now = 0.01
+    assert table.get("10.9.0.11") == "52:54:00:00:00:01"
+
+
+def test_a_table_that_is_long_to_read_is_not_read_for_each_stranger(tmp_path: Path) -> None:
+    now = 0.0
+    reads = []
+
+    def parse_slowly(text: str) -> dict[str, str]:
+        nonlocal now
+        reads.append(now)
+        now += 0.015
+        return {}
+
+    file = tmp_path / "arp"
+    file.write_text("")
+    table = CachedFile(file, parse_slowly, seconds=1.0, clock=lambda: now)
+    while now < 1.0:
+        table.get("10.8.0.7")
+        now += 0.001
+    assert 2 <= len(reads) <= 5, "a twentieth of the time at most"
