@@ -75,6 +75,7 @@ class _Doctor(click.Command):
     help="How long DHCP servers may take.",
 )
 @click.option("--no-dhcp", is_flag=True, help="Do not ask for DHCP.")
+@click.option("-q", "--quiet", is_flag=True, help="Only what is not well, and the summary.")
 @click.option("--json", "as_json_", is_flag=True, help="One JSON document, at the end.")
 def doctor(
     server: str | None,
@@ -90,6 +91,7 @@ def doctor(
     full: bool,
     wait: float,
     no_dhcp: bool,
+    quiet: bool,
     as_json_: bool,
 ) -> None:
     """Play a booting machine against a running site, and say what stands in its way.
@@ -125,7 +127,8 @@ def doctor(
             seconds=wait,
             progress=progress,
         )
-        verdicts = _tell(target, progress, quiet=as_json_)
+        hidden = set(Level) if as_json_ else {Level.OK, Level.SKIP} if quiet else set()
+        verdicts = _tell(target, progress, hidden)
     if as_json_:
         click.echo(json.dumps(as_json(verdicts, address, time.time()), indent=2))
     else:
@@ -186,11 +189,11 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def _tell(target: Target, progress: Callable[[str], None], *, quiet: bool) -> list[Verdict]:
+def _tell(target: Target, progress: Callable[[str], None], hidden: set[Level]) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for verdict in examine(target):
         verdicts.append(verdict)
-        if not quiet:
+        if verdict.level not in hidden:
             progress("")
             head, rest = render_line(verdict).split(" ", 1)
             click.echo(f"{click.style(head, fg=_COLOURS[verdict.level], bold=True)} {rest}")

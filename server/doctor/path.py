@@ -24,6 +24,8 @@ SMALL_BLOCK: Final = 512
 LARGE_BLOCK: Final = 8192
 """In fragments wherever the MTU is Ethernet's."""
 BLOCK_SECONDS: Final[float] = 1.0
+PROBE_SECONDS: Final[float] = 0.3
+"""How long a router may take to say by ICMP that a packet is too large."""
 CLOCKS_DIFFER: Final = 2.0
 
 
@@ -69,7 +71,7 @@ def _find_large(survey: Survey) -> str | None:
     return None
 
 
-def probe_mtu(host: str, port: int, seconds: float = 0.3) -> int | None:
+def probe_mtu(host: str, port: int) -> int | None:
     """The MTU of the path as the kernel knows it, after a packet that may not be cut.
 
     The packet is an ACK for a transfer that there never was, which no TFTP
@@ -83,7 +85,7 @@ def probe_mtu(host: str, port: int, seconds: float = 0.3) -> int | None:
             packet = Opcode.ACK.to_bytes(2, "big").ljust(min(mtu, ETHERNET) - HEADERS, b"\0")
             with contextlib.suppress(OSError):
                 sock.send(packet)
-                select.select([sock], [], [], seconds)
+                select.select([sock], [], [], PROBE_SECONDS)
             return min(mtu, int(sock.getsockopt(socket.IPPROTO_IP, IP_MTU)))
         except OSError:
             return None

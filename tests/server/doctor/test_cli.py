@@ -44,6 +44,10 @@ def test_a_warning(site: FakeSite, ours: None) -> None:
     done = run(site)
     assert done.exit_code == 1
     assert "the disk hums\n      remedy: " in done.output
+    assert "OK    tftp.ok" in done.output
+    lines = run(site, "--quiet").output.splitlines()
+    assert lines[0].split()[:2] == ["WARN", "server.degraded"]
+    assert (len(lines), "1 WARN, 0 FAIL" in lines[-1]) == (3, True)
 
 
 def test_a_failure_in_json(site: FakeSite) -> None:
