@@ -10,7 +10,7 @@ _ROOT_WORDS: Final = r"\(([^()]*)\)"
 
 
 def _no_beacon(case: Case) -> Values | None:
-    if case.last != "initrd" or not case.is_stalled:
+    if case.last != "initrd" or not case.is_stalled or case.boot.phases["initrd"].status != "ok":
         return None
     return {"quiet": name_span(case.quiet)}
 
@@ -41,7 +41,9 @@ def _ltsconf_missing(case: Case) -> Values | None:
 
 def _ltsconf_refused(case: Case) -> Values | None:
     text = case.error_in("ltsconf")
-    return None if text is None else {"what": text or "no reason given"}
+    if text is None or search("image's own", text):
+        return None
+    return {"what": text or "no reason given"}
 
 
 def _root_error(case: Case) -> str | None:

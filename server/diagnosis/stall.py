@@ -108,7 +108,7 @@ def _match_error(name: str) -> Callable[[Case], Values | None]:
 
 
 _STALLING: Final = [name for name in PHASES if EXPECTATIONS[name].seconds is not None]
-_UNNAMED: Final = ("dhcp", "loader", "kernel", "initrd", "initramfs", "network", "systemd", "ready")
+_UNNAMED: Final = ("dhcp", "initramfs", "network", "systemd", "ready")
 
 RULES: Final = (
     *(_failed(name) for name in _UNNAMED),

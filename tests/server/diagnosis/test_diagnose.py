@@ -102,4 +102,4 @@ def test_a_phase_is_stalled_after_its_time_and_not_before(phase: str) -> None:
 def test_a_file_on_its_way_is_no_stall() -> None:
     story = Story().to_menu().tftp("/ltsp/amd64/@x/initrd.img", status="start", bytes=0)
     assert story.wait(600).rule() is None
-    assert story.wait(1800).rule() == "no-beacon"
+    assert story.wait(1800).rule() == "initrd-stalled"

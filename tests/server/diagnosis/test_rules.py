@@ -1,0 +1,414 @@
+"""Each rule by a story in which it holds, and by one nearly the same, in which it does not."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.diagnosis import RULES, FarmFacts
+from tests.server.diagnosis.story import BIOS, DIGEST, UEFI, Story
+
+GRUB_CFG = "/ltsp/amd64/grub/grub.cfg"
+KERNEL, INITRD = f"/ltsp/amd64/@{DIGEST}/vmlinuz", f"/ltsp/amd64/@{DIGEST}/initrd.img"
+ROOT = f"/opt/ltsp/amd64@{DIGEST}"
+REFUSED = f"no root: nbdroot: no export {ROOT} from 10.9.0.1 port 10809 (Connection refused)"
+TOO_LARGE = (
+    "live NBD (LTSP_NBD_TO_RAM: the image (300 MiB and 256 MiB for the system) does not fit into"
+    " the 380 MiB of free memory, of 640 MiB in all)"
+)
+NO_ANSWER = "no answer from the API server: curl: (28) Connection timed out"
+COPY_FAILED = "live NBD (the copy into memory failed)"
+NO_LOADER = "no loader for UEFI ARM 64-bit: image builds are for x86-64 machines"
+SLOW: dict[str, Any] = {"bytes": 14_000_000, "seconds": 70.0}
+
+
+def failed_dhcp(message: str, **detail: Any) -> Story:
+    return Story().dhcp(status="error", message=message, **detail)
+
+
+def joined(words: str, status: str = "error") -> Story:
+    return Story().to_join().beacon("join", f"try 1: {words}; again in 5 s", status)
+
+
+def rooted(words: str, status: str = "error") -> Story:
+    return Story().to_ltsconf().beacon("root", words, status)
+
+
+def fetched(path: str, **detail: Any) -> Story:
+    story = Story().to_menu()
+    return (story.tftp(KERNEL) if path == INITRD else story).tftp(path, **detail)
+
+
+def planned(message: str) -> Story:
+    story = Story().to_loader().tftp(GRUB_CFG)
+    return story.see("plan", "menu", status="error", path=GRUB_CFG, message=message)
+
+
+def http_cut(message: str, size: int) -> Story:
+    detail = {"file": KERNEL, "status": "error", "message": message, "bytes": size}
+    return Story().to_menu().see("http", "transfer", **detail)
+
+
+def silent_dhcp(times: int) -> Story:
+    story = Story()
+    for _ in range(times):
+        story.wait(3).dhcp()
+    return story
+
+
+def given_root(beacon: bool) -> Story:
+    story = Story().to_initrd().see("http", "transfer", file="/ltsp/amd64/lts.conf", status="ok")
+    return (story.beacon("ltsconf") if beacon else story).attach()
+
+
+def stalling(phase: str) -> tuple[Callable[[], Story], Callable[[], Story]]:
+    return (
+        lambda: Story().beacon(phase, status="start").wait(STALLING[phase] + 1),
+        lambda: Story().beacon(phase, status="start").wait(STALLING[phase]),
+    )
+
+
+STALLING = {
+    **{"menu": 60, "kernel": 60, "initramfs": 60, "network": 60, "ltsconf": 90},
+    **{"root": 300, "preinit": 120, "systemd": 180, "rcfile": 900, "join": 240},
+}
+STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
+    "wrong-loader": (
+        lambda: Story().dhcp(architecture=7).tftp(BIOS),
+        lambda: Story().dhcp(architecture=7).tftp(BIOS, status="stop"),
+    ),
+    "unknown-architecture": (
+        lambda: failed_dhcp(NO_LOADER, architecture=11, firmware="UEFI ARM 64-bit"),
+        lambda: failed_dhcp("no image is served to this machine", architecture=11),
+    ),
+    "no-loader-in-image": (
+        lambda: failed_dhcp("no loader for UEFI x64: image amd64 holds none", architecture=7),
+        lambda: failed_dhcp(NO_LOADER, architecture=11),
+    ),
+    "not-listed": (
+        lambda: failed_dhcp("52:54:00:00:00:01 is not in the inventory, and farm.yaml lets only"),
+        lambda: failed_dhcp("no image is served to this machine"),
+    ),
+    "no-image": (
+        lambda: failed_dhcp("the store holds no image; build one"),
+        lambda: Story().dhcp(),
+    ),
+    "dhcp-pool-empty": (
+        lambda: failed_dhcp("no address is left in the DHCP range: make it larger"),
+        lambda: failed_dhcp("no address is left in the DHCP range: make it larger").dhcp(),
+    ),
+    "dhcp-two-servers": (
+        lambda: failed_dhcp("it took an address of another DHCP server, 10.9.0.3: with one on"),
+        lambda: Story().dhcp(address="10.9.0.11", dhcp_server="10.9.0.3"),
+    ),
+    "dhcp-conflict": (
+        lambda: Story().see(
+            *("dhcp", "dhcp"),
+            request="decline",
+            status="error",
+            message="10.9.0.11 is used by another machine: it is set aside for a while",
+        ),
+        lambda: Story().see("dhcp", "dhcp", request="release", status="ok"),
+    ),
+    "dhcp-refused": (
+        lambda: failed_dhcp("10.9.0.11 is not this machine's address", reply="nak"),
+        lambda: failed_dhcp("10.9.0.11 is not this machine's address", reply="nak").to_menu(),
+    ),
+    "dhcp-no-address": (lambda: silent_dhcp(3), lambda: silent_dhcp(2)),
+    "dhcp-ignored-offer": (
+        lambda: Story().dhcp(address="10.9.0.11", dhcp_server="10.9.0.3").wait(61),
+        lambda: Story().dhcp(address="10.9.0.11", dhcp_server="10.9.0.3").wait(60),
+    ),
+    "loader-silent": (
+        lambda: Story().dhcp(architecture=7).tftp(UEFI).wait(61),
+        lambda: Story().dhcp(architecture=7).tftp(UEFI).menu().wait(61),
+    ),
+    "image-nowhere": (
+        lambda: planned("IMAGE 'arm64:current': there is no image 'arm64'; the store has: amd64"),
+        lambda: planned("IMAGE 'x': there is no image 'x'").menu(),
+    ),
+    "menu-refused": (
+        lambda: planned("KERNEL_CMDLINE has a quote without its end: 'a\"'"),
+        lambda: Story().to_menu(),
+    ),
+    "tftp-no-ack": (
+        lambda: Story().dhcp().unanswered(BIOS),
+        lambda: Story().dhcp().tftp(BIOS, status="error", message="no answer for 30 s"),
+    ),
+    "transfer-gave-up": (
+        lambda: fetched(INITRD, status="error", message="no answer for 30 s at block 9 of 99"),
+        lambda: fetched(INITRD, status="stop", message="the client ended it: (code 0)"),
+    ),
+    "transfer-cut": (
+        lambda: http_cut("the client closed the connection", 5000),
+        lambda: http_cut("answered with 404", 20),
+    ),
+    "file-refused": (
+        lambda: (
+            Story()
+            .to_menu()
+            .see(
+                *("tftp", "transfer"),
+                path=KERNEL,
+                status="error",
+                message="there is no image amd64",
+            )
+        ),
+        lambda: fetched(KERNEL),
+    ),
+    "transfer-slow": (
+        lambda: fetched(INITRD, **SLOW).beacon("initramfs"),
+        lambda: fetched(INITRD, **(SLOW | {"bytes": 140_000_000})).beacon("initramfs"),
+    ),
+    "transfer-lossy": (
+        lambda: fetched(INITRD, bytes=14_000_000, retries=200).beacon("initramfs"),
+        lambda: fetched(INITRD, bytes=14_000_000, retries=19).beacon("initramfs"),
+    ),
+    "no-beacon": (
+        lambda: Story().to_initrd().wait(151),
+        lambda: Story().to_initrd().wait(150),
+    ),
+    "beacon-blocked": (
+        lambda: given_root(beacon=False).wait(61),
+        lambda: given_root(beacon=True).wait(61),
+    ),
+    "nic-no-driver": (
+        lambda: Story().beacon("initramfs", "6.1.0; no driver for: 0000:01:00.0 vendor 0x10ec"),
+        lambda: Story().beacon("initramfs", "6.1.0"),
+    ),
+    "ltsconf-missing": (
+        lambda: Story().beacon(
+            "ltsconf", "no lts.conf from the server: the image's own is used", "error"
+        ),
+        lambda: Story().beacon("ltsconf", "the server by TFTP"),
+    ),
+    "ltsconf-refused": (
+        lambda: (
+            Story()
+            .to_network()
+            .see(
+                *("http", "transfer"),
+                file="/ltsp/amd64/lts.conf",
+                status="error",
+                message="answered with 403",
+            )
+        ),
+        lambda: Story().to_ltsconf(),
+    ),
+    "nbd-unreachable": (
+        lambda: rooted(REFUSED),
+        lambda: rooted(REFUSED.replace("Connection refused", "Invalid argument")),
+    ),
+    "nbd-no-export": (
+        lambda: (
+            Story()
+            .to_ltsconf()
+            .see(*("nbd", "error"), export=ROOT, status="error", message="no such export")
+        ),
+        lambda: rooted("the kernel has no /dev/nbd0"),
+    ),
+    "image-unreadable": (
+        lambda: (
+            Story()
+            .to_ltsconf()
+            .see(
+                *("nbd", "error"),
+                export=ROOT,
+                status="error",
+                message="cannot open /store/rootfs.squashfs: Permission denied",
+            )
+        ),
+        lambda: rooted("cannot mount /dev/nbd0 as squashfs"),
+    ),
+    "root-failed": (
+        lambda: rooted("cannot mount /dev/nbd0 as squashfs"),
+        lambda: rooted("live NBD", "ok"),
+    ),
+    "image-too-large": (
+        lambda: Story().to_ready(root=TOO_LARGE),
+        lambda: Story().to_ready(root=COPY_FAILED),
+    ),
+    "ram-copy-failed": (
+        lambda: Story().to_ready(root=COPY_FAILED),
+        lambda: Story().to_ready(root="RAM"),
+    ),
+    "token-expired": (
+        lambda: joined("token refused: expired, unknown or wrong"),
+        lambda: joined(NO_ANSWER),
+    ),
+    "ca-hash": (
+        lambda: joined("CA hash refused: the cluster's CA is sha256:a, not sha256:b"),
+        lambda: joined("x509: certificate signed by unknown authority"),
+    ),
+    "clock-skew": (
+        lambda: joined(
+            "x509: certificate has expired or is not yet valid: current time 1970-01-01"
+        ),
+        lambda: joined("x509: certificate is valid for 10.9.0.20, not 10.9.0.21"),
+    ),
+    "api-unreachable": (lambda: joined(NO_ANSWER), lambda: joined("HTTP 403: forbidden")),
+    "name-used": (
+        lambda: joined(
+            'a Node with name "node-1" and status "Ready" already exists in the cluster'
+        ),
+        lambda: joined("[ERROR Hostname]: a name that cannot be found"),
+    ),
+    "join-preflight": (
+        lambda: joined("[ERROR Swap]: running with swap on is not supported"),
+        lambda: joined("error execution phase preflight"),
+    ),
+    "join-command": (
+        lambda: joined("command line refused: unknown flag: --tokn"),
+        lambda: joined("something else"),
+    ),
+    "join-forbidden": (
+        lambda: joined('nodes "node-1" is forbidden: User "system:bootstrap:abcdef" cannot get'),
+        lambda: joined("something else"),
+    ),
+    "join-certificate": (
+        lambda: joined("x509: certificate is valid for 10.9.0.20, not 10.9.0.21"),
+        lambda: joined("CA hash refused"),
+    ),
+    "kubelet-failed": (
+        lambda: joined("error execution phase kubelet-start: timed out waiting for the condition"),
+        lambda: joined("something else"),
+    ),
+    "join-failed": (
+        lambda: joined("something else"),
+        lambda: joined("something else").beacon("join", "try 2: joined as node-1"),
+    ),
+    "preinit-failed": (
+        lambda: (
+            Story()
+            .to_ltsconf()
+            .beacon("preinit", "the step timezone failed", "error")
+            .beacon("preinit", "node-1")
+        ),
+        lambda: Story().to_ltsconf().beacon("preinit", "node-1"),
+    ),
+    "rcfile-failed": (
+        lambda: Story().to_ready().beacon("rcfile", "RCFILE_09_X: exit 2: no such file", "error"),
+        lambda: Story().to_ready().beacon("rcfile", "RCFILE_09_X: exit 0"),
+    ),
+    "dhcp-failed": (
+        lambda: failed_dhcp("cannot send to 10.9.0.11 port 68: Network is unreachable"),
+        lambda: Story().dhcp(),
+    ),
+    "initramfs-failed": (
+        lambda: Story().to_initrd().beacon("initramfs", "the line has no nbdroot=", "error"),
+        lambda: Story().to_initrd().beacon("initramfs", "6.1.0"),
+    ),
+    "network-failed": (
+        lambda: Story().to_initrd().beacon("network", "no DHCP answer on eth0", "error"),
+        lambda: Story().to_network(),
+    ),
+    "systemd-failed": (
+        lambda: Story().to_systemd().beacon("systemd", "odd", "error"),
+        lambda: Story().to_systemd(),
+    ),
+    "ready-failed": (
+        lambda: Story().to_ready().beacon("ready", "odd", "error"),
+        lambda: Story().to_ready(),
+    ),
+    "dhcp-stalled": (
+        lambda: Story().see("dhcp", "dhcp", firmware="x86 BIOS").wait(61),
+        lambda: Story().see("dhcp", "dhcp", firmware="x86 BIOS").wait(60),
+    ),
+    "loader-stalled": (
+        lambda: Story().tftp("/ltsp/amd64/grub/i386-pc/normal.mod").wait(61),
+        lambda: Story().tftp("/ltsp/amd64/grub/i386-pc/normal.mod").wait(60),
+    ),
+    "initrd-stalled": (
+        lambda: Story().to_menu().tftp(INITRD, status="stop").wait(151),
+        lambda: Story().to_menu().tftp(INITRD, status="stop").wait(150),
+    ),
+    **{f"{phase}-stalled": stalling(phase) for phase in STALLING},
+}
+
+
+def test_each_rule_has_its_story() -> None:
+    assert set(STORIES) == {rule.id for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", STORIES)
+def test_rule_holds(rule: str) -> None:
+    found = STORIES[rule][0]().finding()
+    assert found is not None
+    assert found.rule == rule
+    said = [found.headline, found.expected, found.seen, *found.check]
+    assert all(said)
+    assert not re.search(r"None|\{\w+\}|  |\.\.|: :", " ".join(said))
+    assert found.since > 0
+
+
+@pytest.mark.parametrize("rule", STORIES)
+def test_rule_does_not_hold(rule: str) -> None:
+    assert STORIES[rule][1]().rule() != rule
+
+
+@pytest.mark.parametrize(
+    ("story", "words"),
+    [
+        (lambda: silent_dhcp(4), "It asked four times for an address, and no DHCP server gave"),
+        (
+            lambda: joined("[ERROR Swap]: running with swap on is not supported"),
+            "its check Swap failed: running with swap on is not supported",
+        ),
+        (
+            lambda: joined('a Node with name "node-7" and status "Ready" already exists'),
+            "a Node named node-7 is already in the cluster",
+        ),
+        (
+            lambda: joined("dial tcp 10.9.0.20:6443: connect: no route to host"),
+            "the API server at 10.9.0.20 port 6443 does not answer",
+        ),
+        (
+            lambda: Story().to_join().beacon("rcfile", "RCFILE_01: exit 1: not found", "error"),
+            "RCFILE_01 of lts.conf failed (exit 1): not found",
+        ),
+        (
+            lambda: fetched(INITRD, status="error", message="x", bytes=5 << 20, size=14 << 20),
+            "Fetching initrd.img broke off after 5 MiB of 14 MiB: x.",
+        ),
+        (
+            lambda: fetched(INITRD, **SLOW).beacon("initramfs"),
+            "Files come to it at 195 KiB/s only.",
+        ),
+    ],
+)
+def test_words(story: Callable[[], Story], words: str) -> None:
+    found = story().finding()
+    assert found is not None
+    assert words in found.headline
+
+
+def test_an_address_of_the_site_is_asked_for_only_beside_its_dhcp() -> None:
+    story = silent_dhcp(5)
+    story.farm = FarmFacts(dhcp="full")
+    assert story.rule() is None
+
+
+def test_errors_come_before_stalls_and_stalls_before_notes() -> None:
+    story = Story().to_systemd(root=TOO_LARGE)
+    assert story.rule() == "image-too-large"
+    assert story.wait(181).rule() == "systemd-stalled"
+    assert story.beacon("rcfile", "RCFILE_1: exit 1", "error").rule() == "rcfile-failed"
+
+
+@pytest.mark.parametrize("rule", STORIES)
+def test_a_machine_that_came_up_has_no_error_of_its_way(rule: str) -> None:
+    """The same boot goes on to the end: only notes are left, and what failed at the end."""
+    story = STORIES[rule][0]()
+    boots = story.node.boots
+    if rule in ("rcfile-failed", "ready-failed", "dhcp-conflict"):
+        return
+    for phase in ("menu", "kernel", "initrd"):
+        story.see("plan", phase, status="ok")
+    for phase in ("initramfs", "network", "ltsconf", "root", "preinit", "systemd"):
+        if story.node.boot is None or phase not in story.node.boot.phases:
+            story.beacon(phase)
+    story.beacon("join", "try 9: joined as node-1").beacon("rcfile", "all 1 lines").beacon("ready")
+    found = story.wait(1e6).finding()
+    assert story.node.boots == boots
+    assert found is None or found.severity == "note"
