@@ -40,9 +40,9 @@ def fetched(path: str, **detail: Any) -> Story:
     return (story.tftp(KERNEL) if path == INITRD else story).tftp(path, **detail)
 
 
-def planned(message: str) -> Story:
+def planned(message: str, status: str = "error") -> Story:
     story = Story().to_loader().tftp(GRUB_CFG)
-    return story.see("plan", "menu", status="error", path=GRUB_CFG, message=message)
+    return story.see("plan", "menu", status=status, path=GRUB_CFG, message=message)
 
 
 def http_cut(message: str, size: int) -> Story:
@@ -127,6 +127,14 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
     "image-nowhere": (
         lambda: planned("IMAGE 'arm64:current': there is no image 'arm64'; the store has: amd64"),
         lambda: planned("IMAGE 'x': there is no image 'x'").menu(),
+    ),
+    "held-at-menu": (
+        lambda: planned("not in the inventory: its boot menu waits", "start"),
+        lambda: planned("not in the inventory: its boot menu waits", "start").tftp(KERNEL),
+    ),
+    "not-listed-menu": (
+        lambda: planned("52:54:00:00:00:01 is not in the inventory, and farm.yaml lets only"),
+        lambda: planned("IMAGE 'x': there is no image 'x'"),
     ),
     "menu-refused": (
         lambda: planned("KERNEL_CMDLINE has a quote without its end: 'a\"'"),
