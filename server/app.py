@@ -38,6 +38,7 @@ from server.services.nbd import NbdService
 from server.services.workers import PooledNbd
 
 POLL_SECONDS = 1.0
+NAMES_SECONDS = 0.2
 WORKERS_POLL_SECONDS = 0.1
 SAVE_SECONDS = 2.0
 SAVE_AT_ONCE = 200
@@ -120,6 +121,12 @@ class App:
         self._data = assembly.make_data_services()
         self._dhcp = assembly.make_dhcp()
         self.services: dict[str, Service] = {**self._data}
+        self._dns = assembly.make_dns()
+        if self._dns is not None:
+            self.services["dns"], directory = self._dns
+            for node in self.nodes.nodes():
+                directory.change(node.key, node)
+            self.nodes.watch(directory.change)
         if self._dhcp is not None:
             self.services["dhcp"] = self._dhcp
 
@@ -130,6 +137,8 @@ class App:
         }
         if self._dhcp is not None:
             ports["dhcp"] = self._dhcp.ports
+        if self._dns is not None:
+            ports["dns"] = (self._dns[0].port,)
         return ports
 
     def _warm_up(self) -> None:
@@ -203,6 +212,9 @@ class App:
         for service in self.services.values():
             service.start()
         self._repeat(POLL_SECONDS, self.sources.poll)
+        if self._dns is not None:
+            self._dns[1].turn()
+            self._repeat(NAMES_SECONDS, self._dns[1].turn)
         self._repeat(POLL_SECONDS, lambda: self.metrics.findings.advance(time.time()))
         if self._pool is not None:
             # Workers cannot look themselves, so the parent looks often.

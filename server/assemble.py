@@ -11,6 +11,7 @@ from server.boottree import BootTree, Site
 from server.catalog import SiteCatalog
 from server.config import Config, apply_limits
 from server.diagnosis import FarmFacts
+from server.directory import Directory, surround
 from server.errors import ServerError
 from server.events import Emit
 from server.explaining import Explainer
@@ -22,10 +23,12 @@ from server.loaders import make_find_loaders
 from server.metrics.metrics import Metrics
 from server.nodes import Nodes
 from server.overview import Overview
+from server.protocols.dns import DnsServer, Zone
 from server.protocols.http import HttpLimits, Request, Response
 from server.secrecy import Secrecy
 from server.secretsource import SecretsSource
 from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
+from server.services.dns import DnsLimits, DnsService
 from server.services.http import HttpService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
@@ -171,6 +174,36 @@ class Assembly:
 
     def _catalog(self) -> SiteCatalog:
         return SiteCatalog(self.parts.sources.current, self.parts.config)
+
+    def make_dns(self) -> tuple[DnsService, Directory] | None:
+        """DNS for the farm's zone, and the names in it; ServerError when it has no address."""
+        config, zone = self.parts.config, self.parts.config.dns
+        if zone is None:
+            return None
+        listen = zone.listen or config.listen
+        address = config.address or (None if listen == "0.0.0.0" else listen)
+        if address is None:
+            raise ServerError(
+                f"dns: {zone.server}.{zone.zone} has no address: the server listens on all of its",
+                hint="set `address:` in farm.yaml (--address) to the one that nodes shall use",
+            )
+        fixed = {zone.server: address, **zone.names}
+        machines = {machine.mac: machine.ip for machine in config.inventory.machines if machine.ip}
+        networks = surround([*fixed.values(), *machines.values()], zone.networks)
+        directory = Directory(
+            lambda: self.parts.sources.current, self.parts.identifier, fixed, networks, machines
+        )
+        server = DnsServer(
+            Zone(zone.zone, address, networks, zone.server, zone.ttl), lambda: directory.names
+        )
+        service = DnsService(
+            self.parts.loop,
+            address=listen,
+            port=zone.port,
+            server=server,
+            limits=apply_limits(DnsLimits(), zone.limits, f"{config.source}: dns.limits"),
+        )
+        return service, directory
 
     def _make_pool(self) -> WorkerPool | None:
         """The worker processes, if any are wanted and there is something for them to do."""

@@ -55,6 +55,7 @@ _PORT = click.IntRange(0, 65535)
     type=click.Choice(DHCP_MODES),
     help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
 )
+@click.option("--dns", metavar="ZONE", help="Answer DNS for the farm's zone.  [default: off]")
 @click.option("--dhcp-range", metavar="A-B", help="Addresses that --dhcp full gives.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every event, not only errors.")
 def serve_command(
@@ -73,6 +74,7 @@ def serve_command(
     boot_tree: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
+    dns: str | None,
     verbose: bool,
 ) -> None:
     """Serve node images and lts.conf over TFTP, NBD and HTTP.
@@ -102,6 +104,7 @@ def serve_command(
         boot_tree=boot_tree,
         dhcp=dhcp,
         dhcp_range=dhcp_range,
+        dns=dns,
     )
     serve(config, _say_ready, click.get_current_context().meta.get(PROBLEMS, ()))
 

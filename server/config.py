@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from server.dnszone import DnsZone, name_zone, read_dns
 from server.extras import check_export_name
 from server.inventory import Inventory, parse_inventory
 from server.yamlfile import (
@@ -64,7 +65,8 @@ class Config:
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
     collect_after: seconds after which images without tags go that no node reads (None: never).
     dhcp, dhcp_range, dhcp_limits, unlisted: docs/dhcp.md. exports: name to file, served over NBD
-    besides the images. boot_tree: a folder that comes before the images' boot tree.
+    besides the images. boot_tree: a folder that comes before the images' boot tree. dns:
+    the zone that is answered for (None: no DNS).
     """
 
     store: Path | None = None
@@ -96,6 +98,7 @@ class Config:
     collect_after: int | None = None
     exports: Mapping[str, Path] = field(default_factory=dict)
     boot_tree: Path | None = None
+    dns: DnsZone | None = None
     source: str = "farm.yaml"
 
 
@@ -137,6 +140,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
         exports=_read_exports(top, base),
         boot_tree=top.path_("boot_tree", base),
+        dns=read_dns(top.section("dns")),
         source=where,
         **_read_nodes(top.section("nodes")),
     )
@@ -147,7 +151,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
 def override(config: Config, **flags: Any) -> Config:
     """The config with flags in place of its keys; None stands for a flag not given.
 
-    `tftp_port`, `nbd_port` and `http_port` replace the port of that service;
+    `dns` names the zone. `tftp_port`, `nbd_port` and `http_port` replace the port of that service;
     `exports` adds to farm.yaml's, and replaces those of the same name.
     """
     given = {key: value for key, value in flags.items() if value is not None}
@@ -160,6 +164,8 @@ def override(config: Config, **flags: Any) -> Config:
         port = given.pop(f"{name}_port", None)
         if port is not None:
             given[name] = dataclasses.replace(getattr(config, name), port=port)
+    if "dns" in given:
+        given["dns"] = name_zone(given["dns"], config.dns)
     if "exports" in given:
         given["exports"] = {**config.exports, **given["exports"]}
     return dataclasses.replace(config, **given)

@@ -79,6 +79,12 @@ class CachedFile:
             self._load()
         return self._table.get(key)
 
+    def all(self) -> Mapping[str, str]:
+        """The whole table, not older than `seconds`."""
+        if self._clock() - self._read >= self._seconds:
+            self._load()
+        return self._table
+
     def _load(self) -> None:
         if self._path is None:
             return
@@ -150,6 +156,20 @@ class Identifier:
             return Identity(ip, mac, self._hosts.get(ip), how)
         hostname = machine.hostname or self._hosts.get(ip)
         return Identity(ip, mac, hostname, how, machine.serial, machine.uuid, is_listed=True)
+
+    def recall(self, ip: str, mac: str | None) -> Identity:
+        """The node at an address that had `mac` when it was last heard of.
+
+        The neighbour table forgets machines that are silent.
+        """
+        found, how = self._find_mac(ip)
+        machine = self._find_machine(ip, found or mac)
+        hostname = (machine.hostname if machine else None) or self._hosts.get(ip)
+        return Identity(ip, found or mac, hostname, how)
+
+    def hosts(self) -> Mapping[str, str]:
+        """IP to hostname of the hosts file, as it is now."""
+        return self._hosts.all()
 
     def _find_mac(self, ip: str) -> tuple[str | None, str]:
         if mac := self._neighbours.get(ip):

@@ -38,7 +38,7 @@ FLOORS = [
     [
         *("server.inventory", "server.stamp", "server.background", "server.extras"),
         *("server.phases", "server.eventlog"),
-        "server.secrecy",
+        *("server.secrecy", "server.dnszone"),
     ],
     ["server.config", "server.identity", "server.dhcpconfig", "server.timeline"],
     ["server.bootplan", "server.nodes", "server.secretsource"],
@@ -48,6 +48,7 @@ FLOORS = [
     ["server.explaining"],
     [
         "server.sources",
+        "server.directory",
         "server.keeping",
         "server.catalog",
         "server.loaders",

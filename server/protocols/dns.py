@@ -20,7 +20,6 @@ MAX_QUERY: Final = 4096
 HEADER: Final = 12
 ANY_CLASS: Final = 255
 TTL: Final = 30
-"""Seconds; a node may come back with another address."""
 
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _REVERSE: Final = "in-addr.arpa"
@@ -30,16 +29,19 @@ _REVERSE: Final = "in-addr.arpa"
 class Zone:
     """What is answered for. name: as `farm.example.org`, lower case, without a final dot.
 
-    server: our address; `boot.<name>` is its name. networks: whose reverse names are ours.
+    server: our address. networks: whose reverse names are ours. label: `<label>.<name>`
+    is the server's name. ttl: seconds; a node may come back with another address.
     """
 
     name: str
     server: str
     networks: tuple[ipaddress.IPv4Network, ...] = ()
+    label: str = "boot"
+    ttl: int = TTL
 
     @property
     def server_name(self) -> str:
-        return f"boot.{self.name}"
+        return f"{self.label}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,16 @@ class DnsServer:
         if records is None:
             header.rcode = RCODE.NXDOMAIN
         elif kind == "ANY":
-            reply.add_answer(RR(question.qname, QTYPE.HINFO, ttl=TTL, rdata=RD(b"\x07RFC8482\x00")))
+            reply.add_answer(
+                RR(question.qname, QTYPE.HINFO, ttl=self._zone.ttl, rdata=RD(b"\x07RFC8482\x00"))
+            )
         else:
             for record_kind, rdata in records:
                 if record_kind == kind:
                     number = getattr(QTYPE, record_kind)
-                    reply.add_answer(RR(question.qname, number, ttl=TTL, rdata=rdata))
+                    reply.add_answer(RR(question.qname, number, ttl=self._zone.ttl, rdata=rdata))
         if not reply.rr:
-            reply.add_auth(RR(zone, QTYPE.SOA, ttl=TTL, rdata=self._soa()))
+            reply.add_auth(RR(zone, QTYPE.SOA, ttl=self._zone.ttl, rdata=self._soa()))
         return reply
 
     def _find_zone(self, name: str) -> str | None:
@@ -169,7 +173,7 @@ class DnsServer:
 
     def _soa(self) -> SOA:
         # The serial stands still: there are no secondaries to tell.
-        times = (1, 3600, 600, 86400, TTL)
+        times = (1, 3600, 600, 86400, self._zone.ttl)
         return SOA(self._zone.server_name, f"hostmaster.{self._zone.name}", times)
 
 
