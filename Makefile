@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet --quiet
 STAMP := $(VENV)/.installed
 SHELL_FILES = $(shell .ci/shell-files)
 
-.PHONY: help install system-packages check format test demo fuzz clean
+.PHONY: help install system-packages check format test demo fuzz bench bench-quick clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,12 @@ $(FUZZ_PYTHON): fuzz/requirements.txt requirements.txt
 	@$(PYTHON) -m venv .venv-fuzz
 	@.venv-fuzz/bin/pip --disable-pip-version-check --quiet install -r requirements.txt -r fuzz/requirements.txt
 	@touch $@
+
+bench: install ## side by side with other servers: the whole table, an hour; docs/performance.md
+	$(VENV)/bin/python -m bench
+
+bench-quick: install ## the same with short runs, three minutes; writes build/bench/quick.json
+	$(VENV)/bin/python -m bench --quick --output build/bench/quick.json
 
 format: $(STAMP) ## let ruff format and sort
 	$(VENV)/bin/ruff format .

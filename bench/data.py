@@ -1,4 +1,4 @@
-"""What is served: an image in a store, and the same files, by hard links, in a tree for the peers."""
+"""What is served: an image in a store, and the same files, linked, in a tree for the peers."""
 
 import os
 import random
@@ -11,6 +11,8 @@ from imagebuild.store import Store
 
 NAME: Final = "bench"
 KERNEL: Final = f"/ltsp/{NAME}/vmlinuz"
+KERNEL_8: Final = f"/ltsp/{NAME}/grub/i386-pc/kernel"
+"""Of the usual size: the file at KERNEL is larger than a kernel, to have enough to measure."""
 INITRD: Final = f"/ltsp/{NAME}/initrd.img"
 LOADER: Final = f"/ltsp/{NAME}/grub/i386-pc/core.0"
 MIB: Final = 1024 * 1024
@@ -38,6 +40,7 @@ def make_data(directory: Path, image_mib: int) -> Data:
         "vmlinuz": 40_000_000,
         "initrd.img": 15_000_000,
         "boot/grub/i386-pc/core.0": 120_000,
+        "boot/grub/i386-pc/kernel": 8_000_000,
     }
     if not opened.images():
         with opened.writing() as place:
@@ -67,7 +70,12 @@ def make_data(directory: Path, image_mib: int) -> Data:
             opened.publish(NAME, work, tags=("current",))
     image = opened.images()[0].path
     tree = directory / f"tree-{image_mib}"
-    links = {KERNEL: "vmlinuz", INITRD: "initrd.img", LOADER: "boot/grub/i386-pc/core.0"}
+    links = {
+        KERNEL: "vmlinuz",
+        KERNEL_8: "boot/grub/i386-pc/kernel",
+        INITRD: "initrd.img",
+        LOADER: "boot/grub/i386-pc/core.0",
+    }
     for path, name in links.items():
         link = tree / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)

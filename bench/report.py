@@ -47,7 +47,8 @@ def _render_figures(figures: dict[str, list[dict[str, float]]]) -> list[str]:
         table.append(cells)
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
     return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     ]
 

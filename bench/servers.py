@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,14 +28,17 @@ class Server:
     argv: Sequence[str]
     ports: Mapping[str, int]
     settle: float = 0.3
-    env: Mapping[str, str] = field(default_factory=dict)
+    also: "Server | None" = None
+    """A second server that runs beside it, in the same control group."""
     group: Group | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self.group = Group(self.name.replace(" ", "-"))
-        self.process = self.group.start(self.argv, self.env)
+        self.process = self.group.start(self.argv)
+        if self.also is not None:
+            self.also.process = self.group.start(self.also.argv)
         deadline = time.monotonic() + START_SECONDS
         for kind, port in self.ports.items():
             while not _listens(kind, port):
@@ -50,9 +53,11 @@ class Server:
     def stop(self) -> None:
         if self.group is not None:
             self.group.stop()
-        if self.process is not None:
-            self.process.wait()
-        self.group = self.process = None
+        for server in (self, self.also):
+            if server is not None and server.process is not None:
+                server.process.wait()
+                server.process = None
+        self.group = None
 
     def cpu_seconds(self) -> float:
         assert self.group is not None
@@ -109,7 +114,12 @@ class Servers:
             "atftpd": self._atftpd,
             "nginx": self._nginx,
         }
-        return makers[kind]()
+        first, _, second = kind.partition("+")
+        server = makers[first]()
+        if second:
+            server.name, server.also = kind, makers[second]()
+            server.ports = {**server.ports, **server.also.ports}
+        return server
 
     def _bootfarm(self, name: str, workers: str) -> Server:
         ports = {"tftp": 1069, "nbd": 10809, "http": 8080}
@@ -191,5 +201,3 @@ class Servers:
         path = self._directory / name
         path.write_text(text)
         return str(path.resolve())
-
-

@@ -34,6 +34,7 @@ from server.measure import make_metrics
 from server.nodes import Node, Nodes
 from server.overview import Overview
 from server.secrecy import Secrecy
+from server.services.hotloop import HotLoop
 from server.services.nbd import NbdService
 from server.services.workers import PooledNbd
 
@@ -344,7 +345,7 @@ def serve(config: Config, ready: Callable[[App], None], problems: Sequence[str] 
 
     problems: what /healthz tells from the start on (`degraded`), a line each.
     """
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     try:
         app = App(config, loop, problems)
         loop.run_until_complete(app.run(ready))

@@ -63,7 +63,7 @@ int main_http(int argc, char **argv) {
     snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: bench\r\n\r\n", argv[1]);
     begin(atof(argv[2]), atof(argv[3]));
     for (int i = 0; i < clients; i++) {
-        all[i].source = (struct source){.ready = http_ready, .fd = connect_tcp(atoi(argv[0]))};
+        all[i].source = (struct source){.ready = http_ready, .fd = connect_tcp(atoi(argv[0]), i)};
         watch(&all[i].source, EPOLLIN);
         ask(&all[i]);
     }

@@ -44,13 +44,16 @@ void begin(double warm, double seconds);              /* the clock of the measur
 void run_until(const int *left, void (*tick)(void));
 bool is_measured(void);
 double measured_seconds(void);
-int connect_tcp(int port);
+/* Every client has an address of its own, as every node has: limits hold by address. */
+struct sockaddr_in;
+void own_address(struct sockaddr_in *address, int client);
+int connect_tcp(int port, int client);
 uint64_t random_number(void);
 
 /* One NBD client: depth requests of size bytes are always under way. */
 struct nbd {
     struct source source;
-    int group, depth, under_way;
+    int client, group, depth, under_way;
     uint32_t size;
     bool random, no_zeroes;
     int phase;                             /* 0: greeting, 1: the export's size, 2: transmission */
@@ -78,7 +81,7 @@ int main_nbd(int argc, char **argv);
 /* One TFTP transfer after another, or one alone. */
 struct tftp {
     struct source source;
-    int port, blksize, window;
+    int client, port, blksize, window;
     const char *path;
     bool known;                  /* the server's port is known */
     uint64_t acked;              /* blocks in order so far */

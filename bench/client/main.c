@@ -118,11 +118,19 @@ void run_until(const int *left, void (*tick)(void)) {
     last_measured = read_clock();
 }
 
-int connect_tcp(int port) {
+void own_address(struct sockaddr_in *address, int client) {
+    *address = (struct sockaddr_in){.sin_family = AF_INET};
+    address->sin_addr.s_addr = htonl(0x7f010001u + (uint32_t)client);
+}
+
+int connect_tcp(int port, int client) {
+    struct sockaddr_in from;
+    own_address(&from, client);
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
-    if (fd < 0 || (connect(fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS))
+    if (fd < 0 || bind(fd, (struct sockaddr *)&from, sizeof from) ||
+        (connect(fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS))
         die("cannot connect to port %d: %s", port, strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return fd;

@@ -32,7 +32,7 @@ static void put32(unsigned char *to, uint32_t value) {
 static void nbd_ready(struct source *source, uint32_t events);
 
 void nbd_open(struct nbd *n, int port, const char *export_name) {
-    n->source.fd = connect_tcp(port);
+    n->source.fd = connect_tcp(port, n->client);
     n->source.ready = nbd_ready;
     n->export_name = export_name;
     n->phase = 0;
@@ -249,6 +249,7 @@ int main_nbd(int argc, char **argv) {
     begin(0, 20);
     for (opening = count; opening;) {
         for (; to_open < count && at_once < 4; at_once++, to_open++) {
+            all[to_open].client = to_open;
             all[to_open].opened = opened;
             nbd_open(&all[to_open], atoi(argv[0]), argv[1]);
         }

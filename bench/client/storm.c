@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ATTACH_NS 5000000000ull
+
 struct step {
     bool is_nbd;
     char *name;
@@ -24,7 +26,7 @@ struct node {
     struct tftp tftp;
     struct nbd nbd;
     int step;
-    uint64_t began, entered;
+    uint64_t began, entered, attached; /* nanoseconds */
     bool running;
 };
 
@@ -33,7 +35,7 @@ static int step_count, left, node_count, failed, whole, tftp_port, nbd_port;
 static struct node *nodes;
 static struct histogram took, step_took[64];
 static uint64_t gap_ns, storm_began;
-static int started;
+static int started, tries;
 
 static void read_profile(const char *path) {
     FILE *file = fopen(path, "r");
@@ -95,7 +97,18 @@ static void step_done(struct node *node, bool ok) {
 
 static void tftp_done(struct tftp *t, bool ok) { step_done(t->owner, ok); }
 static void nbd_opened(struct nbd *n) { nbd_start(n); }
-static void nbd_done(struct nbd *n, bool ok) { step_done(n->owner, ok); }
+static void nbd_done(struct nbd *n, bool ok) {
+    if (!ok && n->phase < 2) return; /* not attached yet: retry_attach sees to it */
+    step_done(n->owner, ok);
+}
+
+static void attach(struct node *node) {
+    struct step *s = &steps[node->step];
+    node->attached = now_ns;
+    node->nbd = (struct nbd){.client = (int)(node - nodes), .depth = s->depth, .order = s->order, .reads = s->reads,
+                             .opened = nbd_opened, .done = nbd_done, .owner = node};
+    nbd_open(&node->nbd, nbd_port, s->name);
+}
 
 static void next_step(struct node *node) {
     if (node->step == step_count) {
@@ -105,14 +118,22 @@ static void next_step(struct node *node) {
     struct step *s = &steps[node->step];
     node->entered = now_ns;
     if (s->is_nbd) {
-        node->nbd = (struct nbd){.depth = s->depth, .order = s->order, .reads = s->reads,
-                                 .opened = nbd_opened, .done = nbd_done, .owner = node};
-        nbd_open(&node->nbd, nbd_port, s->name);
+        attach(node);
     } else {
-        node->tftp = (struct tftp){.port = tftp_port, .path = s->name, .blksize = s->blksize,
+        node->tftp = (struct tftp){.client = (int)(node - nodes), .port = tftp_port, .path = s->name, .blksize = s->blksize,
                                    .window = s->window, .done = tftp_done, .owner = node};
         tftp_get(&node->tftp);
     }
+}
+
+/* A node whose server does not greet it tries again, as its boot scripts do. */
+static void retry_attach(struct node *node) {
+    if (node->nbd.phase == 2 || now_ns - node->attached < ATTACH_NS) return;
+    tries++;
+    unwatch(&node->nbd.source);
+    free(node->nbd.sent_at);
+    free(node->nbd.asked);
+    attach(node);
 }
 
 static void tick_all(void) {
@@ -122,8 +143,13 @@ static void tick_all(void) {
         node->began = now_ns;
         next_step(node);
     }
-    for (int i = 0; i < started; i++)
-        if (nodes[i].running && !steps[nodes[i].step].is_nbd) tftp_tick(&nodes[i].tftp);
+    for (int i = 0; i < started; i++) {
+        if (!nodes[i].running) continue;
+        if (steps[nodes[i].step].is_nbd)
+            retry_attach(&nodes[i]);
+        else
+            tftp_tick(&nodes[i].tftp);
+    }
 }
 
 int main_storm(int argc, char **argv) {
@@ -138,9 +164,9 @@ int main_storm(int argc, char **argv) {
     storm_began = now_ns;
     tick_all();
     run_until(&left, tick_all);
-    printf("{\"seconds\": %.6f, \"nodes\": %d, \"whole\": %d, \"failed\": %d, \"retries\": %llu,"
+    printf("{\"seconds\": %.6f, \"nodes\": %d, \"whole\": %d, \"failed\": %d, \"retries\": %llu, \"attach_retries\": %d,"
            " \"p50\": %.6f, \"p99\": %.6f, \"steps\": [",
-           measured_seconds(), node_count, whole, failed, (unsigned long long)tftp_retries,
+           measured_seconds(), node_count, whole, failed, (unsigned long long)tftp_retries, tries,
            histogram_quantile(&took, 0.5), histogram_quantile(&took, 0.99));
     for (int i = 0; i < step_count; i++)
         printf("%s{\"name\": \"%s\", \"p50\": %.6f, \"p99\": %.6f}", i ? ", " : "", steps[i].name,

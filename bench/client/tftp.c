@@ -137,7 +137,10 @@ void tftp_get(struct tftp *t) {
     int size = 1 << 21;
     t->source = (struct source){.ready = tftp_ready};
     t->source.fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (t->source.fd < 0) die("socket: %s", strerror(errno));
+    struct sockaddr_in from;
+    own_address(&from, t->client);
+    if (t->source.fd < 0 || bind(t->source.fd, (struct sockaddr *)&from, sizeof from))
+        die("socket: %s", strerror(errno));
     setsockopt(t->source.fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     t->known = t->complained = false;
     t->acked = t->bytes = 0;
@@ -196,7 +199,7 @@ int main_tftp(int argc, char **argv) {
     all = calloc((size_t)clients, sizeof *all);
     begin(atof(argv[2]), atof(argv[3]));
     for (int i = 0; i < clients; i++) {
-        all[i] = (struct tftp){.port = atoi(argv[0]), .path = argv[1], .blksize = atoi(argv[5]),
+        all[i] = (struct tftp){.client = i, .port = atoi(argv[0]), .path = argv[1], .blksize = atoi(argv[5]),
                                .window = atoi(argv[6]), .done = done};
         tftp_get(&all[i]);
     }

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from server.content import Content, Export
 from server.events import Emit, Event
+from server.services.hotloop import HotLoop
 from server.services.limits import NbdLimits, TftpLimits
 from server.services.nbd import NbdService
 from server.services.pipe import Pipe
@@ -206,4 +207,5 @@ def main(fd: int) -> None:
     async def run() -> None:
         await Worker(asyncio.get_running_loop(), socket.socket(fileno=fd)).run()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=HotLoop) as runner:
+        runner.run(run())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from server.events import Event
+from server.services.hotloop import HotLoop
 
 
 class Service(Protocol):
@@ -54,7 +55,7 @@ class Running:
     """A loop that runs in a thread of its own."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = HotLoop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 

@@ -1,0 +1,230 @@
+"""An event loop whose add_reader and add_writer cost little for each event.
+
+asyncio makes a handle of each event, queues it and runs it in a context. Here the
+callbacks of add_reader and add_writer are called at once, inside the selector,
+which polls again without a turn of the loop as long as nothing else wants one.
+Everything else of asyncio (timers, tasks, signals, threads) is as it was.
+
+Belongs to the loop's thread, as all of asyncio's calls that do not say otherwise.
+"""
+
+import asyncio
+import functools
+import select
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Final, TypeVarTuple, Unpack
+
+EVENTS_PER_POLL: Final = 256
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+_NOT_IN: Final = ~select.EPOLLIN
+_NOT_OUT: Final = ~select.EPOLLOUT
+
+Ready = Callable[[], object]
+Ts = TypeVarTuple("Ts")
+
+
+class HotLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop over a HotSelector."""
+
+    def __init__(self) -> None:
+        self._hot = HotSelector(self._on_error)
+        super().__init__(self._hot)
+
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> None:
+        ready = functools.partial(callback, *args) if args else callback
+        self._hot.set_reader(_number(fd), ready)
+
+    def remove_reader(self, fd: Any) -> bool:
+        return self._hot.set_reader(_number(fd), None)
+
+    def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> None:
+        ready = functools.partial(callback, *args) if args else callback
+        self._hot.set_writer(_number(fd), ready)
+
+    def remove_writer(self, fd: Any) -> bool:
+        return self._hot.set_writer(_number(fd), None)
+
+    # Whatever gives the loop something to do ends the selector's own turn.
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        self._hot.wanted = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self._hot.wanted = True
+        return super().call_at(when, callback, *args, context=context)
+
+    def stop(self) -> None:
+        self._hot.wanted = True
+        super().stop()
+
+    def _on_error(self, error: Exception, ready: Ready) -> None:
+        self.call_exception_handler(
+            {"message": f"Exception in callback {ready!r}", "exception": error}
+        )
+
+
+class HotSelector(selectors.BaseSelector):
+    """epoll, with readers and writers that are called inside `select`.
+
+    What is registered as with any selector is told as by any selector.
+    on_error: takes what a reader or writer raised.
+    """
+
+    def __init__(self, on_error: Callable[[Exception, Ready], None]) -> None:
+        self.wanted = False
+        """Set it when the loop has to have a turn."""
+        self._epoll = select.epoll()
+        self._on_error = on_error
+        self._readers: dict[int, Ready] = {}
+        self._writers: dict[int, Ready] = {}
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    def set_reader(self, fd: int, ready: Ready | None) -> bool:
+        """Set or remove (None) a reader; True when there was one."""
+        return self._set(self._readers, fd, ready)
+
+    def set_writer(self, fd: int, ready: Ready | None) -> bool:
+        """Set or remove (None) a writer; True when there was one."""
+        return self._set(self._writers, fd, ready)
+
+    def _set(self, table: dict[int, Ready], fd: int, ready: Ready | None) -> bool:
+        if fd in self._keys:
+            raise RuntimeError(f"descriptor {fd} belongs to a transport")
+        before = self._mask(fd)
+        had = fd in table
+        if ready is None:
+            if not had:
+                return False
+            del table[fd]
+        else:
+            table[fd] = ready
+        after = self._mask(fd)
+        if before == after:
+            return had
+        if not after:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed before it was removed
+        elif before:
+            self._epoll.modify(fd, after)
+        else:
+            try:
+                self._epoll.register(fd, after)
+            except OSError:
+                del table[fd]
+                raise
+        return had
+
+    def _mask(self, fd: int) -> int:
+        return (_IN if fd in self._readers else 0) | (_OUT if fd in self._writers else 0)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Call readers and writers until the loop is wanted, or for `timeout` seconds."""
+        poll, keys = self._epoll.poll, self._keys
+        reader_of, writer_of = self._readers.get, self._writers.get
+        wait = -1.0 if timeout is None else max(timeout, 0.0)
+        end = time.monotonic() + wait
+        told: list[tuple[selectors.SelectorKey, int]] = []
+        self.wanted = False
+        while True:
+            try:
+                events = poll(wait, EVENTS_PER_POLL)
+            except InterruptedError:
+                return told
+            for fd, mask in events:
+                # Looked up now: an earlier one of these events may have changed it.
+                if mask & _NOT_OUT:
+                    ready = reader_of(fd)
+                    if ready is not None:
+                        try:
+                            ready()
+                        except Exception as error:
+                            self._on_error(error, ready)
+                        if mask == _IN:
+                            continue
+                if mask & _NOT_IN:
+                    ready = writer_of(fd)
+                    if ready is not None:
+                        try:
+                            ready()
+                        except Exception as error:
+                            self._on_error(error, ready)
+                        continue
+                key = keys.get(fd)
+                if key is not None:
+                    kinds = (selectors.EVENT_READ if mask & _NOT_OUT else 0) | (
+                        selectors.EVENT_WRITE if mask & _NOT_IN else 0
+                    )
+                    if kinds & key.events:
+                        told.append((key, kinds & key.events))
+            if told or self.wanted or not events:
+                return told
+            if wait > 0:
+                wait = end - time.monotonic()
+            if wait == 0 or (timeout is not None and wait <= 0):
+                return told
+
+    # What BaseSelector asks for: asyncio's own descriptors.
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        fd = _number(fileobj)
+        if fd in self._keys or fd in self._readers or fd in self._writers:
+            raise KeyError(f"descriptor {fd} is registered already")
+        self._epoll.register(fd, _to_epoll(events))
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.pop(_number(fileobj))
+        try:
+            self._epoll.unregister(key.fd)
+        except OSError:
+            pass  # closed before
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        fd = _number(fileobj)
+        key = self._keys[fd]
+        if events != key.events:
+            self._epoll.modify(fd, _to_epoll(events))
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._keys[_number(fileobj)]
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._keys
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._keys.clear()
+        self._readers.clear()
+        self._writers.clear()
+
+
+def _to_epoll(events: int) -> int:
+    return (_IN if events & selectors.EVENT_READ else 0) | (
+        _OUT if events & selectors.EVENT_WRITE else 0
+    )
+
+
+def _number(fileobj: Any) -> int:
+    return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
