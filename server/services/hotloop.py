@@ -34,14 +34,14 @@ class HotLoop(asyncio.SelectorEventLoop):
         self._hot = HotSelector(self._on_error)
         super().__init__(self._hot)
 
-    def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
         ready = functools.partial(callback, *args) if args else callback
         self._hot.set_reader(_number(fd), ready)
 
     def remove_reader(self, fd: Any) -> bool:
         return self._hot.set_reader(_number(fd), None)
 
-    def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> None:
+    def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
         ready = functools.partial(callback, *args) if args else callback
         self._hot.set_writer(_number(fd), ready)
 
@@ -53,7 +53,7 @@ class HotLoop(asyncio.SelectorEventLoop):
     def call_soon(
         self,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
         self._hot.wanted = True
@@ -63,7 +63,7 @@ class HotLoop(asyncio.SelectorEventLoop):
         self,
         when: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         self._hot.wanted = True
