@@ -185,6 +185,12 @@ FINDINGS: Final[Mapping[str, Finding]] = {
         "the server cannot tell this machine what to boot",
         "correct IMAGE in lts.conf (`bootfarm lts explain FILE`), or publish that image",
     ),
+    "menu.unlisted": Finding(
+        _SKIP,
+        "farm.yaml says `unlisted: refuse`, and this machine is not in the inventory: what a listed"
+        " one would be told cannot be seen from here",
+        "run the doctor on a listed machine, or list this one below inventory: for the while",
+    ),
     "menu.other-server": Finding(
         _WARN,
         "nodes are sent to another address or port for their root than the one checked",

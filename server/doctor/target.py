@@ -44,11 +44,15 @@ class Target:
 
 @dataclass
 class BootImage:
-    """What the server would boot on this machine under one image's name."""
+    """What the server would boot on this machine under one image's name.
+
+    listed: False where farm.yaml keeps this machine out, and the current one stands here.
+    """
 
     name: str
     digest: str
     manifest: Manifest
+    listed: bool = True
 
 
 @dataclass

@@ -27,6 +27,8 @@ _DIGEST: Final = re.compile(r"/@([0-9a-f]{64})/vmlinuz")
 _LONG: Final = re.compile(r"@([0-9a-f]{12})[0-9a-f]{52}")
 _NBDROOT: Final = re.compile(r"nbdroot=([0-9.]+):")
 _NBDPORT: Final = re.compile(r"nbdport=(\d+)")
+_UNLISTED: Final = "is not in the inventory"
+"""In the menu of a machine that `unlisted: refuse` keeps out."""
 _SAID: Final = re.compile(r"^\techo '(.*)'$", re.MULTILINE)
 _LOADERS: Final = {
     "BIOS": ("boot/grub/i386-pc/core.0", "boot/ipxe/undionly.kpxe"),
@@ -104,12 +106,17 @@ def _check_menu_of(target: Target, survey: Survey, name: str) -> Iterator[Verdic
         return
     menu = page.body.decode("utf-8", "replace")
     match = _DIGEST.search(menu)
-    if page.status != 200 or match is None:
-        said = " ".join(line for line in _SAID.findall(menu) if line) or page.words
-        yield found("menu.refused", path, said[:400])
-    else:
+    if page.status == 200 and match is not None:
         yield from _check_root(target, path, menu)
         yield from _take_manifest(target, survey, name, match[1])
+    else:
+        said = " ".join(line for line in _SAID.findall(menu) if line) or page.words
+        if _UNLISTED in said:
+            # The server is well: this machine is none that it boots. The rest can be looked at.
+            yield found("menu.unlisted", path, said[:400])
+            yield from _take_manifest(target, survey, name, survey.tags[name]["current"], False)
+            return
+        yield found("menu.refused", path, said[:400])
     yield from _check_ltsconf(target, survey, name)
 
 
@@ -123,7 +130,9 @@ def _check_root(target: Target, path: str, menu: str) -> Iterator[Verdict]:
         yield found("menu.other-server", path, words)
 
 
-def _take_manifest(target: Target, survey: Survey, name: str, digest_: str) -> Iterator[Verdict]:
+def _take_manifest(
+    target: Target, survey: Survey, name: str, digest_: str, listed: bool = True
+) -> Iterator[Verdict]:
     path = f"/ltsp/{name}/@{digest_}/manifest.json"
     try:
         page = fetch(target.server, target.http_port, path)
@@ -138,7 +147,7 @@ def _take_manifest(target: Target, survey: Survey, name: str, digest_: str) -> I
     except (OSError, ManifestError) as error:
         yield found("http.manifest", shorten(path), str(error))
         return
-    survey.images.append(BootImage(name, digest_, manifest))
+    survey.images.append(BootImage(name, digest_, manifest, listed))
     for firmware, files in _LOADERS.items():
         if not any(file in manifest.files for file in files):
             yield found("http.no-loader", f"{name}@{digest_[:12]}", f"none for {firmware}")
@@ -182,8 +191,8 @@ def list_entries(image: BootImage, *, full: bool) -> list[Entry]:
     for key in ("vmlinuz", "initrd.img"):
         if key in image.manifest.files:
             entries.append(entry(f"{base}/@{image.digest}/{key}", key))
-    entries += [Entry(f"{base}/{path}") for path in ("grub/grub.cfg", "boot.ipxe", "lts.conf")]
-    return entries
+    made = ("grub/grub.cfg", "boot.ipxe", *(("lts.conf",) if image.listed else ()))
+    return entries + [Entry(f"{base}/{path}") for path in made]
 
 
 def check_tftp(target: Target, survey: Survey) -> Iterator[Verdict]:

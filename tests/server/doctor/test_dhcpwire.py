@@ -1,10 +1,11 @@
 """Where the doctor cannot even ask; test_on_a_wire.py has the rest."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from server.doctor import dhcpwire
 from server.doctor.dhcpwire import check_dhcp
 from server.doctor.target import Survey, Target
 
@@ -16,10 +17,16 @@ def test_no_interface() -> None:
     assert verdict.id in ("dhcp.no-interface", "dhcp.no-rights")  # whichever the kernel sees first
 
 
-def test_no_rights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(family: int, kind: int) -> None:
-        raise PermissionError(1, "Operation not permitted")
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """This process without root's rights."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
 
-    monkeypatch.setattr(dhcpwire, "_socket", refuse)
+
+def test_no_rights(nobody: None) -> None:
     (verdict,) = check_dhcp(Target("127.0.0.1", interface="lo"), Survey())
     assert (verdict.id, verdict.words) == ("dhcp.no-rights", "Operation not permitted")

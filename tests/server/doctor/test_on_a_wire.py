@@ -158,3 +158,5 @@ def test_a_machine_of_the_inventory_and_a_stranger(wire: Wire) -> None:
     assert ("dhcp.no-loader", "BIOS") in faults(wire.examine()[1])
     code, verdicts = wire.examine("--mac", listed)
     assert (code, faults(verdicts)) == (0, [])
+    # Its address is the doctor's own all the same, and that is not listed.
+    assert "menu.unlisted" in {v["id"] for v in verdicts}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.content import Export
-from server.doctor import nbdclient, service, tree
+from server.doctor import exports, nbdclient, service, tree
 from server.doctor.dhcpclient import BIOS, IPXE, Answer, Conversation
 from server.doctor.examination import CHECKS, examine
 from server.doctor.exports import check_nbd
@@ -134,6 +134,19 @@ def test_menu_that_refuses(site: FakeSite) -> None:
     (verdict,) = [v for v in site.look(check_menu, survey) if v.level is not Level.OK]
     assert (verdict.id, verdict.words) == ("menu.refused", "bootfarm cannot tell: no image x")
     assert not survey.images
+
+
+def test_menu_for_listed_machines_only(site: FakeSite) -> None:
+    text = "\techo '10.9.0.9 is not in the inventory, and farm.yaml lets only listed boot'\n"
+    site.put("/ltsp/amd64/grub/grub.cfg", text.encode())
+    survey = replace(site.survey(), images=[])
+    assert site.ids(check_menu, survey) == ["menu.unlisted"]
+    (image,) = survey.images
+    assert (image.digest, image.listed) == (site.image.digest, False)
+    # The rest is well: lts.conf alone is not looked at.
+    del site.files["/ltsp/amd64/lts.conf"], site.pages["/ltsp/amd64/lts.conf"]
+    for check in (check_tftp, check_http, check_nbd):
+        assert site.ids(check, survey) == []
 
 
 def test_menu_that_leads_to_another_server(site: FakeSite) -> None:
@@ -353,12 +366,22 @@ def test_nbd_differs(site: FakeSite, tmp_path: Path, way: str) -> None:
     assert site.ids(check_nbd) == ["nbd.differs"] * 2
 
 
-def test_nbd_that_cannot_be_read(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(self: nbdclient.NbdExport, offset: int, length: int) -> bytes:
-        raise nbdclient.NbdError("EIO at 0")
+def test_nbd_that_cannot_be_read(
+    site: FakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (site.image.path / "rootfs.squashfs").read_bytes()
+    sample = nbdclient.sample_offsets
 
-    monkeypatch.setattr(nbdclient.NbdExport, "read", read)
-    assert site.ids(check_nbd) == ["nbd.unread"] * 2
+    def lose(size: int, length: int, count: int, seed: str) -> list[int]:
+        os.truncate(tmp_path / "other", 0)  # once it is open, the disk loses it
+        return sample(size, length, count, seed)
+
+    monkeypatch.setattr(exports, "sample_offsets", lose)
+    serve_instead(site, data, tmp_path)
+    verdicts = site.look(check_nbd)
+    assert verdicts[0].id == "nbd.unread"
+    # The server says so, or has seen first that the file is cut, and drops the connection.
+    assert verdicts[0].words in ("EIO at 0", "the server hung up")
 
 
 def test_nbd_client_is_told_of_errors(site: FakeSite) -> None:
