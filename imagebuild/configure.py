@@ -201,6 +201,28 @@ def clean(root: Path) -> None:
                 path.unlink()
 
 
+# By systemd-tmpfiles, which systemd's postinst runs too, but only where /proc is:
+# `docker build` has none in the node's root.
+_MADE_AT_BOOT = (
+    *("etc/mtab", "root/.ssh", "var/cache/private", "var/lib/private", "var/log/private"),
+    *("var/lib/systemd/coredump", "var/lib/systemd/pstore", "var/log/README"),
+)
+
+
+def leave_to_boot(root: Path) -> None:
+    """Take away what every boot makes anew, so that each way to build gives the same image."""
+    for name in _MADE_AT_BOOT:
+        path = root / name
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    journal = root / "var/log/journal"
+    if journal.is_dir():
+        os.chown(journal, 0, 0)
+        journal.chmod(0o755)
+
+
 def _empty(directory: Path) -> None:
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir() and not path.is_symlink():

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from server.extras import Extras, open_extras
 from server.feed import Changes, Feed
 from server.identity import Identifier
 from server.keeping import Keeper
+from server.kubernetes.api import find_api
+from server.kubernetes.refusals import Refusals
 from server.loaders import make_find_loaders
 from server.metrics.metrics import Metrics
 from server.nodes import Nodes
@@ -34,13 +37,15 @@ from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
 from server.services.tftp import TftpLimits, TftpService
 from server.services.workers import WorkerPool
-from server.sources import LtsConfSource, NoStore, Sources, StoreSource
+from server.sources import LtsConfSource, NoStore, Sources, StoreSource, format_reason
 from server.web.routes import Web, handle
 
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
 BEACONS_PER_SECOND = 10.0
 ROOT = "rootfs.squashfs"
+LAST_WORDS_SECONDS = 5.0
+"""So long may it take to tell the cluster why the server cannot start."""
 
 T = TypeVar("T")
 L = TypeVar("L", TftpLimits, NbdLimits)
@@ -324,13 +329,31 @@ def make_keeper(config: Config, state: Path | None) -> Keeper | None:
     return Keeper(config.store, state, collect_after=config.collect_after)
 
 
+def _open_ltsconf(config: Config) -> LtsConfSource:
+    """lts.conf, read for the first time; in a cluster a refused one is told by an Event."""
+    api = find_api(os.environ)
+    # Whoever gives lts.conf to nodes tells, so a process for NBD alone does not.
+    if config.configmap is None or api is None or not {"tftp", "http"} & set(config.services):
+        source = LtsConfSource(config.lts_conf, config.state)
+        source.load_first()
+        return source
+    refusals = Refusals(api, config.configmap)
+    source = LtsConfSource(config.lts_conf, config.state, refused=refusals.tell)
+    try:
+        source.load_first()
+    except ServerError as error:
+        refusals.tell(format_reason(error))
+        refusals.close(LAST_WORDS_SECONDS)
+        raise
+    return source
+
+
 def open_sources(config: Config) -> Sources:
     """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
     extras = _open_extras(config)
     store = _open_store(config, extras)
     store.poll()
-    ltsconf = LtsConfSource(config.lts_conf, config.state)
-    ltsconf.load_first()
+    ltsconf = _open_ltsconf(config)
     secrets = SecretsSource(config.secrets)
     secrets.load_first()
     base = Site(

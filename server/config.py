@@ -31,6 +31,7 @@ UNLISTED = ("boot", "menu", "refuse")
 
 T = TypeVar("T")
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONFIGMAP = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 class ConfigError(YamlError):
@@ -67,6 +68,8 @@ class Config:
     dhcp, dhcp_range, dhcp_limits, unlisted: docs/dhcp.md. exports: name to file, served over NBD
     besides the images. boot_tree: a folder that comes before the images' boot tree. dns:
     the zone that is answered for (None: no DNS).
+    besides the images. boot_tree: a folder that comes before the images' boot tree.
+    configmap: whose lts.conf this is; a refused one is told by an Event on it.
     """
 
     store: Path | None = None
@@ -99,6 +102,7 @@ class Config:
     exports: Mapping[str, Path] = field(default_factory=dict)
     boot_tree: Path | None = None
     dns: DnsZone | None = None
+    configmap: str | None = None
     source: str = "farm.yaml"
 
 
@@ -137,6 +141,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         dhcp_range=top.text("dhcp_range"),
         dhcp_limits=dict(top.pairs("dhcp_limits")),
         unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
+        configmap=_read_configmap(top),
         collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
         exports=_read_exports(top, base),
         boot_tree=top.path_("boot_tree", base),
@@ -332,6 +337,15 @@ def _check_fact(top: Section, where: str, key: str, value: Any) -> None:
 def _read_hosts_file(top: Section, base: Path) -> Path | None:
     text = top.text("hosts_file", "/etc/hosts")
     return None if text in (None, "none", "") else base / str(text)
+
+
+def _read_configmap(top: Section) -> str | None:
+    name = top.text("configmap")
+    if name is not None and (len(name) > 253 or not _CONFIGMAP.fullmatch(name)):
+        raise top.error(
+            "configmap", f"{name!r} is not a ConfigMap's name", "its name only, as ltsp-config"
+        )
+    return name
 
 
 def _read_nodes(section: Section) -> dict[str, int]:

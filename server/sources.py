@@ -134,7 +134,7 @@ class LtsConfSource:
 
     def _refuse(self, error: ServerError) -> None:
         self.refusals += 1
-        reason = f"{error.format_message()}".replace("\n  hint: ", "; ")
+        reason = format_reason(error)
         self.problem = f"lts.conf refused, the last good text stays in force: {reason}"
         _log.error("%s", self.problem)
         self._refused(reason)
@@ -171,6 +171,11 @@ class LtsConfSource:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ServerError) as error:
             _log.error("%s cannot be used: %s", self._state / LAST_GOOD, error)
             return None
+
+
+def format_reason(error: ServerError) -> str:
+    """What is wrong and the remedy, on one line."""
+    return error.format_message().replace("\n  hint: ", "; ")
 
 
 class _MovingError(ServerError):

@@ -7,6 +7,8 @@ rule: builds and containers share the network that the engine was started in
 """
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -20,6 +22,8 @@ from pathlib import Path
 PACKAGES = ("docker.io", "containerd", "runc", "tini", "docker-registry", "libdevmapper1.02.1")
 START_SECONDS = 60
 STOP_SECONDS = 30
+KEEP = "96h"
+"""Images that were made longer ago are not kept from run to run."""
 # Nothing outlives the shell: it is the first process of the process namespace.
 _NAMESPACES = (
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -87,10 +91,15 @@ class Engine:
     """
 
     def __init__(
-        self, directory: Path, *, options: Sequence[str] = (), enter: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        data: Path | None = None,
+        enter: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        data = data or directory / "data"
         # A unix socket's path is short.
         self._run = Path(tempfile.mkdtemp(prefix="bootfarm-engine-"))
         self.socket = self._run / "docker.sock"
@@ -101,12 +110,11 @@ class Engine:
             *_NAMESPACES,
             str(program("dockerd")),
             f"--host={self.url}",
-            f"--data-root={directory / 'data'}",
+            f"--data-root={data}",
             f"--exec-root={self._run / 'exec'}",
             f"--pidfile={self._run / 'docker.pid'}",
             *("--storage-driver=overlay2", "--bridge=none", "--iptables=false"),
             *("--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"),
-            *options,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -166,27 +174,49 @@ class Engine:
 
 
 @contextlib.contextmanager
-def running_engine(directory: Path, **options: Sequence[str]) -> Iterator[Engine]:
-    """An engine for as long as the block lasts; its data is removed afterwards."""
-    engine = Engine(directory, **options)
-    try:
-        yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(directory / "data", ignore_errors=True)
+def kept_engine(directory: Path, enter: Sequence[str] = ()) -> Iterator[Engine]:
+    """The engine whose images are kept from run to run, so that what was built is not built again.
+
+    One test run at a time; what was not used for some days goes.
+    """
+    data = cache_directory() / "docker" / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    with (data.parent / "data.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        engine = Engine(directory, data=data, enter=enter)
+        try:
+            _forget(engine)
+            yield engine
+        finally:
+            _forget(engine)
+            engine.stop()
+
+
+def _forget(engine: Engine) -> None:
+    """Remove containers and volumes, also of a run that was killed, and old images."""
+    containers = engine.docker("ps", "--all", "--quiet").stdout.split()
+    if containers:
+        engine.docker("rm", "--force", "--volumes", *containers, check=False)
+    engine.docker("volume", "prune", "--force", check=False)
+    engine.docker("image", "prune", "--all", "--force", "--filter", f"until={KEEP}", check=False)
+    engine.docker("builder", "prune", "--force", "--filter", f"until={KEEP}", check=False)
 
 
 def import_base(engine: Engine, name: str = "bootfarm-base:bookworm") -> str:
-    """A Debian image bootstrapped from this machine's own mirror, as the engine's image `name`."""
-    tarball = base_tarball()
-    engine.docker("import", "--change", 'CMD ["/bin/sh"]', str(tarball), name)
+    """A Debian image bootstrapped from this machine's own mirror, as the engine's image `name`.
+
+    The same image for the same state of the archive: what was built on it is found again.
+    """
+    known = f"bootfarm-base:{package_state()}"
+    if engine.docker("image", "inspect", known, check=False).returncode != 0:
+        engine.docker("import", "--change", 'CMD ["/bin/sh"]', str(base_tarball()), known)
+    engine.docker("tag", known, name)
     return name
 
 
 def base_tarball() -> Path:
-    """A minimal Debian 12 root file system with apt's sources; made once a day."""
-    day = time.strftime("%Y%m%d")
-    target = cache_directory() / "docker" / f"base-bookworm-{day}.tar"
+    """A minimal Debian 12 root file system with apt's sources; made once for a package state."""
+    target = cache_directory() / "docker" / f"base-bookworm-{package_state()}.tar"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{os.getpid()}-{target.name}")
@@ -202,8 +232,38 @@ def base_tarball() -> Path:
         if done.returncode != 0:
             partial.unlink(missing_ok=True)
             raise EngineError(f"mmdebstrap: {done.stderr.strip()[-800:]}")
+        for old in target.parent.glob("base-bookworm-*.tar"):
+            old.unlink(missing_ok=True)
         partial.rename(target)
     return target
+
+
+@functools.cache
+def package_state() -> str:
+    """What tells one state of Debian's archive from another: a hash of its signed indexes."""
+    from imagebuild.apt import machine_mirrors
+
+    mirrors = machine_mirrors("debian")
+    places = [
+        f"{mirrors.archive}/dists/bookworm/InRelease",
+        f"{mirrors.archive}/dists/bookworm-updates/InRelease",
+        f"{mirrors.security}/dists/bookworm-security/InRelease",
+    ]
+    key = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o755)
+        for place in places:
+            file = Path(scratch) / "InRelease"
+            got = subprocess.run(
+                ["/usr/lib/apt/apt-helper", "download-file", place, file],
+                capture_output=True,
+                text=True,
+            )
+            if got.returncode != 0:
+                raise EngineError(f"{place}: {got.stderr.strip() or got.stdout.strip()}")
+            key.update(file.read_bytes())
+            file.unlink()
+    return key.hexdigest()[:16]
 
 
 def _sources() -> str:

@@ -89,6 +89,7 @@ def run(context: StageContext) -> None:
     (context.product / PACKAGES).write_text(json.dumps(packages, sort_keys=True))
     chrootapt.finish(context)
     configure.clean(root)
+    configure.leave_to_boot(root)
     configure.remove_identity(root)
     configure.date_passwords(root, build_epoch(root) // 86400)
     refuse_leftovers(root)

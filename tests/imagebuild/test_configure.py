@@ -252,3 +252,18 @@ def test_kubelet_settings_are_a_drop_in(root: Path) -> None:
 def test_an_old_kubelet_reads_no_drop_in(root: Path) -> None:
     with pytest.raises(BuildError, match=r"kubelet 1\.20 reads no drop-in"):
         runtime.configure_kubelet(root, Kubernetes("1.20", "k", (), kubelet={"a": 1}))
+
+
+def test_what_every_boot_makes_is_not_in_the_image(tmp_path: Path) -> None:
+    for name in ("etc", "root/.ssh", "var/log/journal", "var/lib/private", "var/cache/private"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "etc/mtab").symlink_to("../proc/self/mounts")
+    (tmp_path / "root/.ssh/authorized_keys").write_text("of the recipe\n")
+    (tmp_path / "var/log/journal").chmod(0o2755)
+    configure.leave_to_boot(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == [
+        *("etc", "root", "root/.ssh", "root/.ssh/authorized_keys"),
+        *("var", "var/cache", "var/lib", "var/log", "var/log/journal"),
+    ]
+    assert (tmp_path / "var/log/journal").stat().st_mode & 0o7777 == 0o755

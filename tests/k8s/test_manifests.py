@@ -140,9 +140,42 @@ def test_services_and_probes_cover_everything_once(rendered: Rendered) -> None:
 
 @pytest.mark.integration
 def test_nothing_is_permitted_that_is_not_used(rendered: Rendered) -> None:
-    kinds = {document["kind"] for document in rendered[1]}
-    assert not {kind for kind in kinds if kind.endswith(("Role", "RoleBinding"))}
-    assert pod(rendered[1])["automountServiceAccountToken"] is False
+    """tests/server/kubernetes/test_refusals.py shows that exactly these are used."""
+    kinds = [document["kind"] for document in rendered[1]]
+    assert "ClusterRole" not in kinds
+    assert "ClusterRoleBinding" not in kinds
+    (role,) = [document for document in rendered[1] if document["kind"] == "Role"]
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["ltsp-config"],
+            "verbs": ["get"],
+        },
+    ]
+    (binding,) = [document for document in rendered[1] if document["kind"] == "RoleBinding"]
+    subject = {"kind": "ServiceAccount", "name": "bootfarm", "namespace": "bootfarm"}
+    assert binding["subjects"] == [subject]
+    assert pod(rendered[1])["serviceAccountName"] == "bootfarm"
+
+
+@pytest.mark.integration
+def test_a_secret_is_mounted_where_farm_yaml_looks_for_it(rendered: Rendered) -> None:
+    data = yaml.safe_load((K8S / "base/farm.yaml").read_text())
+    (volume,) = [v for v in pod(rendered[1])["volumes"] if v["name"] == "secrets"]
+    assert volume["secret"]["optional"] is True
+    for container in pod(rendered[1])["containers"]:
+        (mount,) = [m for m in container["volumeMounts"] if m["name"] == "secrets"]
+        assert (mount["mountPath"], mount["readOnly"]) == (data["secrets"], True)
+
+
+@pytest.mark.integration
+def test_containers_share_what_the_server_remembers(rendered: Rendered) -> None:
+    for container in pod(rendered[1])["containers"]:
+        assert "--state" not in container["args"]
+        (mount,) = [m for m in container["volumeMounts"] if m["name"] == "data"]
+        assert mount["mountPath"] == "/var/lib/bootfarm"
 
 
 @pytest.mark.integration

@@ -1,0 +1,1 @@
+"""What the server says to the cluster that it runs in."""
