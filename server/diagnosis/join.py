@@ -48,12 +48,27 @@ def _token_expired(case: Case) -> Values | None:
     token = match[1] if match else ""
     ended = case.farm.tokens.get(token)
     if ended is None:
+        worked = _last_success(case, token)
         state = "token expired or never made"
+        if worked is not None:
+            state = (
+                "token expired or deleted; with it this machine joined"
+                f" {name_span(case.now - worked)} ago"
+            )
     elif ended <= case.now:
         state = f"token expired {name_span(case.now - ended)} ago"
     else:
         state = f"token refused, though it ends only in {name_span(ended - case.now)}"
     return {**values, "state": state, "token": token or "of its RCFILE_* line"}
+
+
+def _last_success(case: Case, token: str) -> float | None:
+    """When this machine last joined with a token, as its boots before tell."""
+    for boot in reversed(case.node.past):
+        phase = boot.phases.get("join")
+        if phase is not None and phase.status == "ok" and f"(token {token})" in phase.detail:
+            return phase.last
+    return None
 
 
 def _ca_hash(case: Case) -> Values | None:

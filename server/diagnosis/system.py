@@ -14,12 +14,11 @@ def _preinit_failed(case: Case) -> Values | None:
 
 
 def _rcfile_failed(case: Case) -> Values | None:
-    text = case.error_in("rcfile")
-    if text is None:
-        return None
     phase = case.phase("rcfile")
+    if phase is None or not phase.errors:
+        return None  # one that runs meanwhile does not hide the one that failed
+    text, since = phase.error, phase.error_at
     match = search(r"^(RCFILE_\w+): (exit \d+)(?:: )?(.*)", text)
-    since = phase.last if phase else case.heard
     if match is None:
         return {"name": "RCFILE_*", "exit": text, "last": "see its log", "since": since}
     return {

@@ -5,6 +5,7 @@ from typing import Final
 from server.diagnosis.case import Case, Entry, count_of, name_count, name_size, name_span, search
 from server.diagnosis.rule import Rule, Values
 
+_CANNOT_SEND: Final = "cannot send: "
 _PHASES: Final = ("loader", "menu", "kernel", "initrd")
 SLOW_BYTES: Final = 256 * 1024
 """Bytes a second; slower, a kernel and an initramfs take over a minute."""
@@ -38,6 +39,9 @@ def _no_ack(case: Case) -> Values | None:
     entry = _newest(case, answered=False)
     if entry is None:
         return None
+    said = str(entry["detail"].get("message", ""))
+    if said.startswith(_CANNOT_SEND) and not search("not permitted", said):
+        return None
     path = _path_of(entry)
     asked = max(int(entry["detail"].get("asked", 1)), 1) - 1
     asked += sum(
@@ -45,7 +49,11 @@ def _no_ack(case: Case) -> Values | None:
         for other in case.find(source="tftp", phase=case.last, status="error")
         if _path_of(other) == path
     )
-    if case.farm.single_port:
+    if said.startswith(_CANNOT_SEND):
+        why = "a firewall on the server itself lets no UDP out from {port}"
+        why = why.replace("{port}", "UDP {port}" if case.farm.single_port else "ephemeral ports")
+        advice = "the server's own firewall: `nft list ruleset`, `iptables -nvL OUTPUT`"
+    elif case.farm.single_port:
         why = "answers from UDP {port} do not reach it"
         advice = "the server answers from UDP {port} already (single_port): allow that port"
     else:
@@ -60,6 +68,21 @@ def _no_ack(case: Case) -> Values | None:
         "why": why.replace("{port}", port),
         "advice": advice.replace("{port}", port),
         "sent": int(entry["detail"].get("retries", 0)) + 1,
+        "phase": case.last,
+        "since": entry["time"],
+    }
+
+
+def _cannot_send(case: Case) -> Values | None:
+    if case.last not in _PHASES:
+        return None
+    entry = _newest(case, answered=False)
+    said = str(entry["detail"].get("message", "")) if entry else ""
+    if entry is None or not said.startswith(_CANNOT_SEND):
+        return None
+    return {
+        "file": _path_of(entry).rpartition("/")[2],
+        "what": said.removeprefix(_CANNOT_SEND),
         "phase": case.last,
         "since": entry["time"],
     }
@@ -157,8 +180,9 @@ RULES: Final = (
         phase="initrd",
         severity="error",
         when="A TFTP request was answered several times, and nothing ever came back from the"
-        " machine's port. (A client that only asks for the size and goes away looks the same;"
-        " it then fetches the file, and the rule does not hold.)",
+        " machine's port. The server's own firewall may be the one that drops it. (A client that"
+        " only asks for the size and goes away looks the same; it then fetches the file, and the"
+        " rule does not hold.)",
         headline="It asked for {file} {times} and never acknowledged {answer}: {why}.",
         expected="an acknowledgement of {answer}",
         seen="{path} asked for {times}; {answer} sent {sent} times, no answer",
@@ -169,6 +193,20 @@ RULES: Final = (
             " which interface",
         ),
         match=_no_ack,
+    ),
+    Rule(
+        id="tftp-cannot-send",
+        phase="initrd",
+        severity="error",
+        when="The server's own kernel refuses to send to the machine, as without a route.",
+        headline="It asked for {file}, and the server cannot send to it: {what}.",
+        expected="a route from {server} to {ip}",
+        seen="{what}",
+        check=(
+            "on the server: `ip route get {ip}`, and `ip neighbour` on its own network",
+            "is the interface to the machine's network up?",
+        ),
+        match=_cannot_send,
     ),
     Rule(
         id="transfer-gave-up",

@@ -78,7 +78,10 @@ def test_first_join_of_an_unknown_node(join: Join, node: Any, served: Callable[[
     assert join.tries() == [" ".join(line)]
     assert "PATCH" not in " ".join(join.api.calls)
     heard = [(b["phase"], b["status"], b["detail"]) for b in server.beacons]
-    assert heard == [("join", "start", "try 1"), ("join", "ok", "try 1: joined as worker-1")]
+    assert heard == [
+        ("join", "start", "try 1"),
+        ("join", "ok", "try 1: joined as worker-1 (token abcdef)"),
+    ]
 
 
 def test_ready_node_of_before_the_power_cut_is_marked_first(join: Join, node: Any) -> None:

@@ -83,6 +83,13 @@ def test_without_options_it_is_the_first_block_and_single_port_has_other_words()
     assert "never acknowledged our first block: answers from UDP 69 do not reach" in found.headline
 
 
+def test_a_firewall_on_the_server_itself() -> None:
+    found = Story().unanswered(BIOS, message="cannot send: Operation not permitted").finding()
+    assert found is not None
+    assert found.rule == "tftp-no-ack"
+    assert "a firewall on the server itself lets no UDP out from ephemeral ports" in found.headline
+
+
 def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None:
     story = Story().to_ready(root=TOO_LARGE)
     found = story.finding()
@@ -148,6 +155,23 @@ def test_token_expired_says_when_that_is_known() -> None:
     found = Story(farm).to_join().beacon("join", NO_TOKEN, "error").finding()
     assert found is not None
     assert "ends only in 3 h" in found.headline
+
+
+def test_a_token_that_worked_once_says_when() -> None:
+    story = Story().to_join().beacon("join", "try 1: joined as node-1 (token abcdef)").wait(10_800)
+    story.to_loader().see("beacon", "join", status="start", boot="two", detail="try 1")
+    story.see("beacon", "join", status="error", boot="two", detail=NO_TOKEN)
+    found = story.finding()
+    assert found is not None
+    assert found.rule == "token-expired"
+    assert found.headline == (
+        "kubeadm join: token expired or deleted; with it this machine joined 3 h ago."
+    )
+    other = NO_TOKEN.replace("abcdef", "fedcba")
+    story.see("beacon", "join", status="error", boot="two", detail=other)
+    found = story.finding()
+    assert found is not None
+    assert found.headline == "kubeadm join: token expired or never made."
 
 
 def test_api_server_unreachable_also_while_the_next_try_runs() -> None:

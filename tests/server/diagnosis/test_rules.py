@@ -144,6 +144,10 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         lambda: Story().dhcp().unanswered(BIOS),
         lambda: Story().dhcp().tftp(BIOS, status="error", message="no answer for 30 s"),
     ),
+    "tftp-cannot-send": (
+        lambda: Story().unanswered(BIOS, message="cannot send: Network is unreachable"),
+        lambda: Story().unanswered(BIOS, message="cannot send: Operation not permitted"),
+    ),
     "transfer-gave-up": (
         lambda: fetched(INITRD, status="error", message="no answer for 30 s at block 9 of 99"),
         lambda: fetched(INITRD, status="stop", message="the client ended it: (code 0)"),
