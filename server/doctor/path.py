@@ -24,6 +24,7 @@ SMALL_BLOCK: Final = 512
 LARGE_BLOCK: Final = 8192
 """In fragments wherever the MTU is Ethernet's."""
 BLOCK_SECONDS: Final[float] = 1.0
+TRIES: Final[int] = 3
 PROBE_SECONDS: Final[float] = 0.3
 """How long a router may take to say by ICMP that a packet is too large."""
 CLOCKS_DIFFER: Final = 2.0
@@ -40,22 +41,20 @@ def check_mtu(target: Target, survey: Survey) -> Iterator[Verdict]:
         yield found("mtu.unknown", where, "no file of 8 KiB could be fetched")
         return
     target.progress(f"blocks of {SMALL_BLOCK}, {FULL_BLOCK} and {LARGE_BLOCK} bytes of {path}")
-    small, full, large = (
-        fetch_block(target.server, target.tftp_port, path, blksize)
-        for blksize in (SMALL_BLOCK, FULL_BLOCK, LARGE_BLOCK)
-    )
-    if not small:
+
+    def comes(blksize: int) -> bool:
+        return fetch_block(target.server, target.tftp_port, path, blksize)
+
+    if not comes(SMALL_BLOCK):
         yield found("mtu.unknown", where, f"not even {SMALL_BLOCK} bytes of {path} came")
         return
     faults = []
-    if not full:
-        faults.append(
-            found("mtu.path", where, f"a block of {FULL_BLOCK} bytes never came, {SMALL_BLOCK} did")
-        )
-    elif not large:
-        faults.append(
-            found("mtu.fragments", where, f"a block of {LARGE_BLOCK} bytes never came in fragments")
-        )
+    if not comes(FULL_BLOCK):
+        words = f"a block of {FULL_BLOCK} bytes never came, {SMALL_BLOCK} did"
+        faults.append(found("mtu.path", where, words))
+    elif not comes(LARGE_BLOCK):
+        words = f"a block of {LARGE_BLOCK} bytes never came in fragments"
+        faults.append(found("mtu.fragments", where, words))
     if mtu is not None and mtu < ETHERNET:
         faults.append(found("mtu.small", where, f"it takes {mtu} bytes"))
     words = f"{'unknown' if mtu is None else mtu} bytes; blocks of {LARGE_BLOCK} bytes come whole"
@@ -91,28 +90,41 @@ def probe_mtu(host: str, port: int) -> int | None:
             return None
 
 
-def fetch_block(host: str, port: int, path: str, blksize: int, tries: int = 3) -> bool:
-    """Whether the first block of that size comes; the transfer is then ended."""
+def fetch_block(host: str, port: int, path: str, blksize: int) -> bool:
+    """Whether the first block of that size comes; the transfer is then ended.
+
+    A server that grants less (`max_blksize` in farm.yaml) sends no larger ones: those count.
+    """
     request = Opcode.RRQ.to_bytes(2, "big") + b"\0".join(
         (path.encode(), b"octet", b"blksize", str(blksize).encode(), b"")
     )
     wanted = Opcode.DATA.to_bytes(2, "big") + b"\0\1"
     acknowledge = Opcode.ACK.to_bytes(2, "big") + b"\0\0"
-    for _ in range(tries):
+    for _ in range(TRIES):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(BLOCK_SECONDS)
             try:
                 sock.sendto(request, (host, port))
                 packet, peer = sock.recvfrom(65536)
-                if packet[:2] != Opcode.OACK.to_bytes(2, "big"):
+                granted = _read_blksize(packet)
+                if not 0 < granted <= blksize:
                     return False
                 sock.sendto(acknowledge, peer)
                 packet, peer = sock.recvfrom(65536)
                 sock.sendto(pack_error(ErrorCode.UNDEFINED, "enough"), peer)
-                return packet[:4] == wanted and len(packet) == blksize + 4
+                return packet[:4] == wanted and len(packet) == granted + 4
             except OSError:
                 continue
     return False
+
+
+def _read_blksize(packet: bytes) -> int:
+    """The blksize of an OACK (RFC 2348); 0 when it is none, or grants none."""
+    if packet[:2] != Opcode.OACK.to_bytes(2, "big"):
+        return 0
+    words = packet[2:].split(b"\0")
+    text = dict(zip(words[::2], words[1::2], strict=False)).get(b"blksize", b"")
+    return int(text) if text.isdigit() else 0
 
 
 def check_clock(target: Target, survey: Survey) -> Iterator[Verdict]:

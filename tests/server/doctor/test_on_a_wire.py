@@ -79,7 +79,7 @@ class Wire:
     def examine(self, *options: str, at: str = DOCTOR) -> tuple[int, list[dict[str, Any]]]:
         """Exit code and verdicts of the doctor, on its own machine or on another."""
         place = self.doctor if at == DOCTOR else self.machines[at]
-        argv = [*MAIN, "doctor", "--server", SERVER, "--json", "--wait", "2", *options]
+        argv = [*MAIN, "doctor", "--server", SERVER, "--json", "--wait", "4", *options]
         document = json.loads(place.run(argv, check=False))
         return document["exit_code"], document["verdicts"]
 

@@ -13,7 +13,10 @@ from server.doctor.path import check_clock, check_mtu, fetch_block, probe_mtu
 from server.doctor.target import Survey
 from server.doctor.verdict import Level
 from server.protocols.tftp_wire import Opcode, pack_error, pack_oack, parse_request
+from server.services.limits import TftpLimits
+from server.services.tftp import TftpService
 from tests.server.doctor.site import FakeSite
+from tests.server.services.running import running
 
 
 @contextlib.contextmanager
@@ -47,7 +50,8 @@ def narrow(largest: int) -> Iterator[int]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(path, "BLOCK_SECONDS", 0.25)
+    monkeypatch.setattr(path, "TRIES", 2)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,30 @@ def test_a_path_of_less_than_ethernets(site: FakeSite, monkeypatch: pytest.Monke
     assert (verdict.id, verdict.words) == ("mtu.small", "it takes 1499 bytes")
     monkeypatch.setattr(path, "probe_mtu", lambda host, port: 1500)
     assert site.ids(check_mtu) == []
+
+
+def test_a_server_that_grants_no_large_blocks_sends_no_fragments(site: FakeSite) -> None:
+    limits = TftpLimits(max_blksize=1428)
+    with running(
+        lambda loop: TftpService(
+            loop,
+            address="127.0.0.1",
+            port=0,
+            lookup=site.lookup,
+            emit=lambda event: None,
+            limits=limits,
+        )
+    ) as service:
+        site.target = replace(site.target, tftp_port=service.port)
+        assert site.ids(check_mtu) == []
+
+
+@pytest.mark.parametrize(
+    "oack", [b"\0\6", b"\0\6tsize\0005\0", b"\0\6blksize\0x\0", b"\0\6blksize", b"\0\5\0\1no\0"]
+)
+def test_an_oack_without_a_blksize(oack: bytes) -> None:
+    assert path._read_blksize(oack) == 0
+    assert path._read_blksize(b"\0\6tsize\0005\0blksize\x00512\0") == 512
 
 
 def test_without_tftp_nothing_is_tried(site: FakeSite) -> None:
