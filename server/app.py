@@ -1,6 +1,7 @@
 """The running server: binds everything first, then serves until it is told to stop."""
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import signal
@@ -18,6 +19,7 @@ from server.assemble import (
     make_catalog,
     make_facts,
     make_keeper,
+    make_token,
     open_sources,
     open_state,
 )
@@ -29,10 +31,12 @@ from server.events import Event
 from server.feed import Changes, Feed
 from server.identity import Identifier, make_identifier
 from server.keeping import COLLECT_SECONDS, Keeper
+from server.logbook import LogBook
 from server.ltsconf.template import shared_checker, shared_renderer
 from server.measure import make_metrics
 from server.nodes import Node, Nodes
 from server.overview import Overview
+from server.protocols.logs import LogLine
 from server.secrecy import Secrecy
 from server.services.hotloop import HotLoop
 from server.services.nbd import NbdService
@@ -75,6 +79,7 @@ class App:
         )
         self.secrecy = Secrecy(lambda: self.sources.secrets.current)
         self.feed = Feed()
+        self.token = make_token(config)
         # Only who shows them keeps them: processes that share a state directory
         # would overwrite each other's.
         self._timelines = (
@@ -82,6 +87,12 @@ class App:
         )
         if self._timelines is not None:
             self.nodes.load(self._timelines)
+        self.logbook = LogBook(
+            self._state / "logs" if self._timelines is not None and self._state else None,
+            limit=config.logs.bytes,
+            nodes=config.logs.nodes,
+        )
+        self.logbook.load()
         self.metrics = make_metrics(
             self.sources,
             services=lambda: self.services,
@@ -113,6 +124,8 @@ class App:
                 metrics=self.metrics,
                 changes=self.changes,
                 secrecy=self.secrecy,
+                logbook=self.logbook,
+                token=self.token,
                 tree=self.tree,
                 record=self.record,
                 health=self.health,
@@ -130,6 +143,9 @@ class App:
             self.nodes.watch(directory.change)
         if self._dhcp is not None:
             self.services["dhcp"] = self._dhcp
+        self._logs = assembly.make_logs(self._take_lines)
+        if self._logs is not None:
+            self.services["logs"] = self._logs
 
     def ports(self) -> dict[str, tuple[int, ...]]:
         """The ports of each service."""
@@ -140,6 +156,8 @@ class App:
             ports["dhcp"] = self._dhcp.ports
         if self._dns is not None:
             ports["dns"] = (self._dns[0].port,)
+        if self._logs is not None:
+            ports |= {kind: (port,) for kind, port in self._logs.ports.items()}
         return ports
 
     def _warm_up(self) -> None:
@@ -164,8 +182,23 @@ class App:
             self.overview.note(node.key)
             self.changes.note(node.key)
 
+    def _take_lines(self, client: str, source: str, lines: list[LogLine]) -> None:
+        """Take lines of a node's kernel or syslog; of who is no node that was seen, nothing."""
+        mac, _ = _identify(self.identifier, client)
+        node = self.nodes.get(mac or client) or self.nodes.get(client)
+        if node is None:
+            return
+        if node.key != client:
+            self.logbook.move(client, node.key)
+        masked = [dataclasses.replace(line, text=self.secrecy.mask(line.text)) for line in lines]
+        self.logbook.add(node.key, node.boots, source, masked, time.time())
+        self.changes.note(node.key)
+
     def _problems(self) -> list[str]:
-        return [*self.sources.problems(), *self._failures.values()]
+        problems = [*self.sources.problems(), *self._failures.values()]
+        if self.token is not None and self.token.problem:
+            problems.append(self.token.problem)
+        return problems
 
     def _diagnose(self, node: Node, now: float) -> Finding | None:
         site = self.sources.current
@@ -263,8 +296,10 @@ class App:
             return
         try:
             self.nodes.save(self._timelines, most)
+            self.logbook.save(most)
         except OSError as error:
-            self._fail("state", f"timelines cannot be written to {self._state}: {error.strerror}")
+            words = f"timelines and logs cannot be written to {self._state}: {error.strerror}"
+            self._fail("state", words)
         else:
             self._failures.pop("state", None)
 

@@ -23,6 +23,7 @@ from server.keeping import Keeper
 from server.kubernetes.api import find_api
 from server.kubernetes.refusals import Refusals
 from server.loaders import make_find_loaders
+from server.logbook import LogBook
 from server.metrics.metrics import Metrics
 from server.nodes import Nodes
 from server.overview import Overview
@@ -33,16 +34,22 @@ from server.secretsource import SecretsSource
 from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
 from server.services.dns import DnsLimits, DnsService
 from server.services.http import HttpService
+from server.services.logs import LogsService, Take
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
 from server.services.tftp import TftpLimits, TftpService
 from server.services.workers import WorkerPool
 from server.sources import LtsConfSource, NoStore, Sources, StoreSource, format_reason
+from server.web.access import Access, Token
 from server.web.routes import Web, handle
 
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
 BEACONS_PER_SECOND = 10.0
+LOOKS_PER_SECOND = 20.0
+"""Pages and answers of the API, for one address."""
+TRIES_PER_SECOND = 0.1
+"""Tokens that may be tried in the form, by one address; five at once."""
 ROOT = "rootfs.squashfs"
 LAST_WORDS_SECONDS = 5.0
 """So long may it take to tell the cluster why the server cannot start."""
@@ -81,6 +88,8 @@ class Parts:
     metrics: Metrics
     changes: Changes
     secrecy: Secrecy
+    logbook: LogBook
+    token: Token | None
     tree: BootTree
     record: Emit
     health: Callable[[], Mapping[str, Any]]
@@ -177,6 +186,15 @@ class Assembly:
             limits=apply_limits(DhcpLimits(), config.dhcp_limits, f"{config.source}: dhcp_limits"),
         )
 
+    def make_logs(self, take: Take) -> LogsService | None:
+        """Where syslog and netconsole are received: by the process that shows them."""
+        config = self.parts.config
+        if not config.logs.ports or "http" not in config.services:
+            return None
+        return LogsService(
+            self.parts.loop, address=config.listen, ports=config.logs.ports, take=take
+        )
+
     def _catalog(self) -> SiteCatalog:
         return SiteCatalog(self.parts.sources.current, self.parts.config)
 
@@ -242,7 +260,17 @@ class Assembly:
 
         return answer
 
+    def _make_access(self) -> Access:
+        token = self.parts.token
+        if token is None:
+            return Access()
+        tries = RateLimit(TRIES_PER_SECOND, 5.0)
+        return Access(
+            lambda: token.value, lambda client: tries.allow(client, self.parts.loop.time())
+        )
+
     def make_web(self) -> Web:
+        looks = RateLimit(LOOKS_PER_SECOND, 5 * LOOKS_PER_SECOND)
         beacons = RateLimit(BEACONS_PER_SECOND, 5 * BEACONS_PER_SECOND)
         return Web(
             lookup=self.parts.tree.lookup,
@@ -252,6 +280,10 @@ class Assembly:
             feed=self.parts.feed,
             metrics=self.parts.metrics.render,
             changes=self.parts.changes,
+            logbook=self.parts.logbook,
+            hears_logs=bool(self.parts.config.logs.ports),
+            access=self._make_access(),
+            allow_look=lambda client: looks.allow(client, self.parts.loop.time()),
             explainer=Explainer(self.parts.sources.site, self.parts.identifier, self.parts.secrecy),
             health=self.parts.health,
             emit=self.parts.record,
@@ -259,6 +291,11 @@ class Assembly:
             facts=self.parts.facts,
             whole_tree=self.parts.config.boot_tree is not None,
         )
+
+
+def make_token(config: Config) -> Token | None:
+    """The token of the page and the API; ServerError when its file is not good."""
+    return Token(config.token_file) if config.token_file is not None else None
 
 
 def make_facts(config: Config, sources: Sources) -> FarmFacts:

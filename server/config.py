@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from server.dnszone import DnsZone, name_zone, read_dns
 from server.extras import check_export_name
 from server.inventory import Inventory, parse_inventory
+from server.logconfig import Logs, read_logs
 from server.yamlfile import (
     Section,
     YamlError,
@@ -68,8 +69,8 @@ class Config:
     dhcp, dhcp_range, dhcp_limits, unlisted: docs/dhcp.md. exports: name to file, served over NBD
     besides the images. boot_tree: a folder that comes before the images' boot tree. dns:
     the zone that is answered for (None: no DNS).
-    besides the images. boot_tree: a folder that comes before the images' boot tree.
     configmap: whose lts.conf this is; a refused one is told by an Event on it.
+    logs, token_file: docs/status-page.md, docs/security.md.
     """
 
     store: Path | None = None
@@ -103,6 +104,8 @@ class Config:
     boot_tree: Path | None = None
     dns: DnsZone | None = None
     configmap: str | None = None
+    logs: Logs = field(default_factory=Logs)
+    token_file: Path | None = None
     source: str = "farm.yaml"
 
 
@@ -146,6 +149,8 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         exports=_read_exports(top, base),
         boot_tree=top.path_("boot_tree", base),
         dns=read_dns(top.section("dns")),
+        logs=read_logs(top.section("logs")),
+        token_file=top.path_("token_file", base),
         source=where,
         **_read_nodes(top.section("nodes")),
     )

@@ -23,6 +23,8 @@ _NAME = re.compile(
 _WORDS: Final = (
     r"token|password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|certificate-key"
 )
+# Each repetition is bounded: whoever sends a line must not choose how long it takes.
+_VALUE: Final = r"(?:\"[^\"]*\"?|'[^']*'?|\S+)"
 _PATTERNS: Final = (
     # A PEM private key, also one that was cut.
     re.compile(
@@ -34,14 +36,15 @@ _PATTERNS: Final = (
     # A JSON web token.
     re.compile(r"(?P<keep>)\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"),
     # --token VALUE, --discovery-token=VALUE; not --discovery-token-ca-cert-hash.
-    re.compile(rf"(?P<keep>(?i:--?(?:[a-z]+-)*(?:{_WORDS})[ =]+))(?:\"[^\"]*\"?|'[^']*'?|\S+)"),
+    re.compile(rf"(?P<keep>(?i:--?(?:[a-z]{{1,20}}-){{0,4}}(?:{_WORDS})[ =]{{1,4}})){_VALUE}"),
     # token: VALUE, MY_PASSWORD=VALUE, "password": "VALUE".
     re.compile(
-        rf"(?P<keep>(?i:\b[\w-]*(?:{_WORDS})[\"']?\s*[:=]\s*))(?:\"[^\"]*\"?|'[^']*'?|[^\s\"',;]+)"
+        rf"(?P<keep>(?i:(?:{_WORDS})[\w-]{{0,20}}[\"']?\s{{0,4}}[:=]\s{{0,4}}))"
+        r"(?:\"[^\"]*\"?|'[^']*'?|[^\s\"',;]+)"
     ),
     re.compile(r"(?P<keep>\b(?i:bearer|basic) )[\w.~+/=-]{8,}"),
     # https://user:VALUE@host
-    re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)"),
+    re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@]{0,100}:)[^\s/@]+(?=@)"),
     # A hash of crypt(3).
     re.compile(r"(?P<keep>)\$(?:1|2[aby]?|5|6|7|y|gy)\$[\w./$=,-]{8,}"),
 )

@@ -37,11 +37,11 @@ FLOORS = [
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
     [
         *("server.inventory", "server.stamp", "server.background", "server.extras"),
-        *("server.phases", "server.eventlog"),
+        *("server.phases", "server.eventlog", "server.logconfig"),
         *("server.secrecy", "server.dnszone"),
     ],
     ["server.config", "server.identity", "server.dhcpconfig", "server.timeline"],
-    ["server.bootplan", "server.nodes", "server.secretsource"],
+    ["server.bootplan", "server.nodes", "server.secretsource", "server.logbook"],
     ["server.netboot", "server.rendering", "server.feed", "server.diagnosis"],
     ["server.metrics", "server.overview"],
     ["server.boottree"],

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.explaining import Values
+from server.logbook import BootLog
 from server.nodes import ORDER, Boot, Node, Phase
 from server.overview import Row
 from server.protocols.http import Response
 from server.web.page import view_row
-from server.web.rendering import format_bytes, format_span, render
+from server.web.rendering import format_age, format_bytes, format_clock, format_span, render
 
 MEANINGS = {
     "dhcp": "asks for an address and a loader",
@@ -29,6 +30,9 @@ MEANINGS = {
     "shutdown": "shuts down",
 }
 HOW = {"ok": "done", "start": "under way", "error": "failed"}
+TAIL = 200
+TAIL_BEFORE = 60
+"""Lines of the newest boot's log, and of others', that the page shows."""
 _FACTS_FIRST = ("status", "path", "file", "export", "detail", "message")
 
 
@@ -173,9 +177,9 @@ def _view_event(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_log_hint(node: Node, enabled: bool) -> str:
+def find_log_hint(hears: bool) -> str:
     """What to say where nothing of the kernel's words was heard."""
-    if not enabled:
+    if not hears:
         return (
             "The server listens to neither syslog nor netconsole: logs in farm.yaml"
             " switches them on (docs/status-page.md)."
@@ -184,3 +188,26 @@ def find_log_hint(node: Node, enabled: bool) -> str:
         "Nothing was heard. SYSLOG_HOST in lts.conf sends the system's log here; netconsole"
         " sends the kernel's words, a panic too (docs/status-page.md)."
     )
+
+
+def view_logs(node: Node, boots: Sequence[BootLog], now: float) -> list[LogView]:
+    """The tail of each boot, the newest boot first."""
+    views: list[LogView] = []
+    for log in reversed(boots):
+        most = TAIL if not views else TAIL_BEFORE
+        shown = log.entries[-most:]
+        left = len(log.entries) - len(shown)
+        lines = [LogLine(f"… {left} lines before these: see the JSON below", False)] if left else []
+        lines += [
+            LogLine(f"{format_clock(entry.time)} {entry.text}", entry.is_bad) for entry in shown
+        ]
+        last = log.entries[-1].time
+        which = _name_boot(node.boots - log.boot)
+        views.append(LogView(f"{which}, last line {format_age(now - last)} ago", lines))
+    return views
+
+
+def _name_boot(back: int) -> str:
+    if back <= 0:
+        return "This boot"
+    return "The boot before" if back == 1 else f"{back} boots before"

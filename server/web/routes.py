@@ -13,12 +13,14 @@ from server.events import Emit
 from server.explaining import Explainer, Values
 from server.feed import Changes, Feed
 from server.identity import Identifier
+from server.logbook import LogBook, pack_boots
 from server.nodes import Nodes, describe, summarize
 from server.overview import Overview
 from server.protocols.http import FileRange, Request, Response
+from server.web.access import Access
 from server.web.beacon import BeaconError, parse_beacon
 from server.web.events import answer_changes, answer_events
-from server.web.nodepage import find_log_hint, render_node
+from server.web.nodepage import find_log_hint, render_node, view_logs
 from server.web.page import render_nodes
 from server.web.rendering import render_lost
 
@@ -36,6 +38,8 @@ class Web:
     farm, for the diagnosis.
     whole_tree: the boot tree has more than /ltsp/ (`--boot-tree`).
     metrics: Metrics.render, None where nothing is counted.
+    hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
+    have a page or an answer of the API now (a rate limit).
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -52,11 +56,21 @@ class Web:
     metrics: Callable[[str], tuple[bytes, str]] | None = None
     changes: Changes = field(default_factory=Changes)
     explainer: Explainer | None = None
+    logbook: LogBook = field(default_factory=LogBook)
+    hears_logs: bool = False
+    access: Access = field(default_factory=Access)
+    allow_look: Callable[[str], bool] = lambda client: True
 
 
 def handle(web: Web, request: Request) -> Response:
     """The answer to one request."""
     path = request.path
+    if (refusal := web.access.refuse(request)) is not None and path != "/login":
+        if web.whole_tree and not _is_ours(path):
+            return _only(request, "GET", lambda: _boot_tree(web, request))
+        return refusal
+    if path == "/login":
+        return _only(request, "POST", lambda: web.access.log_in(request))
     if path == "/beacon":
         return _only(request, "POST", lambda: _take_beacon(web, request))
     return _only(request, "GET", lambda: _get(web, request))
@@ -70,10 +84,19 @@ def _only(request: Request, method: str, answer: Callable[[], Response]) -> Resp
     return Response(response.status, response.body, TEXT, headers=(("Allow", ", ".join(allowed)),))
 
 
+def _is_ours(path: str) -> bool:
+    """Whether a path is the page's or the API's, and so never the boot tree's."""
+    head = path.strip("/").partition("/")[0]
+    return head in ("", "api", "nodes", "metrics", "login", "logout")
+
+
 def _get(web: Web, request: Request) -> Response:
     path = request.path
     if path.startswith("/ltsp/"):
         return _boot_tree(web, request)
+    if _is_ours(path) and path != "/api/time" and not web.allow_look(request.client):
+        wait = (_NO_STORE, ("Retry-After", "2"))
+        return Response(429, b"too many requests from this address; slow down\n", TEXT, wait)
     match path.strip("/").split("/"):
         case ["healthz"]:
             return _json(200, web.health())
@@ -91,12 +114,22 @@ def _get(web: Web, request: Request) -> Response:
         case ["metrics"] if web.metrics is not None:
             text, kind = web.metrics(request.headers.get("accept", ""))
             return Response(200, text, kind, (_NO_STORE,))
+        case ["api", "nodes", key, "log"]:
+            return _log(web, key)
+        case ["logout"] if web.access.is_on:
+            return web.access.log_out()
         case ["api", "events"]:
             return answer_events(web.feed, request)
         case ["api", "changes"]:
             return answer_changes(web.changes, request)
         case [""]:
-            return render_nodes(web.overview, web.health(), request.query, web.clock())
+            return render_nodes(
+                web.overview,
+                web.health(),
+                request.query,
+                web.clock(),
+                can_leave=web.access.is_on,
+            )
         case ["nodes", key]:
             return _node_page(web, key)
         case _ if web.whole_tree:
@@ -121,8 +154,23 @@ def _node_page(web: Web, key: str) -> Response:
         words = f"No machine {key[:60]!r} was seen, or it was long ago and others took its place."
         return render_lost(404, "No such node", words, web.health(), now)
     values = web.explainer.explain(node) if web.explainer is not None else Values()
-    row = web.overview.look(node, now)
-    return render_node(row, values, (), find_log_hint(node, False), web.health(), now)
+    return render_node(
+        web.overview.look(node, now),
+        values,
+        view_logs(node, web.logbook.boots(node.key), now),
+        find_log_hint(web.hears_logs),
+        web.health(),
+        now,
+        can_leave=web.access.is_on,
+    )
+
+
+def _log(web: Web, key: str) -> Response:
+    node = web.nodes.get(key)
+    if node is None:
+        return _json(404, {"error": "no such node was seen"})
+    boots = pack_boots(web.logbook.boots(node.key))
+    return _json(200, {"node": node.key, "present": node.boots, "boots": boots})
 
 
 def _boot_tree(web: Web, request: Request) -> Response:

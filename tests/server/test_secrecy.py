@@ -71,6 +71,14 @@ def test_masking_twice_changes_nothing_more(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "piece", ["-a", "a-", "--a-", "token ", "a.", "a://", "-----BEGIN PRIVATE KEY-----", "eyJa"]
+)
+def test_no_text_takes_long(piece: str) -> None:
+    text = piece * 20_000  # quadratic work on it would take minutes
+    assert len(mask(text)) <= len(text)
+
+
+@pytest.mark.parametrize(
     ("name", "secret"),
     [
         ("JOIN_TOKEN", True),

@@ -1,0 +1,172 @@
+"""Who may look: an optional token for the page and the API (docs/security.md).
+
+What nodes need is open to all: the boot tree, beacons, the time, /healthz.
+"""
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
+
+from server.errors import ServerError
+from server.protocols.http import Request, Response
+from server.stamp import Stamp
+from server.web.rendering import render
+
+COOKIE: Final = "bootfarm"
+SHORTEST: Final = 16
+"""Characters of a token: fewer could be guessed."""
+LONGEST: Final = 1024
+LOOK_SECONDS: Final = 1.0
+COOKIE_SECONDS: Final = 30 * 86_400
+TEXT: Final = "text/plain; charset=utf-8"
+_NO_STORE: Final = ("Cache-Control", "no-store")
+_CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="bootfarm"')
+_OPEN: Final = ("/beacon", "/healthz", "/api/time")
+_log = logging.getLogger(__name__)
+
+
+class Token:
+    """The token of a file, read again when the file has changed. Last good one stays in force."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._looked = clock()
+        self._stamp = Stamp.of(path)
+        self._value = _read_token(path)
+        self.problem = ""
+
+    @property
+    def value(self) -> bytes:
+        """The token in force."""
+        if self._clock() - self._looked >= LOOK_SECONDS:
+            self._looked = self._clock()
+            stamp = Stamp.of(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._reload()
+        return self._value
+
+    def _reload(self) -> None:
+        try:
+            self._value = _read_token(self._path)
+            self.problem = ""
+        except ServerError as error:
+            self.problem = f"the token before stays in force: {error}; {error.hint}"
+            _log.error("%s", self.problem)
+
+
+def _read_token(path: Path) -> bytes:
+    try:
+        data = path.read_bytes().strip()
+    except OSError as error:
+        raise ServerError(
+            f"token_file {path}: {error.strerror}",
+            hint="make it (`openssl rand -hex 24 > FILE`), readable for the server's user",
+        ) from None
+    if not SHORTEST <= len(data) <= LONGEST or not all(33 <= byte < 127 for byte in data):
+        raise ServerError(
+            f"token_file {path}: it holds no token of {SHORTEST} to {LONGEST} characters"
+            " without blanks",
+            hint="`openssl rand -hex 24` makes one",
+        )
+    return data
+
+
+class Access:
+    """Decides for each request. token: gives the one in force; None lets everybody look."""
+
+    def __init__(
+        self,
+        token: Callable[[], bytes] | None = None,
+        allow_try: Callable[[str], bool] = lambda client: True,
+    ) -> None:
+        self._token = token
+        self._allow_try = allow_try
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a token is wanted."""
+        return self._token is not None
+
+    def refuse(self, request: Request) -> Response | None:
+        """The 401 for a request that may not be answered; None when it may."""
+        if self._token is None or self.is_open(request.path) or self._has_token(request):
+            return None
+        if "text/html" in request.headers.get("accept", ""):
+            return self._ask(request, 401, "")
+        words = "this server wants a token: send `Authorization: Bearer TOKEN`"
+        return Response(401, f"{words}\n".encode(), TEXT, (_NO_STORE, _CHALLENGE))
+
+    @staticmethod
+    def is_open(path: str) -> bool:
+        """Whether a path is for nodes, and so for everybody."""
+        return path in _OPEN or path.startswith("/ltsp/")
+
+    def log_in(self, request: Request) -> Response:
+        """`POST /login`, a form with `token` and `next`: a cookie for the right one."""
+        if self._token is None:
+            return _go("/")
+        if not self._allow_try(request.client):
+            return self._ask(request, 429, "Too many tries from this address. Wait a minute.")
+        try:
+            form = dict(parse_qsl(request.body.decode(), max_num_fields=4))
+        except ValueError:
+            form = {}
+        if not hmac.compare_digest(form.get("token", "").strip().encode(), self._token()):
+            return self._ask(request, 401, "That is not the token.", form.get("next", "/"))
+        attributes = f"Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
+        cookie = ("Set-Cookie", f"{COOKIE}={_make_cookie(self._token())}; {attributes}")
+        return _go(_local(form.get("next", "/")), cookie)
+
+    def log_out(self) -> Response:
+        """Let the browser forget the cookie."""
+        return _go("/", ("Set-Cookie", f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"))
+
+    def _has_token(self, request: Request) -> bool:
+        assert self._token is not None
+        token = self._token()
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+        for pair in request.headers.get("cookie", "").split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == COOKIE:
+                made = _make_cookie(token)
+                return hmac.compare_digest(value.encode("utf-8", "replace"), made.encode())
+        return False
+
+    def _ask(
+        self, request: Request, status: int, problem: str, then: str | None = None
+    ) -> Response:
+        page = render(
+            "login.html.j2",
+            status,
+            problem=problem,
+            next=_local(request.path if then is None else then),
+            health={"problems": []},
+            now=time.time(),
+            can_leave=False,
+        )
+        extra = (_CHALLENGE,) if status == 401 else (("Retry-After", "60"),)
+        return Response(page.status, page.body, page.content_type, (*page.headers, *extra))
+
+
+def _make_cookie(token: bytes) -> str:
+    """What stands for the token in a browser, which so never keeps the token itself."""
+    return hmac.new(token, b"bootfarm status page", hashlib.sha256).hexdigest()
+
+
+def _local(path: str) -> str:
+    """A path of this server, whatever a form says."""
+    fits = path.startswith("/") and not path.startswith("//") and "\\" not in path
+    return path if fits and path.isascii() and path.isprintable() and len(path) < 300 else "/"
+
+
+def _go(path: str, *headers: tuple[str, str]) -> Response:
+    return Response(303, b"", TEXT, (_NO_STORE, ("Location", path), *headers))
