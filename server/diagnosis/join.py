@@ -87,7 +87,9 @@ def _unreachable(case: Case) -> Values | None:
     values = _search(
         case,
         "no answer from the API server|connection refused|connect: |i/o timeout|no route to host"
-        "|could not resolve|no such host|context deadline exceeded|TLS handshake timeout",
+        "|could not resolve|no such host|context deadline exceeded|TLS handshake timeout"
+        "|Client.Timeout|request canceled"
+        "|identity of the API Server: timed out",
     )
     if values is None:
         return None

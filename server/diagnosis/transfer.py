@@ -50,9 +50,11 @@ def _no_ack(case: Case) -> Values | None:
         if _path_of(other) == path
     )
     if said.startswith(_CANNOT_SEND):
-        why = "a firewall on the server itself lets no UDP out from {port}"
-        why = why.replace("{port}", "UDP {port}" if case.farm.single_port else "ephemeral ports")
+        ports = f"port {case.farm.tftp_port}" if case.farm.single_port else "ephemeral ports"
+        why = f"a firewall on the server itself drops UDP from {ports}"
         advice = "the server's own firewall: `nft list ruleset`, `iptables -nvL OUTPUT`"
+        if not case.farm.single_port:
+            advice += "; or let one port do: `single_port: true` in farm.yaml"
     elif case.farm.single_port:
         why = "answers from UDP {port} do not reach it"
         advice = "the server answers from UDP {port} already (single_port): allow that port"

@@ -12,6 +12,7 @@ import click
 from server.errors import ServerError
 from server.terminal.client import DEFAULT_SERVER, Api, LostError
 from server.terminal.render import is_in_trouble, render_event, render_node, render_nodes
+from server.yamlfile import parse_mac
 
 TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
@@ -193,12 +194,13 @@ def _no_such_node(name: str) -> ServerError:
 
 def _key(api: Api, name: str) -> str:
     """The key of the node that is called so. Raises ServerError: none, or more than one."""
-    wanted = name.lower().replace("-", ":")
+    if mac := parse_mac(name):
+        return mac
+    wanted = name.lower()
     found = [
         str(node.get("mac") or node.get("ip"))
         for node in _objects(api, api.get("/api/nodes"))
-        if wanted == str(node.get("mac"))
-        or name.lower() in (str(node.get("ip")), str(node.get("hostname") or "").lower())
+        if wanted in (str(node.get("ip")), str(node.get("hostname") or "").lower())
     ]
     if not found:
         raise _no_such_node(name)

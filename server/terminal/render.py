@@ -121,6 +121,12 @@ def _render_head(node: Fields, boot: Fields, now: float) -> list[str]:
         machine.append(f"serial {serial}")
     if any(machine):
         lines.append("machine: " + ", ".join(word for word in machine if word))
+    network = [f"address {text_of(facts, 'address')}"] if text_of(facts, "address") else []
+    for key, words in (("dhcp_server", "given by the DHCP server"), ("relay", "through the relay")):
+        if value := text_of(facts, key):
+            network.append(f"{words} {value}")
+    if network:
+        lines.append("network: " + ", ".join(network))
     if image := text_of(node, "image"):
         lines.append(f"image:   {image} {text_of(node, 'digest')[:12]}".rstrip())
     if started := number_of(node, "boot_started"):

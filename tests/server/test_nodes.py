@@ -362,6 +362,36 @@ def test_a_machine_with_a_disk_that_only_asks_for_an_address_has_no_boot() -> No
     assert summarize(node)["error"] == "dhcp: is used by another machine"
 
 
+def test_facts_amounts_and_errors_outlive_a_restart(tmp_path: Path) -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    dhcp(clock, firmware="UEFI x64", architecture=7)
+    clock.tftp(f"/ltsp/amd64/@{DIGEST}/initrd.img", bytes=6000, seconds=1.5, retries=2)
+    clock.see("beacon", "join", MAC, status="error", detail="try 1: no")
+    nodes.save(tmp_path)
+    again = Nodes(identify)
+    assert again.load(tmp_path) == 1
+    assert describe(again.nodes()[0]) == describe(nodes.nodes()[0])
+    (node,) = again.nodes()
+    assert node.boot is not None
+    assert node.boot.facts == {"firmware": "UEFI x64", "architecture": 7}
+    assert node.boot.phases["join"].errors == 1
+    assert node.boot.phases["initrd"].retries == 2
+
+
+def test_a_timeline_of_the_version_before_is_read(tmp_path: Path) -> None:
+    old = {"first": 1.0, "last": 2.0, "status": "ok", "count": 3, "bytes": 4, "detail": "x"}
+    boot = {"started": 1.0, "boot_id": "b", "image": "", "digest": "", "phases": {"join": old}}
+    node = {"format": 1, "key": MAC, "mac": MAC, "ip": IP, "hostname": None, "first_seen": 1.0}
+    node |= {"last_seen": 2.0, "boots": 1, "boot": boot, "past": [boot], "events": []}
+    (tmp_path / f"{MAC.replace(':', '-')}.json").write_text(json.dumps(node))
+    nodes = Nodes()
+    assert nodes.load(tmp_path) == 1
+    found = nodes.nodes()[0].boot
+    assert found is not None
+    assert (found.facts, found.phases["join"].errors) == ({}, 0)
+
+
 def test_amounts_of_each_phase() -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)

@@ -87,7 +87,7 @@ def test_a_firewall_on_the_server_itself() -> None:
     found = Story().unanswered(BIOS, message="cannot send: Operation not permitted").finding()
     assert found is not None
     assert found.rule == "tftp-no-ack"
-    assert "a firewall on the server itself lets no UDP out from ephemeral ports" in found.headline
+    assert "a firewall on the server itself drops UDP from ephemeral ports" in found.headline
 
 
 def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None:

@@ -395,6 +395,60 @@ def test_words(story: Callable[[], Story], words: str) -> None:
     assert words in found.headline
 
 
+PREFLIGHT = "error execution phase preflight: couldn't validate the identity of the API Server: "
+START = "error execution phase kubelet-start: "
+
+
+@pytest.mark.parametrize(
+    ("said", "rule"),
+    [
+        (PREFLIGHT + "timed out waiting for the condition", "api-unreachable"),
+        (
+            PREFLIGHT + 'Get "https://10.9.0.20:6443/api/v1/namespaces/kube-public": dial tcp'
+            " 10.9.0.20:6443: connect: connection refused",
+            "api-unreachable",
+        ),
+        (
+            PREFLIGHT + "net/http: request canceled while waiting for connection (Client.Timeout"
+            " exceeded while awaiting headers)",
+            "api-unreachable",
+        ),
+        (
+            PREFLIGHT + "x509: certificate has expired or is not yet valid: current time"
+            " 2020-01-01T00:00:00Z is before 2026-01-01T00:00:00Z",
+            "clock-skew",
+        ),
+        (
+            PREFLIGHT + "could not find a JWS signature in the cluster-info ConfigMap",
+            "token-expired",
+        ),
+        (
+            PREFLIGHT
+            + "cluster CA found in cluster-info ConfigMap is invalid: none of the public keys"
+            ' "sha256:a" are pinned',
+            "ca-hash",
+        ),
+        (
+            START + "error uploading crisocket: timed out waiting for the condition",
+            "kubelet-failed",
+        ),
+        (
+            START + "timed out waiting for the kubelet to perform the TLS Bootstrap",
+            "kubelet-failed",
+        ),
+        (START + 'cannot get Node "worker": Unauthorized', "token-expired"),
+        (
+            START + 'a Node with name "worker" and status "Ready" already exists in the cluster.'
+            " You must delete the existing Node or change the name of this new joining Node",
+            "name-used",
+        ),
+        ("the API server does not take a certificate request (HTTP 403)", "join-forbidden"),
+    ],
+)
+def test_what_kubeadm_says(said: str, rule: str) -> None:
+    assert joined(said).rule() == rule
+
+
 def test_an_address_of_the_site_is_asked_for_only_beside_its_dhcp() -> None:
     story = silent_dhcp(5)
     story.farm = FarmFacts(dhcp="full")

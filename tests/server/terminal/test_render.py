@@ -59,13 +59,14 @@ def test_a_narrow_terminal_cuts_lines() -> None:
 
 
 def test_one_node_with_its_timeline() -> None:
-    story = Story().dhcp(firmware="x86 BIOS")
+    story = Story().dhcp(firmware="x86 BIOS", address="10.9.0.11", dhcp_server="10.9.0.3")
     story.tftp("/ltsp/amd64/@x/initrd.img", bytes=14 << 20, seconds=7.0, retries=3)
     story.beacon("initramfs", "6.1.0", memory=2048, serial="SN1").beacon("join", SAID, "error")
     lines = render_node(answer(story), story.now + 5, unicode=False, events=2)
     text = "\n".join(lines)
     assert lines[0] == "node-1  52:54:00:00:00:01  10.9.0.11"
     assert lines[1] == "machine: x86 BIOS, 2.0 GiB of memory, serial SN1"
+    assert lines[2] == "network: address 10.9.0.11, given by the DHCP server 10.9.0.3"
     assert "############!.  join: error, since 5 s" in text
     assert "! kubeadm join: token expired or never made.\n  error in phase join, for 5 s\n" in text
     assert "    1. make a new one where admin.conf is: `kubeadm token create" in text
