@@ -37,6 +37,7 @@ from server.measure import make_metrics
 from server.nodes import Node, Nodes
 from server.overview import Overview
 from server.protocols.logs import LogLine
+from server.recording import Recorder
 from server.secrecy import Secrecy
 from server.services.hotloop import HotLoop
 from server.services.nbd import NbdService
@@ -80,6 +81,8 @@ class App:
         self.secrecy = Secrecy(lambda: self.sources.secrets.current)
         self.feed = Feed()
         self.token = make_token(config)
+
+        self._recorder = Recorder(config.record_boot) if config.record_boot is not None else None
         # Only who shows them keeps them: processes that share a state directory
         # would overwrite each other's.
         self._timelines = (
@@ -167,6 +170,9 @@ class App:
 
     def record(self, event: Event) -> None:
         """Take an event of a service: into the timelines, and errors into the log."""
+        if event.phase == "reads":
+            self._record_boot(event, None)
+            return
         event = self.secrecy.mask_event(event)
         if event.detail.get("status") == "error":
             words = " ".join(f"{key}={value}" for key, value in event.detail.items())
@@ -177,6 +183,7 @@ class App:
         if event.phase == "traffic":
             return  # of no node
         node = self.nodes.record(event)
+        self._record_boot(event, node)
         self.feed.record(event, node)
         if node is not None:
             self.overview.note(node.key)
@@ -193,6 +200,10 @@ class App:
         masked = [dataclasses.replace(line, text=self.secrecy.mask(line.text)) for line in lines]
         self.logbook.add(node.key, node.boots, source, masked, time.time())
         self.changes.note(node.key)
+
+    def _record_boot(self, event: Event, node: Node | None) -> None:
+        if self._recorder is not None:
+            self._recorder.take(event, node)
 
     def _problems(self) -> list[str]:
         problems = [*self.sources.problems(), *self._failures.values()]
@@ -254,6 +265,8 @@ class App:
             # Workers cannot look themselves, so the parent looks often.
             self._repeat(WORKERS_POLL_SECONDS, self.sources.site)
         self._repeat(SAVE_SECONDS, self._save)
+        if self._recorder is not None:
+            self._repeat(POLL_SECONDS, self._recorder.poll)
         self._repeat(LOOK_SECONDS, self._look_around)
         self._repeat(CHANGES_SECONDS, self.changes.flush)
         if self._keeper is not None:
@@ -287,6 +300,8 @@ class App:
                 _log.error("%s did not stop within %s seconds", name, STOP_SECONDS)
             elif error := task.exception():
                 _log.error("%s failed to stop: %s", name, error)
+        if self._recorder is not None:
+            self._recorder.close()
         shared_renderer().close()
         shared_checker().close()
         self._save(None)

@@ -146,8 +146,11 @@ class Assembly:
     def _make_nbd(self) -> OnePort:
         config = self.parts.config
         limits = _short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds")
+        record = config.record_boot is not None
         if self.pool is not None:
-            return self.pool.nbd(address=config.listen, port=config.nbd.port, limits=limits)
+            return self.pool.nbd(
+                address=config.listen, port=config.nbd.port, limits=limits, record=record
+            )
         return NbdService(
             self.parts.loop,
             address=config.listen,
@@ -156,6 +159,7 @@ class Assembly:
             list_exports=self.parts.tree.list_exports,
             emit=self.parts.record,
             limits=limits,
+            record=record,
         )
 
     def make_dhcp(self) -> DhcpService | None:

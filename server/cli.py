@@ -51,6 +51,9 @@ _PORT = click.IntRange(0, 65535)
     "--boot-tree", type=_FILE, help="A folder as the tree of TFTP and HTTP, before the images'."
 )
 @click.option(
+    "--record-boot", type=_FILE, help="Record what boots fetch and read, for `bootfarm simulate`."
+)
+@click.option(
     "--dhcp",
     type=click.Choice(DHCP_MODES),
     help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
@@ -72,6 +75,7 @@ def serve_command(
     workers: int | None,
     exports: tuple[str, ...],
     boot_tree: Path | None,
+    record_boot: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
     dns: str | None,
@@ -102,6 +106,7 @@ def serve_command(
         workers=workers,
         exports=parse_exports(exports) if exports else None,
         boot_tree=boot_tree,
+        record_boot=record_boot,
         dhcp=dhcp,
         dhcp_range=dhcp_range,
         dns=dns,

@@ -71,6 +71,7 @@ class Config:
     the zone that is answered for (None: no DNS).
     configmap: whose lts.conf this is; a refused one is told by an Event on it.
     logs, token_file: docs/status-page.md, docs/security.md.
+    record_boot: a directory for recordings of real boots.
     """
 
     store: Path | None = None
@@ -106,6 +107,7 @@ class Config:
     configmap: str | None = None
     logs: Logs = field(default_factory=Logs)
     token_file: Path | None = None
+    record_boot: Path | None = None
     source: str = "farm.yaml"
 
 
@@ -151,6 +153,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         dns=read_dns(top.section("dns")),
         logs=read_logs(top.section("logs")),
         token_file=top.path_("token_file", base),
+        record_boot=top.path_("record_boot", base),
         source=where,
         **_read_nodes(top.section("nodes")),
     )

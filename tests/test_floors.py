@@ -52,6 +52,7 @@ FLOORS = [
         "server.keeping",
         "server.catalog",
         "server.loaders",
+        "server.recording",
         "server.services",
         "server.web",
         "server.terminal",

@@ -9,6 +9,7 @@ from typing import Final
 from server.content import Export
 from server.events import Emit, Event
 from server.protocols.nbd_handshake import BlockSizes
+from server.protocols.nbd_tap import ReadTap, pack_reads
 from server.services.limits import NbdLimits
 from server.services.mapped import MapCache, MappedFile
 from server.services.nbd_connection import Connection
@@ -20,13 +21,15 @@ __all__ = ["Export", "NbdLimits", "NbdService"]
 RECEIVE_BYTES: Final = 16 * 1024
 ACCEPT_PAUSE: Final = 0.2
 TRAFFIC_SECONDS: Final = 2.0
+READS_TOLD: Final = 256
+READS_SECONDS: Final = 0.5
 
 
 class NbdService:
     """Serves exports to whoever connects. All methods belong to the loop's thread.
 
     exports: (name as the client wrote it, client IP) -> Export, or None.
-    list_exports: client IP -> the names that it may see.
+    list_exports: client IP -> the names that it may see. record: tell of each read.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class NbdService:
         limits: NbdLimits | None = None,
         reuse_port: bool = False,
         listener: socket.socket | None = None,
+        record: bool = False,
     ) -> None:
         self.loop = loop
         self.limits = limits or NbdLimits()
@@ -60,6 +64,7 @@ class NbdService:
         limit = self.limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
         self._stopped: asyncio.Future[None] | None = None
+        self._record = record
         self._past = (0, 0)
         self._told = (0, 0)
         self._traffic_timer: asyncio.TimerHandle | None = None
@@ -163,6 +168,27 @@ class NbdService:
                 detail["message"] = reason
             self._report(connection.client, "detach", detail)
         self._check_stopped()
+
+    def make_tap(self) -> ReadTap | None:
+        """What notes a new connection's reads, if they are wanted."""
+        return ReadTap() if self._record else None
+
+    def note_reads(self, connection: Connection, tap: ReadTap) -> None:
+        """Tell of reads once they are many, or the first has waited, or the client has gone."""
+        if not tap.reads or connection.export is None:
+            return
+        waited = time.time() - tap.began
+        if len(tap.reads) < READS_TOLD and waited < READS_SECONDS and not connection.closed:
+            return
+        zero = tap.began
+        detail: dict[str, str | int | float | bool] = {
+            "export": connection.export.name,
+            "size": connection.export.size,
+            "connection": id(connection),
+            "zero": zero,
+            "reads": pack_reads(tap.take(), zero),
+        }
+        self._report(connection.client, "reads", detail)
 
     def complain(self, client: str, export: str, message: str, cause: str) -> None:
         """Tell of something refused or wrong, at a bounded rate for each client."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from server.content import Export
 from server.protocols.nbd import Buffer, ColdRequest, Transmission
 from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
+from server.protocols.nbd_tap import ReadTap
 from server.protocols.nbd_wire import Errno
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
@@ -31,6 +33,8 @@ class ConnectionHost(Protocol):
     @property
     def sizes(self) -> BlockSizes: ...
     def find(self, name: str, client: str) -> tuple[Export, MappedFile] | None: ...
+    def make_tap(self) -> ReadTap | None: ...
+    def note_reads(self, connection: "Connection", tap: ReadTap) -> None: ...
     def list_exports(self, client: str, /) -> Sequence[str]: ...
     def attached(self, connection: "Connection", export: Export) -> None: ...
     def detached(
@@ -55,6 +59,7 @@ class Connection:
         "_reading",
         "_service",
         "_sock",
+        "_tap",
         "_timer",
         "client",
         "export",
@@ -68,6 +73,7 @@ class Connection:
         self._fd = sock.fileno()
         self._file: MappedFile | None = None
         self._core: Transmission | None = None
+        self._tap = service.make_tap()
         self._handshake: Handshake | None = Handshake(
             self._find,
             lambda: service.list_exports(client),
@@ -115,6 +121,11 @@ class Connection:
             self._timer = self._service.loop.call_later(seconds, self.close, reason)
         self._settle()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has hung up."""
+        return self._fd < 0
+
     def traffic(self) -> tuple[int, int]:
         """Bytes of the export that were sent, and requests answered, up to now."""
         core = self._core
@@ -133,6 +144,8 @@ class Connection:
             self._timer.cancel()
         self._out = []
         payload, requests = self.traffic()
+        if self._tap is not None and self.export is not None:
+            self._service.note_reads(self, self._tap)
         self._core = self._handshake = self._file = None
         self._service.detached(self, reason, payload, requests)
 
@@ -161,6 +174,8 @@ class Connection:
         if not count:
             self.finish("the client hung up")
             return
+        if self._tap is not None:
+            self._note(scratch, count)
         out = core.receive(scratch, count)
         if out and not self._out and len(out) <= MAX_BUFFERS:
             # The usual case: everything fits into the socket.
@@ -179,6 +194,12 @@ class Connection:
         elif out:
             self._send(out)
         self._settle()
+
+    def _note(self, data: bytes | bytearray, count: int) -> None:
+        """Have the reads noted for the recording of a boot."""
+        assert self._tap is not None
+        self._tap.receive(data, count, time.time())
+        self._service.note_reads(self, self._tap)
 
     def _negotiate(self) -> None:
         handshake = self._handshake
@@ -229,6 +250,8 @@ class Connection:
         )
         service.attached(self, outcome.export)
         if outcome.leftover:
+            if self._tap is not None:
+                self._note(outcome.leftover, len(outcome.leftover))
             self._send(self._core.receive(outcome.leftover, len(outcome.leftover)))
 
     def _continue(self) -> None:

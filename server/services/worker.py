@@ -55,6 +55,7 @@ class NbdPart:
 
     fd: int
     limits: NbdLimits
+    record: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class Worker:
                     emit=self._emit,
                     limits=start.nbd.limits,
                     listener=_take(start.nbd.fd),
+                    record=start.nbd.record,
                 )
             )
         for service in self._services:

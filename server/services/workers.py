@@ -70,9 +70,11 @@ class WorkerPool:
         self._tftp = PooledTftp(self, address, port, limits, single_port)
         return self._tftp
 
-    def nbd(self, *, address: str, port: int, limits: NbdLimits) -> "PooledNbd":
-        """NBD, served by the workers."""
-        self._nbd = PooledNbd(self, address, port, limits)
+    def nbd(
+        self, *, address: str, port: int, limits: NbdLimits, record: bool = False
+    ) -> "PooledNbd":
+        """NBD, served by the workers. record: they tell of each read."""
+        self._nbd = PooledNbd(self, address, port, limits, record)
         return self._nbd
 
     def update(self, catalog: Catalog) -> None:
@@ -297,8 +299,11 @@ class PooledTftp:
 class PooledNbd:
     """NBD as the workers serve it: the same calls as NbdService's."""
 
-    def __init__(self, pool: WorkerPool, address: str, port: int, limits: NbdLimits) -> None:
+    def __init__(
+        self, pool: WorkerPool, address: str, port: int, limits: NbdLimits, record: bool
+    ) -> None:
         self.limits = limits
+        self._record = record
         self._pool = pool
         self._address = address
         self._port = port
@@ -332,7 +337,7 @@ class PooledNbd:
     def part(self) -> NbdPart | None:
         if self._listener is None:
             return None
-        return NbdPart(self._listener.fileno(), self.limits)
+        return NbdPart(self._listener.fileno(), self.limits, self._record)
 
 
 def default_workers() -> int:
