@@ -19,6 +19,7 @@ from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, re
 from server.doctor.cli import doctor
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
+from server.simulate.cli import simulate_command
 from server.terminal import cli as terminal
 
 PROBLEMS = "bootfarm.problems"
@@ -178,6 +179,7 @@ def dhcp_config_command(
 
 COMMANDS: list[click.Command] = [
     serve_command,
+    simulate_command,
     dhcp_config_command,
     lts,
     doctor,

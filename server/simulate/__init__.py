@@ -1,0 +1,1 @@
+"""A storm of booting nodes, played against a running server: `bootfarm simulate`."""
