@@ -23,6 +23,7 @@ from rack.namespace import enter_argv
 from rack.node import ssh_argv
 from rack.progress import printed_steps
 from rack.rack import Rack
+from rack.smoke import smoke_command
 from rack.terminal import attach_console
 from rack.timeline import format_size
 
@@ -256,5 +257,7 @@ def demo(
     )
     sys.exit(run_detachable(lambda detach: run_demo(options, detach)))
 
+
+rack.add_command(smoke_command)
 
 COMMANDS: list[click.Command] = [rack, demo]

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def works(kernel: Path, busybox: Path, work: Path) -> bool:
     except (subprocess.TimeoutExpired, OSError):
         return False
     return SAID.encode() in done.stdout
+
+
+def static_busybox() -> Path:
+    """Debian's busybox-static, downloaded once and unpacked; RackError without an archive."""
+    target = cache_directory() / "kvm" / "busybox"
+    with locked(target):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                os.chmod(scratch, 0o755)
+                run(["apt-get", "download", "-q", "busybox-static"], cwd=Path(scratch), timeout=300)
+                (package,) = Path(scratch).glob("*.deb")
+                run(["dpkg", "-x", package, Path(scratch) / "root"])
+                (Path(scratch) / "root/bin/busybox").rename(target)
+    return target
 
 
 def find_accelerator(kernel: Path, busybox: Path) -> Sequence[str]:

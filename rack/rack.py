@@ -24,7 +24,7 @@ from rack.controlplane import ControlPlane, JoinFacts
 from rack.dhcp import RENDER, Dhcp, Kind
 from rack.errors import RackError
 from rack.kubernetes.build import Packages, build
-from rack.kvm import find_accelerator
+from rack.kvm import find_accelerator, static_busybox
 from rack.ltsconf import render_lts_conf
 from rack.machine import TCG, MachineFiles, NodeSpec
 from rack.namespace import Namespace
@@ -228,7 +228,12 @@ class Rack:
             image = Store(store).get(self._image_name, "current")
         except StoreError:
             return None
-        return find_accelerator(image.path / "vmlinuz", self.packages.busybox)
+        try:
+            # Kubernetes takes minutes to build, which a rack without a cluster does not need.
+            busybox = self._packages.busybox if self._packages is not None else static_busybox()
+        except RackError:
+            return None
+        return find_accelerator(image.path / "vmlinuz", busybox)
 
     def write_lts_conf(self, template: str) -> None:
         """Replace the served lts.conf, as an edited ConfigMap does (by rename)."""
