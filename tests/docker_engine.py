@@ -160,17 +160,27 @@ class Engine:
     def stop(self) -> None:
         """End the engine and everything that it runs; may be called twice."""
         if self._process.poll() is None:
-            # unshare forwards nothing: the signal is for its child, dockerd.
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-            with contextlib.suppress(OSError):
-                for pid in children.read_text().split():
-                    os.kill(int(pid), signal.SIGTERM)
+            # nsenter and unshare forward nothing: the signal is for dockerd itself.
+            for pid in _find_descendants(self._process.pid, "dockerd"):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGTERM)
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+def _find_descendants(pid: int, name: str) -> list[int]:
+    """The first processes of that name below a process."""
+    try:
+        if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+            return [pid]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [found for child in children for found in _find_descendants(int(child), name)]
 
 
 @contextlib.contextmanager

@@ -262,6 +262,74 @@ def test_a_failing_stage_says_why_in_one_line(engine: Engine, small: Path) -> No
     assert engine.docker("images", "--quiet", "--filter", "dangling=false").stdout == before
 
 
+def test_no_room_in_the_store_leaves_it_as_it_was(
+    engine: Engine, built: list[str], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m"):
+        words = ("extract", built[0], "--store", str(tmp_path / "disk/store"))
+        done = bootfarm("image", *words, "--engine", engine.url, check=False)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) <= 2, done.stderr
+        assert "No space left on device" in done.stderr
+        assert Store(tmp_path / "disk/store").images() == []
+        assert list((tmp_path / "disk/store/tmp").iterdir()) == []
+
+
+def test_no_room_for_the_engine_is_said_in_one_line(small: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "240m"):
+        cramped = Engine(tmp_path / "engine", data=tmp_path / "disk")
+        try:
+            import_base(cramped)
+            done = bootfarm(
+                *("image", "build", str(small), "--engine", cramped.url, *build_options()),
+                check=False,
+            )
+        finally:
+            cramped.stop()
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index("Error: ") :].splitlines()
+    assert "the engine's disk is full" in error[0]
+    assert "docker system prune" in error[1]
+
+
+def test_no_permission_and_no_engine(engine: Engine, tmp_path: Path) -> None:
+    """Root without its right to pass over permissions, before a socket of somebody else."""
+    status = engine.socket.stat()
+    os.chown(engine.socket, 65534, 65534)
+    engine.socket.chmod(0o600)
+    try:
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        done = subprocess.run(
+            ["setpriv", rights, *BOOTFARM, "image", "push", "farm:ci", "--engine", engine.url],
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        os.chown(engine.socket, status.st_uid, status.st_gid)
+        engine.socket.chmod(status.st_mode & 0o7777)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Error: no permission to use the Docker engine ({engine.url})",
+        "  hint: run as root, or as a user of the group docker",
+    ]
+    nowhere = f"unix://{tmp_path}/docker.sock"
+    done = bootfarm("image", "push", "farm:ci", "--engine", nowhere, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: no Docker engine answers at {nowhere}: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    """A file system of that size."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--recursive", "--lazy", path], check=True)
+
+
 LIMITS = (
     *("--network", "host", "--user", "10069:10069", "--cap-drop", "ALL"),
     *("--cap-add", "NET_BIND_SERVICE", "--read-only", "--volume", "farm:/var/lib/bootfarm"),
