@@ -27,7 +27,7 @@ from server.protocols.dhcp_server import DhcpServer, Pool
 from server.protocols.dhcp_wire import PXE_PORT, Message, MessageType, Option, pack
 from server.protocols.dns import DnsServer, Names, Zone
 from server.protocols.tftp import NEVER, Transfer, negotiate
-from server.protocols.tftp_wire import ErrorCode, Opcode, pack_error, parse_request
+from server.protocols.tftp_wire import ErrorCode, pack_ack, pack_error, pack_request, parse_request
 
 HEADERS: Final = 28
 """Of IP and UDP, in each packet."""
@@ -58,12 +58,6 @@ class Case:
         return (sum(self.answers) + HEADERS * len(self.answers)) / (self.sent + HEADERS)
 
 
-def pack_rrq(path: str = PATH, options: Mapping[str, str] | None = None) -> bytes:
-    """A TFTP read request."""
-    words = [path, "octet", *(word for pair in (options or {}).items() for word in pair), ""]
-    return Opcode.RRQ.to_bytes(2, "big") + "\0".join(words).encode()
-
-
 TFTP_CASES: Final[Mapping[str, Mapping[str, str]]] = {
     "without options": {},
     "options that nobody knows": {"x": "1"},
@@ -80,7 +74,7 @@ TFTP_CASES: Final[Mapping[str, Mapping[str, str]]] = {
 
 def measure_tftp(options: Mapping[str, str], size: int = SIZE) -> Case:
     """One request, and everything that leaves until the server gives its client up."""
-    request = pack_rrq(options=options)
+    request = pack_request(PATH, options)
     transfer = Transfer(size, negotiate(parse_request(request).options, size))
     now, answers = 0.0, []
     transfer.start(now)
@@ -110,7 +104,9 @@ def measure_tftp_error() -> Case:
     """A request that is refused, with the longest words that the server has for it."""
     message = "image amd64@0123456789ab has no grub loader: build it again"
     answer = pack_error(ErrorCode.NOT_FOUND, message)
-    return Case("TFTP", "a file that is not there", len(pack_rrq("/ltsp/a/grub/x")), (len(answer),))
+    return Case(
+        "TFTP", "a file that is not there", len(pack_request("/ltsp/a/grub/x")), (len(answer),)
+    )
 
 
 def measure_dhcp() -> Iterator[Case]:
@@ -193,8 +189,7 @@ def measure_forged_ack() -> Case:
     """
     transfer = Transfer(SIZE, negotiate({"blksize": "65464", "windowsize": "64"}, SIZE))
     transfer.start(0.0)
-    acknowledge = Opcode.ACK.to_bytes(2, "big")
-    assert transfer.receive(acknowledge + b"\0\0", 0.1)
+    assert transfer.receive(pack_ack(0), 0.1)
     answers = (transfer.blksize + 4,) * transfer.count
     return Case("TFTP", "each forged ACK to the right port", 4, answers)
 
@@ -229,7 +224,7 @@ def measure_live(seconds: float = 10.0) -> list[Case]:
     for name, options in TFTP_CASES.items():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        request = pack_rrq(options=options)
+        request = pack_request(PATH, options)
         sock.sendto(request, ("127.0.0.1", service.port))
         victims.append((name, len(request), sock))
     time.sleep(seconds)

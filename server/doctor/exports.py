@@ -1,12 +1,20 @@
 """Each NBD export: whether it opens, its size, and whether its bytes are the image's."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from imagebuild.manifest import ManifestError, parse_manifest
 from server.doctor.findings import found
-from server.doctor.nbdclient import NbdError, NbdExport, NbdRefusedError, sample_offsets
+from server.doctor.nbdclient import (
+    NbdError,
+    NbdExport,
+    NbdRefusedError,
+    list_exports,
+    sample_offsets,
+)
 from server.doctor.target import BootImage, Survey, Target
 from server.doctor.tree import shorten
 from server.doctor.verdict import Verdict, good
@@ -15,39 +23,65 @@ from server.doctor.web import fetch
 ROOTFS: Final = "rootfs.squashfs"
 SAMPLE: Final = 64 * 1024
 SAMPLES: Final = 16
+_OF_DIGEST: Final = re.compile(r"/?opt/ltsp/([^/@]+)@([0-9a-f]{64})")
 
 
 def check_nbd(target: Target, survey: Survey) -> Iterator[Verdict]:
-    """The export of each image's name and of its digest; bytes as its manifest or its file."""
+    """Each export that the server lists: its size and bytes as the image's manifest says."""
     if "nbd" not in target.services:
         return
-    names = [
-        (f"/opt/ltsp/{image.name}{suffix}", image)
+    where = f"{target.server} port {target.nbd_port}"
+    try:
+        listed = list_exports(target.server, target.nbd_port)
+    except (OSError, NbdError) as error:
+        yield found("nbd.down", where, str(error))
+        return
+    images = {
+        f"/opt/ltsp/{image.name}{suffix}": image
         for image in survey.images
         for suffix in (f"@{image.digest}", "")
-        if ROOTFS in image.manifest.files
-    ]
-    if not names:
-        yield from _check_speaks(target)
-    for name, image in names:
+    }
+    for name in [*images, *(name for name in listed if name not in images)]:
+        target.progress(f"NBD {name}")
+        image = images.get(name) or _find_other(target, name)
         try:
             with NbdExport(target.server, target.nbd_port, name) as export:
-                yield from _check_export(target, export, name, image)
+                if image is None or ROOTFS not in image.manifest.files:
+                    yield from _check_readable(export, name)
+                else:
+                    yield from _check_export(target, export, name, image)
         except NbdRefusedError as error:
             yield found("nbd.no-export", shorten(name), str(error))
         except (OSError, NbdError) as error:
-            yield found("nbd.down", f"{target.server} port {target.nbd_port}", str(error))
+            yield found("nbd.down", where, str(error))
             return
 
 
-def _check_speaks(target: Target) -> Iterator[Verdict]:
-    """No image is known: at least whether NBD is spoken there."""
+def _find_other(target: Target, name: str) -> BootImage | None:
+    """The image of an export of a digest that is not the one that would boot here."""
+    match = _OF_DIGEST.fullmatch(name)
+    if match is None:
+        return None
     try:
-        NbdExport(target.server, target.nbd_port, "bootfarm-doctor").close()
-    except NbdRefusedError:
-        pass
+        path = f"/ltsp/{match[1]}/@{match[2]}/manifest.json"
+        page = fetch(target.server, target.http_port, path)
+        if page.status != 200 or hashlib.sha256(page.body).hexdigest() != match[2]:
+            return None
+        return BootImage(match[1], match[2], parse_manifest(page.body))
+    except (OSError, ManifestError):
+        return None
+
+
+def _check_readable(export: NbdExport, name: str) -> Iterator[Verdict]:
+    """Nobody says what its bytes should be: a file that `serve --export` gives as it is."""
+    try:
+        for offset in sample_offsets(export.size, SAMPLE, SAMPLES, name):
+            export.read(offset, min(SAMPLE, export.size - offset))
     except (OSError, NbdError) as error:
-        yield found("nbd.down", f"{target.server} port {target.nbd_port}", str(error))
+        yield found("nbd.unread", shorten(name), str(error))
+        return
+    words = f"{export.size} bytes; {SAMPLES} places can be read, with nothing to compare with"
+    yield good("nbd", shorten(name), words)
 
 
 def _check_export(

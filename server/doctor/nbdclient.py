@@ -86,36 +86,65 @@ class NbdExport:
         self.close()
 
     def _negotiate(self, name: bytes) -> None:
-        magic, option_magic, flags = GREETING.unpack(self._take(GREETING.size))
-        if (magic, option_magic) != (INIT_MAGIC, OPTION_MAGIC):
-            raise NbdError("what answers there does not speak NBD")
-        self._socket.sendall(CLIENT_FLAGS.pack(flags & ~0 & HandshakeFlag(3)))
+        _greet(self._socket)
         data = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
-        self._socket.sendall(OPTION.pack(OPTION_MAGIC, Option.GO, len(data)) + data)
-        while True:
-            magic, option, kind, length = OPTION_REPLY.unpack(self._take(OPTION_REPLY.size))
-            if magic != OPTION_REPLY_MAGIC or option != Option.GO or length > _LIMIT:
-                raise NbdError("a broken answer in the handshake")
-            body = self._take(length)
-            if kind == Reply.ACK:
-                return
-            if kind & _ERROR_BIT:
-                known = Reply(kind).name if kind in list(Reply) else f"error {kind:#x}"
-                words = body[:MAX_STRING].decode("utf-8", "replace")
-                raise NbdRefusedError(f"{known} {words}".strip())
+        for kind, body in _ask(self._socket, Option.GO, data):
             if kind == Reply.INFO and body[:2] == Info.EXPORT.to_bytes(2, "big"):
                 self.size = EXPORT_REPLY.unpack_from(body, 2)[0]
 
     def _take(self, count: int) -> bytes:
-        data = bytearray(count)
-        view = memoryview(data)
-        done = 0
-        while done < count:
-            got = self._socket.recv_into(view[done:])
-            if not got:
-                raise NbdError("the server hung up")
-            done += got
-        return bytes(data)
+        return _take(self._socket, count)
+
+
+def list_exports(host: str, port: int, timeout: float = 10.0) -> list[str]:
+    """The names that NBD_OPT_LIST gives. Raises OSError, NbdError, NbdRefusedError."""
+    with socket.create_connection((host, port), timeout) as sock:
+        _greet(sock)
+        names = []
+        for kind, body in _ask(sock, Option.LIST, b""):
+            if kind == Reply.SERVER and len(body) >= 4:
+                length = int.from_bytes(body[:4], "big")
+                names.append(body[4 : 4 + length].decode("utf-8", "replace"))
+        with contextlib.suppress(OSError):
+            sock.sendall(OPTION.pack(OPTION_MAGIC, Option.ABORT, 0))
+        return names
+
+
+def _greet(sock: socket.socket) -> None:
+    magic, option_magic, flags = GREETING.unpack(_take(sock, GREETING.size))
+    if (magic, option_magic) != (INIT_MAGIC, OPTION_MAGIC):
+        raise NbdError("what answers there does not speak NBD")
+    known = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+    sock.sendall(CLIENT_FLAGS.pack(flags & known))
+
+
+def _ask(sock: socket.socket, option: Option, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Send an option; (kind, data) of each reply before the ACK that ends them."""
+    sock.sendall(OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
+    while True:
+        magic, about, kind, length = OPTION_REPLY.unpack(_take(sock, OPTION_REPLY.size))
+        if magic != OPTION_REPLY_MAGIC or about != option or length > _LIMIT:
+            raise NbdError("a broken answer in the handshake")
+        body = _take(sock, length)
+        if kind == Reply.ACK:
+            return
+        if kind & _ERROR_BIT:
+            known = Reply(kind).name if kind in list(Reply) else f"error {kind:#x}"
+            words = body[:MAX_STRING].decode("utf-8", "replace")
+            raise NbdRefusedError(f"{known} {words}".strip())
+        yield kind, body
+
+
+def _take(sock: socket.socket, count: int) -> bytes:
+    data = bytearray(count)
+    view = memoryview(data)
+    done = 0
+    while done < count:
+        got = sock.recv_into(view[done:])
+        if not got:
+            raise NbdError("the server hung up")
+        done += got
+    return bytes(data)
 
 
 def sample_offsets(size: int, length: int, count: int, seed: str) -> list[int]:

@@ -10,7 +10,7 @@ from server.doctor.findings import found
 from server.doctor.target import Survey, Target
 from server.doctor.verdict import Verdict, good
 from server.doctor.web import fetch
-from server.protocols.tftp_wire import ErrorCode, Opcode, pack_error
+from server.protocols.tftp_wire import ErrorCode, Opcode, pack_ack, pack_error, pack_request
 
 IP_MTU_DISCOVER: Final = 10
 IP_PMTUDISC_DO: Final = 2
@@ -95,21 +95,17 @@ def fetch_block(host: str, port: int, path: str, blksize: int) -> bool:
 
     A server that grants less (`max_blksize` in farm.yaml) sends no larger ones: those count.
     """
-    request = Opcode.RRQ.to_bytes(2, "big") + b"\0".join(
-        (path.encode(), b"octet", b"blksize", str(blksize).encode(), b"")
-    )
     wanted = Opcode.DATA.to_bytes(2, "big") + b"\0\1"
-    acknowledge = Opcode.ACK.to_bytes(2, "big") + b"\0\0"
     for _ in range(TRIES):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(BLOCK_SECONDS)
             try:
-                sock.sendto(request, (host, port))
+                sock.sendto(pack_request(path, {"blksize": str(blksize)}), (host, port))
                 packet, peer = sock.recvfrom(65536)
                 granted = _read_blksize(packet)
                 if not 0 < granted <= blksize:
                     return False
-                sock.sendto(acknowledge, peer)
+                sock.sendto(pack_ack(0), peer)
                 packet, peer = sock.recvfrom(65536)
                 sock.sendto(pack_error(ErrorCode.UNDEFINED, "enough"), peer)
                 return packet[:4] == wanted and len(packet) == granted + 4

@@ -1,10 +1,12 @@
 """The boot tree as a booting machine sees it: menu, lts.conf, each file by TFTP and HTTP."""
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import logging
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -19,8 +21,12 @@ from server.doctor.verdict import Verdict, good
 from server.doctor.web import digest, fetch
 from server.ltsconf import parse_flat
 from server.ltsconf.errors import LtsConfError
+from server.services.interfaces import list_addresses
 
 BLKSIZE: Final = 1428
+_SIOCGIFHWADDR: Final = 0x8927
+_IFREQ: Final = 40
+"""Of netdevice(7): an interface's name in 16 bytes, then its hardware address from byte 18 on."""
 TFTP_SECONDS: Final[float] = 2.0
 _RETRIES: Final = 3
 _DIGEST: Final = re.compile(r"/@([0-9a-f]{64})/vmlinuz")
@@ -278,16 +284,25 @@ def _check_named(target: Target, survey: Survey) -> Iterator[Verdict]:
 
 def _saw_request(target: Target, since: float) -> bool:
     """Whether the server's timeline of this machine has a TFTP request of just now."""
-    if not target.own_address:
-        return False
-    try:
-        page = fetch(target.server, target.http_port, f"/api/nodes/{target.own_address}")
-        events = json.loads(page.body)["events"]
-        return any(
-            event["source"] == "tftp" and float(event["time"]) >= since - 2 for event in events
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    for key in _own_keys(target.own_address):
+        try:
+            page = fetch(target.server, target.http_port, f"/api/nodes/{key}")
+            events = json.loads(page.body)["events"]
+            if any(e["source"] == "tftp" and float(e["time"]) >= since - 2 for e in events):
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
+
+
+def _own_keys(address: str) -> list[str]:
+    """What the server may know this machine by: the MAC on its wire, or the address alone."""
+    names = [entry.name for entry in list_addresses() if entry.address == address]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = [name.encode()[:15].ljust(_IFREQ, b"\0") for name in names]
+        answers = [fcntl.ioctl(sock, _SIOCGIFHWADDR, data) for data in request]
+    macs = [":".join(f"{byte:02x}" for byte in answer[18:24]) for answer in answers]
+    return [*macs, *([address] if address else [])]
 
 
 def shorten(path: str) -> str:

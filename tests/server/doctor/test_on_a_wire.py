@@ -65,15 +65,16 @@ class Wire:
         self.processes.append(process)
         wait_for(lambda: "sockets bound" in log.read_text(), 20, "dnsmasq", processes=(process,))
 
-    def serve(self, *options: str) -> None:
-        """A bootfarm with an image."""
+    def serve(self, *options: str, again: bool = False) -> None:
+        """A bootfarm with an image; again: on the machine that has one already."""
         store = self.directory / "store"
         image = publish(store, files={**FILES, **LOADERS, "vmlinuz": b"kernel" * 4000})
         assert image.tags == ("current",)
         argv = [*MAIN, "serve", "--store", str(store), *options]
         argv += ["--state", str(self.directory / "state")]
-        log = self.directory / "serve"
-        self.processes.append(self.plug(SERVER).start("serve", argv, log))
+        log = self.directory / ("serve again" if again else "serve")
+        machine = self.machines[SERVER] if again else self.plug(SERVER)
+        self.processes.append(machine.start("serve", argv, log))
         wait_for(lambda: "bootfarm is ready" in log.read_text(), 30, "the server")
 
     def examine(self, *options: str, at: str = DOCTOR) -> tuple[int, list[dict[str, Any]]]:
@@ -160,3 +161,22 @@ def test_a_machine_of_the_inventory_and_a_stranger(wire: Wire) -> None:
     assert (code, faults(verdicts)) == (0, [])
     # Its address is the doctor's own all the same, and that is not listed.
     assert "menu.unlisted" in {v["id"] for v in verdicts}
+
+
+def test_a_firewall_that_drops_tftps_answers(wire: Wire) -> None:
+    """The remedy that the doctor names is the one that helps."""
+    wire.dnsmasq(SITE)
+    wire.serve("--dhcp", "proxy")
+    for port, verdict in (("4011", "ACCEPT"), ("1024:65535", "DROP")):
+        rule = ["-A", "OUTPUT", "-p", "udp", "--sport", port, "-j", verdict]
+        wire.machines[SERVER].run(["iptables", *rule])
+    code, verdicts = wire.examine("--no-dhcp")
+    assert code == 2
+    (lost,) = [v for v in verdicts if v["id"].startswith("tftp.")]
+    assert lost["id"] == "tftp.answers-lost", lost
+    assert "single_port: true" in lost["remedy"]
+    farm = wire.directory / "farm.yaml"
+    farm.write_text("dhcp: proxy\ntftp: {single_port: true}\n")
+    wire.processes[-1].stop()
+    wire.serve("--config", str(farm), again=True)
+    assert wire.examine()[0] == 0

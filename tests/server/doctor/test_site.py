@@ -23,6 +23,7 @@ from server.doctor.verdict import Level
 from server.protocols.dhcp_wire import Message
 from server.services.ports import PortOwner
 from tests.server.doctor.site import FakeSite, another, health
+from tests.server.farm import publish
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -221,6 +222,7 @@ def test_tftp_whose_answers_are_lost(site: FakeSite, hasty: None) -> None:
     long_ago = b'{"events": [{"source": "tftp", "phase": "loader", "detail": {}, "time": 5}]}'
     site.pages["/api/nodes/127.0.0.1"] = long_ago
     assert site.ids(check_tftp) == ["tftp.silent"]
+    assert tree._own_keys("127.0.0.1") == ["00:00:00:00:00:00", "127.0.0.1"]
 
 
 def test_tftp_without_a_client(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +297,6 @@ def test_the_url_that_dhcp_names(site: FakeSite) -> None:
 def test_nbd_down(site: FakeSite) -> None:
     site.target = replace(site.target, nbd_port=free_port())
     assert site.ids(check_nbd) == ["nbd.down"]
-    assert site.ids(check_nbd, Survey()) == ["nbd.down"]
 
 
 def test_nbd_port_of_something_else(site: FakeSite) -> None:
@@ -332,11 +333,22 @@ def chatter(words: bytes) -> Iterator[int]:
                 peer.close()
 
 
-def test_nbd_without_images_at_least_speaks(site: FakeSite) -> None:
-    assert site.ids(check_nbd, Survey()) == []
+def test_nbd_exports_of_other_images_and_files(site: FakeSite, tmp_path: Path) -> None:
+    """Without knowledge of the image; of another digest; of a file that is no image."""
+    assert [v.id for v in site.look(check_nbd, Survey())] == ["nbd.ok"] * 2
+    (tmp_path / "disk").write_bytes(b"x" * 5000)
+    site.exports["disk"] = Export("disk", tmp_path / "disk", 5000)
+    (verdict,) = [v for v in site.look(check_nbd) if v.subject == "disk"]
+    assert (verdict.id, "nothing to compare with" in verdict.words) == ("nbd.ok", True)
+    other = publish(tmp_path / "store", kernel="5.0", tags=("old",))
+    name = f"/opt/ltsp/amd64@{other.digest}"
+    site.exports[name] = site.exports["disk"]
+    site.pages[f"/ltsp/amd64/@{other.digest}/manifest.json"] = other.manifest.to_bytes()
+    assert site.ids(check_nbd) == ["nbd.size"]
 
 
 def test_nbd_no_export(site: FakeSite) -> None:
+    assert nbdclient.list_exports("127.0.0.1", site.target.nbd_port) == sorted(site.exports)
     del site.exports["/opt/ltsp/amd64"]
     (verdict,) = [v for v in site.look(check_nbd) if v.level is not Level.OK]
     assert (verdict.id, verdict.subject) == ("nbd.no-export", "/opt/ltsp/amd64")
