@@ -1,13 +1,17 @@
-"""General rules, one or two a phase: it was silent for too long, or failed in another way."""
+"""General rules: it was silent for too long, failed in another way, or begins again and again."""
 
 from collections.abc import Callable
 from typing import Final
 
-from server.diagnosis.case import Case, name_span
+from server.diagnosis.case import Case, name_count, name_span
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
-from server.nodes import PHASES
+from server.nodes import ORDER, PHASES, Boot
+from server.timeline import PAST_BOOTS
 
+LOOP_BOOTS: Final = 3
+LOOP_SECONDS: Final = 900.0
+"""A boot that ended sooner than so, three times over, is a loop."""
 _CONSOLE: Final = "the machine's console: its last lines"
 _LINK: Final = "power, cable and switch port: is it still on?"
 _CHECKS: Final = {
@@ -107,10 +111,55 @@ def _match_error(name: str) -> Callable[[Case], Values | None]:
     return match
 
 
+def _loop(case: Case) -> Values | None:
+    boots = [case.boot]
+    for boot in reversed(case.node.past):
+        if boots[-1].started - boot.started > LOOP_SECONDS or not _ended_early(boot):
+            break
+        boots.append(boot)
+    if len(boots) < LOOP_BOOTS:
+        return None
+    furthest = max((boot.last_phase() or "dhcp" for boot in boots), key=ORDER.__getitem__)
+    error = boots[1].error()
+    return {
+        "times": name_count(len(boots)),
+        "more": " or more" if len(boots) > PAST_BOOTS else "",
+        "span": name_span(case.now - boots[-1].started),
+        "furthest": furthest,
+        "last": f" Before this time it ended with: {error}." if error else "",
+        "phase": case.last,
+        "since": boots[-1].started,
+    }
+
+
+def _ended_early(boot: Boot) -> bool:
+    return ORDER[boot.last_phase() or "dhcp"] < ORDER["rcfile"]
+
+
+_LOOP: Final = Rule(
+    id="boot-loop",
+    phase="systemd",
+    severity="error",
+    when=f"{LOOP_BOOTS} boots in a row, each within {LOOP_SECONDS / 60:.0f} minutes of the one"
+    " before, ended before the RCFILE_* lines.",
+    headline="It has begun to boot {times}{more} in {span} and never came further than {furthest}."
+    "{last}",
+    expected="one boot that goes on",
+    seen="{times}{more} begun in {span}, the furthest until {furthest}",
+    check=(
+        "the machine's console: a kernel panic, a watchdog, a power supply that gives up",
+        "bootfarm.on_error=reboot in lts.conf's KERNEL_CMDLINE or farm.yaml reboots after each"
+        " error: `shell` keeps it there",
+        "an image that boots elsewhere: IMAGE in lts.conf, `bootfarm images rollback`",
+    ),
+    match=_loop,
+)
+
 _STALLING: Final = [name for name in PHASES if EXPECTATIONS[name].seconds is not None]
 _UNNAMED: Final = ("dhcp", "initramfs", "network", "systemd", "ready")
 
 RULES: Final = (
     *(_failed(name) for name in _UNNAMED),
+    _LOOP,
     *(_stall(name) for name in _STALLING),
 )

@@ -62,6 +62,16 @@ def given_root(beacon: bool) -> Story:
     return (story.beacon("ltsconf") if beacon else story).attach()
 
 
+def looping(times: int, pause: float = 60, *, ready: bool = False) -> Story:
+    story = Story()
+    for number in range(times):
+        story.to_initrd()
+        if number == 0 and ready:
+            story.to_ready()
+        story.wait(pause)
+    return story
+
+
 def stalling(phase: str) -> tuple[Callable[[], Story], Callable[[], Story]]:
     return (
         lambda: Story().beacon(phase, status="start").wait(STALLING[phase] + 1),
@@ -323,6 +333,7 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         lambda: Story().to_ready().beacon("ready", "odd", "error"),
         lambda: Story().to_ready(),
     ),
+    "boot-loop": (lambda: looping(3), lambda: looping(2)),
     "dhcp-stalled": (
         lambda: Story().see("dhcp", "dhcp", firmware="x86 BIOS").wait(61),
         lambda: Story().see("dhcp", "dhcp", firmware="x86 BIOS").wait(60),
@@ -447,6 +458,21 @@ START = "error execution phase kubelet-start: "
 )
 def test_what_kubeadm_says(said: str, rule: str) -> None:
     assert joined(said).rule() == rule
+
+
+def test_a_loop_of_boots() -> None:
+    found = looping(9).finding()
+    assert found is not None
+    assert found.headline.startswith("It has begun to boot four times or more in 4 min and never")
+    assert found.headline.endswith("never came further than initrd.")
+    assert looping(3, pause=901).rule() != "boot-loop"
+    assert looping(3, ready=True).rule() is None
+    story = looping(2).to_ltsconf().beacon("root", REFUSED, "error").to_loader()
+    found = story.finding()
+    assert found is not None
+    assert found.rule == "boot-loop"
+    assert "Before this time it ended with: root: no root: nbdroot" in found.headline
+    assert story.to_ready().rule() is None
 
 
 def test_an_address_of_the_site_is_asked_for_only_beside_its_dhcp() -> None:
