@@ -36,7 +36,7 @@ from server.ltsconf.template import shared_checker, shared_renderer
 from server.measure import make_metrics
 from server.nodes import Node, Nodes
 from server.overview import Overview
-from server.protocols.logs import LogLine
+from server.protocols.logs import LogLine, find_panic
 from server.recording import Recorder
 from server.secrecy import Secrecy
 from server.services.hotloop import HotLoop
@@ -200,6 +200,11 @@ class App:
         masked = [dataclasses.replace(line, text=self.secrecy.mask(line.text)) for line in lines]
         self.logbook.add(node.key, node.boots, source, masked, time.time())
         self.changes.note(node.key)
+        boot, words = node.boot, find_panic(masked)
+        if words is not None and boot is not None and "panic" not in boot.facts:
+            detail = {"status": "error", "message": words, "panic": words}
+            phase = boot.last_phase() or "initramfs"
+            self.record(Event(time.time(), client, source, phase, detail))
 
     def _record_boot(self, event: Event, node: Node | None) -> None:
         if self._recorder is not None:

@@ -9,7 +9,7 @@ from server.phases import ORDER
 
 FACTS = (
     *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
-    *("memory", "serial"),
+    *("memory", "serial", "panic"),
 )
 """What a boot remembers of its events: of DHCP's, and of the node's own words."""
 FETCHED = ("dhcp", "loader", "menu", "kernel", "initrd")

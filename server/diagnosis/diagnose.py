@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from server.diagnosis import firmware, initramfs, join, stall, system, transfer
+from server.diagnosis import firmware, initramfs, join, kernel, stall, system, transfer
 from server.diagnosis.case import Case, FarmFacts
 from server.diagnosis.rule import SEVERITIES, Finding, Rule
 from server.nodes import ORDER, PHASES, Node
 
 RULES: Final[tuple[Rule, ...]] = (
+    *kernel.RULES,
     *firmware.RULES,
     *transfer.RULES,
     *initramfs.RULES,

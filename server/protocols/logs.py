@@ -6,6 +6,7 @@ Documentation/ABI/testing/dev-kmsg). Bytes in, lines out; nothing is kept here.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,7 @@ _CRASH = re.compile(
     r"Kernel panic|\bOops\b|\bBUG: |general protection fault|Unable to handle|unable to handle"
     r"|Call Trace:|end Kernel panic|Out of memory: Kill|I/O error"
 )
+_PANIC = re.compile(r"Kernel panic - not syncing:? ?(?P<why>.*)")
 _CONTROL = {code: " " for code in [*range(32), *range(127, 160)]}
 
 
@@ -53,6 +55,14 @@ class LogLine:
     def is_bad(self) -> bool:
         """Whether a person should see it first: an error or worse, or the words of a crash."""
         return self.severity <= 3 or _CRASH.search(self.text) is not None
+
+
+def find_panic(lines: Iterable[LogLine]) -> str | None:
+    """Why the kernel panicked, in its own words (`no reason given` for none), if it did."""
+    for line in lines:
+        if (match := _PANIC.search(line.text)) is not None:
+            return match["why"].strip() or "no reason given"
+    return None
 
 
 def parse_syslog(data: bytes) -> list[LogLine]:

@@ -70,6 +70,23 @@ def see(app: App, phase: str = "join", boot: str = "a", **detail: str) -> None:
     app.record(Event(1000.0, IP, "beacon", phase, {"status": "error", "boot": boot} | detail))
 
 
+def test_a_panic_is_what_is_the_matter_until_the_next_boot(make: Callable[..., App]) -> None:
+    app = make()
+    see(app, "ready", status="ok")
+    app._take_lines(IP, "netconsole", parse_netconsole(b"[ 8.0] Oops: 0002 [#1] SMP\n"))
+    assert json.loads(text(ask(app, f"/api/nodes/{MAC}")))["finding"] is None
+    words = b"[ 9.1] Kernel panic - not syncing: VFS: Unable to mount root fs\n"
+    for end in (b"", b"[ 9.2] ---[ end Kernel panic - not syncing: VFS ]---\n"):
+        app._take_lines(IP, "netconsole", parse_netconsole(words + end))
+    node = json.loads(text(ask(app, f"/api/nodes/{MAC}")))
+    assert node["finding"]["rule"] == "kernel-panic"
+    assert node["finding"]["phase"] == "ready"
+    assert node["finding"]["headline"] == "Its kernel panicked: VFS: Unable to mount root fs"
+    assert [event["source"] for event in node["events"]].count("netconsole") == 1
+    see(app, "ready", boot="b", status="ok")
+    assert json.loads(text(ask(app, f"/api/nodes/{MAC}")))["finding"] is None
+
+
 def test_no_page_no_answer_and_no_file_has_a_secret(
     make: Callable[..., App], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

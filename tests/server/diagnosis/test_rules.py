@@ -84,6 +84,14 @@ STALLING = {
     **{"root": 300, "preinit": 120, "systemd": 180, "rcfile": 900, "join": 240},
 }
 STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
+    "kernel-panic": (
+        lambda: (
+            Story()
+            .to_ready()
+            .see(*("netconsole", "ready"), status="error", message="VFS: dead", panic="VFS: dead")
+        ),
+        lambda: looping(1).to_ready(),
+    ),
     "wrong-loader": (
         lambda: Story().dhcp(architecture=7).tftp(BIOS),
         lambda: Story().dhcp(architecture=7).tftp(BIOS, status="stop"),
@@ -493,7 +501,7 @@ def test_a_machine_that_came_up_has_no_error_of_its_way(rule: str) -> None:
     """The same boot goes on to the end: only notes are left, and what failed at the end."""
     story = STORIES[rule][0]()
     boots = story.node.boots
-    if rule in ("rcfile-failed", "ready-failed", "dhcp-conflict"):
+    if rule in ("kernel-panic", "rcfile-failed", "ready-failed", "dhcp-conflict"):
         return
     for phase in ("menu", "kernel", "initrd"):
         story.see("plan", phase, status="ok")
