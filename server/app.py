@@ -78,7 +78,9 @@ class App:
             limit=config.max_nodes,
             events=config.events_per_node,
         )
-        self.secrecy = Secrecy(lambda: self.sources.secrets.current)
+        self.secrecy = Secrecy(
+            lambda: self.sources.secrets.current, lambda: self.sources.ltsconf.current
+        )
         self.feed = Feed()
         self.token = make_token(config)
 

@@ -62,6 +62,7 @@ class Overview:
         self._diagnose = diagnose
         self._serial = serial
         self._states: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         # In the order in which nodes were last heard of, as Nodes has them.
         self._members: dict[str, OrderedDict[str, None]] = {
             state: OrderedDict() for state in STATES
@@ -73,6 +74,7 @@ class Overview:
     def note(self, key: str) -> None:
         """Something was heard of a node."""
         self._changed[key] = None
+        self._texts.pop(key, None)
 
     def note_all(self) -> None:
         """Look at every node again, as after a start; a turn at a time."""
@@ -117,7 +119,7 @@ class Overview:
             total = len(self._nodes)
             candidates = self._nodes.newest()
         if wanted.strip():
-            found = [node for node in candidates if self._fits(node, wanted)]
+            found = self._find(candidates, wanted)
             candidates, total = found, len(found)
         if first >= total:
             first = max(0, (total - 1) // most * most)
@@ -132,8 +134,11 @@ class Overview:
         if node is None or node.key != key:
             if before is not None:
                 del self._states[key]
+                self._texts.pop(key, None)
                 del self._members[before][key]
             return before is not None
+        if heard or before is None:
+            self._texts[key] = self._text_of(node)
         state = _state_of(node, self._diagnose(node, now))
         if state != before:
             if before is not None:
@@ -149,15 +154,23 @@ class Overview:
         told = node.boot.facts.get("serial", "") if node.boot is not None else ""
         return (self._serial(node.mac) if node.mac else "") or str(told)
 
-    def _fits(self, node: Node, wanted: str) -> bool:
-        text = f"{node.key} {node.ip} {node.hostname or ''} {self._serial_of(node)}".lower()
+    def _find(self, candidates: Iterable[Node], wanted: str) -> list[Node]:
+        """Those that have `wanted` in MAC, serial, IP or name."""
         wanted = wanted.strip().lower()
-        if wanted in text:
-            return True
-        if not _HEX.fullmatch(wanted):
-            return False
         # A MAC as labels and switches write it: 52-54-00-…, 5254.00….
-        return node.mac is not None and re.sub("[:.-]", "", wanted) in node.mac.replace(":", "")
+        bare = re.sub("[:.-]", "", wanted) if _HEX.fullmatch(wanted) else ""
+        texts = self._texts
+        found = []
+        for node in candidates:
+            text = texts.get(node.key) or self._text_of(node)
+            if wanted in text or (bare and bare in text.partition(" ")[0]):
+                found.append(node)
+        return found
+
+    def _text_of(self, node: Node) -> str:
+        """What is searched; the MAC's bare digits first."""
+        bare = node.mac.replace(":", "") if node.mac else ""
+        return f"{bare} {node.key} {node.ip} {node.hostname or ''} {self._serial_of(node)}".lower()
 
 
 def _state_of(node: Node, finding: Finding | None) -> str:

@@ -1,8 +1,8 @@
 """What people may read of values that may be secret: events, lts.conf on the page, kernel logs.
 
-Three ways tell a secret: it stands in the directory of secrets, its variable is
-called like one, or its text looks like one (`--token x`, a bootstrap token, a
-private key). None of them is complete: docs/security.md says so.
+Three ways tell a secret: it stands in the directory of secrets, its variable in
+lts.conf is called like one, or its text looks like one (`--token x`, a bootstrap
+token, a private key). None of them is complete: docs/security.md says so.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from server.events import Event
+from server.ltsconf import LtsConf, LtsTemplate
+from server.ltsconf.conf import decode
 
 MASK: Final = "(secret)"
 SHORTEST: Final = 6
@@ -20,6 +22,7 @@ _NAME = re.compile(
     r"(^|_)(TOKEN|PASSWORD|PASSWD|PASSPHRASE|PASS|PW|SECRET|CREDENTIALS?|PSK|(?:PRIVATE_?|API_?"
     r"|ACCESS_?|CERTIFICATE_?|SSH_?|WPA_?|ENCRYPTION_?)KEY|AUTH)S?(_|$|\d)"
 )
+_SETTING = re.compile(r"^[ \t]*(\w{1,100})[ \t]*=([^\r\n]*)", re.MULTILINE)
 _WORDS: Final = (
     r"token|password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|certificate-key"
 )
@@ -55,12 +58,45 @@ def is_secret_name(name: str) -> bool:
     return _NAME.search(name.upper()) is not None
 
 
-class Secrecy:
-    """Masks texts. secrets: gives the present ones, as SecretsSource.current; maps may nest."""
+def find_secrets(conf: LtsConf | LtsTemplate) -> list[str]:
+    """The secrets that stand in an lts.conf itself, in whatever section; of a template's text."""
+    found: list[str] = []
+    for key, value in _list_settings(conf):
+        if is_secret_name(key):
+            found.append(value)
+        else:
+            for pattern in _PATTERNS:
+                found += [
+                    match.group()[len(match["keep"]) :].strip("\"'")
+                    for match in pattern.finditer(value)
+                ]
+    return [value for value in found if value and "{{" not in value]
 
-    def __init__(self, secrets: Callable[[], Mapping[str, Any]] = dict) -> None:
+
+def _list_settings(conf: LtsConf | LtsTemplate) -> Iterator[tuple[str, str]]:
+    if isinstance(conf, LtsConf):
+        for section in conf.document.sections:
+            for entry in section.entries:
+                yield decode(entry.key), decode(entry.value)
+    else:
+        for match in _SETTING.finditer(decode(conf.main.data or b"")):
+            yield match[1], match[2].strip().strip("\"'")
+
+
+class Secrecy:
+    """Masks texts. secrets: gives the present ones, as SecretsSource.current; maps may nest.
+
+    conf: gives the present lts.conf, which may hold some, too.
+    """
+
+    def __init__(
+        self,
+        secrets: Callable[[], Mapping[str, Any]] = dict,
+        conf: Callable[[], LtsConf | LtsTemplate | None] = lambda: None,
+    ) -> None:
         self._secrets = secrets
-        self._seen: Mapping[str, Any] | None = None
+        self._conf = conf
+        self._seen: tuple[object, object] | None = None
         self._known: tuple[str, ...] = ()
         self._whole: frozenset[str] = frozenset()
 
@@ -92,17 +128,19 @@ class Secrecy:
         return dataclasses.replace(event, detail={**event.detail, **changed})
 
     def _refresh(self) -> None:
-        secrets = self._secrets()
-        if secrets is self._seen:
+        secrets, conf = self._secrets(), self._conf()
+        if self._seen is not None and self._seen[0] is secrets and self._seen[1] is conf:
             return
         whole = [value for value in _list_values(secrets) if value.strip()]
+        if conf is not None:
+            whole += find_secrets(conf)
         lines = {line.strip() for value in whole for line in value.splitlines()}
         lines |= {value.strip() for value in whole}
         self._known = tuple(
             sorted((line for line in lines if len(line) >= SHORTEST), key=len, reverse=True)
         )
         self._whole = frozenset(whole)
-        self._seen = secrets
+        self._seen = (secrets, conf)
 
 
 def _replace(match: re.Match[str]) -> str:

@@ -127,9 +127,10 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = SECONDS) -> None:
-        """Until an expression is true in the page."""
+        """Until an expression is true in the page, which may be one that is just coming."""
         deadline = time.monotonic() + seconds
-        while not self.run(expression):
+        tried = f"(() => {{ try {{ return {expression} }} catch {{ return false }} }})()"
+        while not self.run(tried):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.05)
 

@@ -38,13 +38,14 @@ _FACTS_FIRST = ("status", "path", "file", "export", "detail", "message")
 
 @dataclass(frozen=True)
 class PhaseView:
-    """A row of the timeline. x, width: in percent of the boot so far."""
+    """A row of the timeline. before: an error that was mended. x, width: in percent of the boot."""
 
     name: str
     meaning: str
     status: str
     how: str
     detail: str
+    before: str
     at: str
     took: str
     bytes: str
@@ -129,6 +130,7 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
                 status=status,
                 how=HOW[status] + (f", {phase.count} times" if _repeats(phase) else ""),
                 detail=phase.detail,
+                before=phase.error if phase.error not in ("", phase.detail) else "",
                 at=f"+{format_span(began - begin)}",
                 took=format_span(ended - began) if ended > began else "",
                 bytes=format_bytes(phase.bytes) if phase.bytes else "",

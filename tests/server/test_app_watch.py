@@ -91,7 +91,7 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
     make: Callable[..., App], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make()
-    words = f"login {MOUNTED} refused; --token {TOKEN}; password={PLAIN}"
+    words = f"login {MOUNTED} refused; --token {TOKEN} and {PLAIN} said"
     see(app, detail=words)
     app.record(Event(1000.0, IP, "tftp", "transfer", {"path": "/x", "message": words}))
     app._take_lines(IP, "syslog", [LogLine(words)])
@@ -110,7 +110,7 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
         for secret in (TOKEN, MOUNTED, PLAIN):
             assert secret not in answer, place
     for place in (f"/nodes/{MAC}", f"/api/nodes/{MAC}", f"/api/nodes/{MAC}/log", "/api/events"):
-        assert "login (secret) refused; --token (secret)" in answers[place], place
+        assert "login (secret) refused; --token (secret) and (secret) said" in answers[place], place
     assert "login (secret)</code>" in answers[f"/nodes/{MAC}"], "the template's rendering"
     assert "ROOT_PASSWORD" in answers[f"/nodes/{MAC}"]
 

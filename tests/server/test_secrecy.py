@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.events import Event
+from server.ltsconf import LtsConf, LtsTemplate
 from server.secrecy import MASK, Secrecy, is_secret_name
 
 SECRETS = {
@@ -115,3 +116,22 @@ def test_new_secrets_count_at_once() -> None:
     assert secrecy.mask("a new-secret") == "a new-secret"
     present[0] = {"x": "new-secret\n"}
     assert secrecy.mask("a new-secret") == f"a {MASK}"
+
+
+CONF = b"""[default]
+ROOT_PASSWORD = "correct horse"
+RCFILE_01 = "tool --api-key 'k-0815-long' --verbose"
+TIMEZONE = Europe/Berlin
+[x]
+WIFI_PSK = battery-staple
+"""
+
+
+@pytest.mark.parametrize("head", [b"", b"# jinja2\nLOGIN_TOKEN = {{ secrets.a }}\n"])
+def test_what_stands_in_lts_conf_is_known_everywhere(head: bytes) -> None:
+    text = head + CONF
+    conf = LtsTemplate.parse(text) if head else LtsConf.parse(text)
+    secrecy = Secrecy(dict, lambda: conf)
+    words = "said correct horse, k-0815-long and battery-staple at Europe/Berlin {{ secrets.a }}"
+    masked = "said §, § and § at Europe/Berlin {{ secrets.a }}".replace("§", MASK)
+    assert secrecy.mask(words) == masked

@@ -4,6 +4,7 @@ They go to build/screenshots/, for people to look at.
 """
 
 import http.client
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,14 @@ RCFILE_07_JOIN_K8S = "{JOIN}"
 TIMEZONE = Europe/Berlin
 """
 COUNT = 12
+PANIC = (
+    "[   61.001200] EXT4-fs (sda1): mounted filesystem",
+    "[   61.220411] BUG: unable to handle page fault for address: ffffb0d2c0a41000",
+    "[   61.220933] CPU: 3 PID: 811 Comm: kubelet Not tainted 6.1.0-49-amd64",
+    "[   61.221377] Call Trace:",
+    "[   61.221391]  do_user_addr_fault+0x1dd/0x6b0",
+    "[   61.229004] Kernel panic - not syncing: Fatal exception in interrupt",
+)
 
 
 def mac_of(number: int) -> str:
@@ -48,7 +57,7 @@ def ip_of(number: int) -> str:
 class Farm:
     """A server whose nodes are at loopback addresses."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, config: str = "") -> None:
         self.base = base
         self.image = publish(base / "store", lts_defaults={"LTSP_NBD_TO_RAM": "true"})
         (base / "lts.conf").write_text(LTS_CONF)
@@ -56,7 +65,9 @@ class Farm:
             f"- {{mac: '{mac_of(n)}', ip: {ip_of(n)}, hostname: node-{n}, serial: 7CX{n:04d}}}"
             for n in range(1, COUNT)
         ]
-        (base / "farm.yaml").write_text("inventory:\n  " + "\n  ".join(lines) + "\n")
+        listed = "inventory:\n  " + "\n  ".join(lines)
+        logs = "logs: {syslog: 0, netconsole: 0}"
+        (base / "farm.yaml").write_text(f"{listed}\n{logs}\n{config}\n")
         self._seed(base / "state" / "nodes")
         log = (base / "log").open("w")
         argv = [
@@ -68,7 +79,10 @@ class Farm:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "ready" in line, (base / "log").read_text()
-        self.port = int(line.partition("http ")[2].split(";")[0])
+        self.port, self.netconsole = (
+            int(line.partition(f"{name} ")[2].replace(";", ",").split(",")[0])
+            for name in ("http", "netconsole")
+        )
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _seed(self, directory: Path) -> None:
@@ -85,6 +99,15 @@ class Farm:
         def see(number: int, ago: float, phase: str, **detail: str | int | float) -> None:
             source = "tftp" if "path" in detail else "beacon"
             what = "transfer" if "path" in detail else phase
+            if "path" in detail:
+                began = Event(
+                    now - ago - 2,
+                    ip_of(number),
+                    source,
+                    what,
+                    {"status": "start", "path": detail["path"]},
+                )
+                nodes.record(began)
             nodes.record(Event(now - ago, ip_of(number), source, what, {"status": "ok"} | detail))
 
         for number in range(1, COUNT):
@@ -137,6 +160,13 @@ class Farm:
         answer = connection.getresponse()
         assert answer.status == 204, answer.read()
         connection.close()
+
+    def say(self, number: int, *lines: str) -> None:
+        """What a node's kernel sends by netconsole."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((ip_of(number), 0))
+            for line in lines:
+                sock.sendto(f"{line}\n".encode(), ("127.0.0.1", self.netconsole))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -268,6 +298,54 @@ def test_node_page(farm: Farm, tab: Browser) -> None:
     assert "RCFILE_99: a last word" in text_of(tab, "#events-list")
 
 
+def test_a_panic_is_on_the_nodes_page_after_its_reset(farm: Farm, tab: Browser) -> None:
+    tab.open(f"{farm.url}/nodes/{mac_of(8)}")
+    tab.wait_for("document.getElementById('live').textContent == 'live'")
+    assert "Nothing was heard" in text_of(tab, "#log")
+    farm.say(8, *PANIC)
+    tab.wait_for("document.getElementById('log').innerText.includes('Kernel panic')")
+    assert tab.run("document.querySelectorAll('#log .bad').length") == 3
+    farm.beacon(8, "initramfs", boot="after-the-reset")
+    farm.say(8, "[    0.000000] Linux version 6.1.0-49-amd64")
+    tab.wait_for("document.getElementById('log').innerText.includes('Linux version')")
+    log = text_of(tab, "#log")
+    assert log.index("This boot") < log.index("Linux version") < log.index("The boot before")
+    assert log.index("The boot before") < log.index("Kernel panic")
+
+
+def test_the_token_is_asked_for_once(tab: Browser, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("the-token-of-this-farm\n")
+    farm = Farm(tmp_path, "token_file: token")
+    try:
+        for dark in (False, True):
+            tab.look_as(*SIZES["phone"], phone=True, dark=dark)
+            tab.open(f"{farm.url}/?q=node-3")
+            assert tab.run("document.querySelectorAll('#rows').length") == 0
+            assert tab.run(CONTRAST) == []
+            tab.shoot(SHOTS / f"token-phone-{'dark' if dark else 'light'}.png")
+        tab.run("document.getElementById('token').focus()")
+        tab.type("a-wrong-token")
+        tab.run("document.querySelector('.login button').click()")
+        tab.wait_for("document.body.innerText.includes('That is not the token.')")
+        tab.run("document.getElementById('token').focus()")
+        tab.type("the-token-of-this-farm")
+        tab.run("document.querySelector('.login button').click()")
+        tab.wait_for("document.getElementById('rows') !== null")
+        tab.wait_for("document.getElementById('live').textContent == 'live'")
+        assert tab.run("document.cookie") == "", "no script can read it"
+        farm.beacon(2, "initramfs", boot="now")
+        tab.wait_for("document.body.innerText.includes('booting')")
+        tab.open(f"{farm.url}/")
+        tab.run("[...document.querySelectorAll('footer a')].at(-1).click()")
+        tab.wait_for("document.getElementById('token') !== null")
+    finally:
+        farm.stop()
+    # The browser itself notes each answer with 401.
+    assert {message.split(" ", 1)[0] for message in tab.messages} <= {"error:"}
+    assert all("401" in message for message in tab.messages)
+    tab.messages.clear()
+
+
 def test_a_server_that_goes_is_told_of(farm: Farm, tab: Browser, tmp_path: Path) -> None:
     other = Farm(tmp_path)
     tab.open(f"{other.url}/")
@@ -321,11 +399,18 @@ OUTSIDE = """
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-@pytest.mark.parametrize("kind", ["nodes", "node", "nobody"])
+@pytest.mark.parametrize("kind", ["nodes", "node", "panic", "nobody"])
 def test_looks(farm: Farm, tab: Browser, kind: str, size: str, dark: bool) -> None:
     width, height = SIZES[size]
     tab.look_as(width, height, dark=dark, phone=size == "phone")
-    path = {"nodes": "/", "node": f"/nodes/{mac_of(3)}", "nobody": "/?q=nobody"}[kind]
+    path = {
+        "nodes": "/",
+        "node": f"/nodes/{mac_of(3)}",
+        "panic": f"/nodes/{mac_of(8)}",
+        "nobody": "/?q=nobody",
+    }[kind]
+    if kind == "panic":
+        farm.say(8, *PANIC)
     tab.open(farm.url + path)
     tab.wait_for("document.getElementById('live').textContent == 'live'")
     paper = tab.run("getComputedStyle(document.body).backgroundColor")
@@ -340,5 +425,5 @@ def test_looks(farm: Farm, tab: Browser, kind: str, size: str, dark: bool) -> No
     assert tab.run("[...document.querySelectorAll('thead th')].every((one) => one.scope == 'col')")
     shade = "dark" if dark else "light"
     tab.shoot(SHOTS / f"{kind}-{size}-{shade}.png")
-    if kind == "node":
+    if kind in ("node", "panic"):
         tab.shoot(SHOTS / f"{kind}-{size}-{shade}-whole.png", whole=True)
