@@ -119,6 +119,9 @@ def doctor(
             own_address=own,
             mac=parse_mac(mac or "") or make_mac(default_seed()),
             services=config.services + (() if config.dhcp == "off" else ("dhcp",)),
+            dns=_find_dns(config),
+            logs=config.logs.ports if "http" in config.services else {},
+            token=_read_token(config),
             store=store or config.store,
             state=config.state,
             api=api or "",
@@ -145,6 +148,19 @@ def _find_server(server: str | None, config: Config) -> str:
     if parse_ip(address) is None:
         raise ServerError(f"--server {address!r} is not an IPv4 address", hint="four numbers")
     return address
+
+
+def _find_dns(config: Config) -> tuple[str, int] | None:
+    zone = config.dns
+    return None if zone is None else (f"{zone.server}.{zone.zone}", zone.port)
+
+
+def _read_token(config: Config) -> str:
+    """The API's token, "" when there is none that this user may read."""
+    try:
+        return config.token_file.read_text().strip() if config.token_file else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _find_way(server: str, interface: str | None) -> tuple[str, str]:

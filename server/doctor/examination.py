@@ -8,7 +8,7 @@ from server.doctor.dhcpwire import check_dhcp
 from server.doctor.disk import check_space, check_store
 from server.doctor.exports import check_nbd
 from server.doctor.path import check_clock, check_mtu
-from server.doctor.service import check_ports, check_server
+from server.doctor.service import check_dns, check_ports, check_server
 from server.doctor.target import Check, Survey, Target
 from server.doctor.tree import check_http, check_menu, check_tftp
 from server.doctor.verdict import Verdict
@@ -21,6 +21,7 @@ CHECKS: Final[Sequence[Check]] = (
     check_tftp,
     check_http,
     check_nbd,
+    check_dns,
     check_mtu,
     check_clock,
     check_api,

@@ -18,6 +18,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "tftp": "each file of the boot tree over TFTP, against the image's manifest",
     "http": "the same over HTTP",
     "nbd": "each export, its size and its bytes",
+    "dns": "the farm's zone, where the server answers for one",
     "mtu": "whether packets of full size get through",
     "clock": "this machine's, the server's and the API server's clock",
     "api": "the API server that nodes are to join",
@@ -276,6 +277,16 @@ FINDINGS: Final[Mapping[str, Finding]] = {
         _FAIL,
         "an export opens, but cannot be read to the end",
         "look into the server's log for that export: the image's file cannot be read",
+    ),
+    "dns.silent": Finding(
+        _FAIL,
+        "no answer on the server's DNS port",
+        "open UDP 53 to the server; check `dns.port` and `dns.listen` in farm.yaml",
+    ),
+    "dns.wrong": Finding(
+        _FAIL,
+        "the zone has another address for the server's own name than the one checked",
+        "correct `address` or `dns.zone` in farm.yaml; does another name server answer there?",
     ),
     "mtu.path": Finding(
         _FAIL,

@@ -1,9 +1,12 @@
 """Does the server answer, who holds its ports, and is it well: checks on the server itself."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from dnslib import QTYPE, RCODE, DNSRecord
 
 from server.doctor.findings import found
 from server.doctor.target import Survey, Target
@@ -13,6 +16,7 @@ from server.protocols.dhcp_wire import PXE_PORT, SERVER_PORT
 from server.services.ports import find_owner
 
 _PROC: Final = Path("/proc")
+DNS_SECONDS: Final[float] = 1.0
 
 
 def check_server(target: Target, survey: Survey) -> Iterator[Verdict]:
@@ -81,6 +85,9 @@ def list_ports(target: Target) -> list[tuple[str, Literal["tcp", "udp"], int]]:
         ports.append(("http", "tcp", target.http_port))
     if "dhcp" in target.services:
         ports += [("dhcp", "udp", SERVER_PORT), ("dhcp", "udp", PXE_PORT)]
+    if target.dns is not None:
+        ports += [("dns", "udp", target.dns[1]), ("dns", "tcp", target.dns[1])]
+    ports += [(kind, "udp", port) for kind, port in target.logs.items()]
     return ports
 
 
@@ -98,3 +105,44 @@ def is_bootfarm(pid: int, proc: Path = _PROC) -> bool:
         if pid <= 1:
             return False
     return False
+
+
+def check_dns(target: Target, survey: Survey) -> Iterator[Verdict]:
+    """Where the server answers for a zone: its own name, asked over UDP."""
+    if target.dns is None:
+        return
+    name, port = target.dns
+    where = f"{target.server} port {port}"
+    query = DNSRecord.question(name)
+    answer = _ask_dns(target.server, port, bytes(query.pack()))
+    if answer is None:
+        yield found("dns.silent", where, f"no answer for {name}")
+        return
+    try:
+        reply = DNSRecord.parse(answer)
+        code = RCODE.get(reply.header.rcode)
+        addresses = [str(record.rdata) for record in reply.rr if record.rtype == QTYPE.A]
+    except Exception as error:  # dnslib raises several kinds on damaged bytes
+        yield found("dns.wrong", where, f"an answer that is none: {error}")
+        return
+    words = f"{name} is {', '.join(addresses) or f'nowhere ({code})'}"
+    if target.server in addresses:
+        yield good("dns", where, words)
+    else:
+        yield found("dns.wrong", where, words)
+
+
+def _ask_dns(host: str, port: int, query: bytes) -> bytes | None:
+    """The answer to a query, None when none of three was answered."""
+    for _ in range(3):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(DNS_SECONDS)
+            try:
+                sock.connect((host, port))
+                sock.send(query)
+                answer = sock.recv(4096)
+            except OSError:
+                continue
+            if answer[:2] == query[:2]:
+                return answer
+    return None

@@ -1,7 +1,7 @@
 """What is checked, from where, and what one check learns for the next."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,10 @@ class Target:
 
     server: IPv4. local: whether that address is this machine's. interface: on
     which to ask for DHCP; "" for none. mac: of the machine that is played.
-    services: what `serve` runs, with "dhcp" where it answers that. seconds: to
-    wait for an answer. api, kubeconfig: "" where not given. progress: told
-    what is being done.
+    services: what `serve` runs, with "dhcp" where it answers that. dns: the
+    server's own name and the port, where it answers for a zone. logs: kind to
+    port. token: for its API, "" where none is wanted. seconds: to wait for an
+    answer. api, kubeconfig: "" where not given. progress: told what is being done.
     """
 
     server: str
@@ -32,6 +33,9 @@ class Target:
     own_address: str = ""
     mac: str = "02:bf:00:00:00:01"
     services: tuple[str, ...] = ("tftp", "nbd", "http")
+    dns: tuple[str, int] | None = None
+    logs: Mapping[str, int] = field(default_factory=dict)
+    token: str = ""
     store: Path | None = None
     state: Path | None = None
     api: str = ""

@@ -286,7 +286,8 @@ def _saw_request(target: Target, since: float) -> bool:
     """Whether the server's timeline of this machine has a TFTP request of just now."""
     for key in _own_keys(target.own_address):
         try:
-            page = fetch(target.server, target.http_port, f"/api/nodes/{key}")
+            path = f"/api/nodes/{key}"
+            page = fetch(target.server, target.http_port, path, token=target.token)
             events = json.loads(page.body)["events"]
             if any(e["source"] == "tftp" and float(e["time"]) >= since - 2 for e in events):
                 return True

@@ -45,9 +45,13 @@ def _asked(
         connection.close()
 
 
-def fetch(host: str, port: int, path: str, *, span: tuple[int, int] | None = None) -> Page:
+def fetch(
+    host: str, port: int, path: str, *, span: tuple[int, int] | None = None, token: str = ""
+) -> Page:
     """GET at most 4 MiB. span: first byte and count. Raises OSError."""
     headers = {"Range": f"bytes={span[0]}-{span[0] + span[1] - 1}"} if span else {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     sent = time.time()
     with _asked(host, port, path, headers) as answer:
         came = time.time()

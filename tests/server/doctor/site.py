@@ -76,6 +76,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         body = self.site.pages.get(path)
         status = self.site.statuses.get(path, 200 if body is not None else 404)
+        token = self.site.target.token
+        if path.startswith("/api/nodes/") and self.headers["Authorization"] != f"Bearer {token}":
+            body, status = (b"", 401) if token else (body, status)
         body = body if body is not None else b"no such file\n"
         if (span := self.headers.get("Range")) is not None:
             first, _, last = span.removeprefix("bytes=").partition("-")

@@ -92,10 +92,12 @@ def test_farm_yaml_tells_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return []
 
     monkeypatch.setattr(cli, "examine", examine)
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
     farm = tmp_path / "farm.yaml"
     farm.write_text(
         "address: 127.0.0.1\ndhcp: proxy\nservices: [tftp, http]\ntftp: {port: 1069}\n"
-        "store: s\nstate: t\nhttp: {port: 8081}\n"
+        "store: s\nstate: t\nhttp: {port: 8081}\ntoken_file: token\n"
+        "dns: {zone: farm.test, port: 5353}\nlogs: {syslog: on}\n"
     )
     argv = ["doctor", "--config", str(farm), "--http-port", "8082", "--mac", "52-54-00-AA-00-01"]
     assert CliRunner().invoke(main, argv).exit_code == 0
@@ -111,6 +113,9 @@ def test_farm_yaml_tells_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         own_address="127.0.0.1",
         mac="52:54:00:aa:00:01",
         services=("tftp", "http", "dhcp"),
+        dns=("boot.farm.test", 5353),
+        logs={"syslog": 514},
+        token="0123456789abcdef0123456789abcdef",
         store=tmp_path / "s",
         state=tmp_path / "t",
     )

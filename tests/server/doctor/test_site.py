@@ -16,14 +16,17 @@ from server.doctor import exports, nbdclient, service, tree
 from server.doctor.dhcpclient import BIOS, IPXE, Answer, Conversation
 from server.doctor.examination import CHECKS, examine
 from server.doctor.exports import check_nbd
-from server.doctor.service import check_ports, check_server, is_bootfarm
+from server.doctor.service import check_dns, check_ports, check_server, is_bootfarm
 from server.doctor.target import BootImage, Survey
 from server.doctor.tree import check_http, check_menu, check_tftp
 from server.doctor.verdict import Level
 from server.protocols.dhcp_wire import Message
+from server.protocols.dns import DnsServer, Names, Zone
+from server.services.dns import DnsService
 from server.services.ports import PortOwner
 from tests.server.doctor.site import FakeSite, another, health
 from tests.server.farm import publish
+from tests.server.services.running import running
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -125,6 +128,64 @@ def test_a_worker_is_known_by_its_parent(tmp_path: Path) -> None:
     ]
 
 
+def test_ports_of_names_and_logs(site: FakeSite) -> None:
+    site.target = replace(
+        site.target, services=("dhcp",), dns=("boot.farm.test", 53), logs={"syslog": 514}
+    )
+    assert service.list_ports(site.target) == [
+        ("dhcp", "udp", 67),
+        ("dhcp", "udp", 4011),
+        ("dns", "udp", 53),
+        ("dns", "tcp", 53),
+        ("syslog", "udp", 514),
+    ]
+
+
+# names
+
+
+@contextlib.contextmanager
+def names(address: str) -> Iterator[int]:
+    """Our DNS service, whose own address is `address`; its port."""
+    dns = DnsServer(Zone("farm.test", address), Names)
+    with running(lambda loop: DnsService(loop, address="127.0.0.1", port=0, server=dns)) as served:
+        yield served.port
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "expected", "words"),
+    [
+        ("boot.farm.test", "127.0.0.1", "dns.ok", "boot.farm.test is 127.0.0.1"),
+        ("boot.farm.test", "10.9.0.77", "dns.wrong", "boot.farm.test is 10.9.0.77"),
+        ("boot.other.test", "127.0.0.1", "dns.wrong", "boot.other.test is nowhere (REFUSED)"),
+    ],
+)
+def test_the_zone(site: FakeSite, name: str, address: str, expected: str, words: str) -> None:
+    with names(address) as port:
+        site.target = replace(site.target, dns=(name, port))
+        (verdict,) = site.look(check_dns)
+    assert (verdict.id, verdict.words) == (expected, words)
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\xff" * 40])
+def test_an_answer_that_is_none(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch, junk: bytes
+) -> None:
+    monkeypatch.setattr(service, "_ask_dns", lambda host, port, query: query[:2] + junk)
+    site.target = replace(site.target, dns=("boot.x", 53))
+    assert site.ids(check_dns) == ["dns.wrong"]
+
+
+def test_no_zone_is_nothing_to_tell(site: FakeSite) -> None:
+    assert site.look(check_dns) == []
+
+
+def test_dns_silent(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "DNS_SECONDS", 0.05)
+    site.target = replace(site.target, dns=("boot.x", free_port(socket.SOCK_DGRAM)))
+    assert site.ids(check_dns) == ["dns.silent"]
+
+
 # menu and lts.conf
 
 
@@ -218,6 +279,8 @@ def test_tftp_whose_answers_are_lost(site: FakeSite, hasty: None) -> None:
     site.pages["/api/nodes/127.0.0.1"] = (
         b'{"events": [{"source": "tftp", "phase": "loader", "detail": {}, "time": %f}]}' % now
     )
+    assert site.ids(check_tftp) == ["tftp.answers-lost"]
+    site.target = replace(site.target, token="0123456789abcdef")
     assert site.ids(check_tftp) == ["tftp.answers-lost"]
     long_ago = b'{"events": [{"source": "tftp", "phase": "loader", "detail": {}, "time": 5}]}'
     site.pages["/api/nodes/127.0.0.1"] = long_ago
