@@ -25,6 +25,7 @@ class HttpLimits:
 
     request_seconds: from a request's first byte to its last. idle_seconds:
     between requests. stall_seconds: without the client taking a byte.
+    bytes_per_second: for one address; 0: as many as there are.
     followers, followers_per_client: replies without an end at a time;
     follower_bytes: what may wait for one of them before it is dropped;
     heartbeat_seconds: something is sent at least so often.
@@ -37,6 +38,7 @@ class HttpLimits:
     request_seconds: float = 10.0
     idle_seconds: float = 30.0
     stall_seconds: float = 60.0
+    bytes_per_second: float = 0.0
     followers: int = 64
     followers_per_client: int = 8
     follower_bytes: int = 262_144

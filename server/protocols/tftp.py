@@ -65,6 +65,9 @@ def negotiate(
         elif name == "windowsize" and 1 <= value <= 65535:
             windowsize = min(value, max_windowsize)
             oack[name] = str(windowsize)
+        elif name == "rollover" and value == 0:
+            # No RFC has it; some clients ask which number follows 65535. Ours is 0.
+            oack[name] = "0"
     if windowsize * blksize > max_window_bytes:
         # RFC 7440 section 3: the server may answer with less. What does not fit
         # into the client's socket buffer would be lost in each window anew.

@@ -25,6 +25,8 @@ from server.protocols.http import (
 from server.services.http_files import explain, is_in_memory, refuse, touch
 from server.services.http_stream import Followers, Stream
 from server.services.ports import bind_port
+from server.services.ratelimit import RateLimit
+from server.services.throttle import make_throttle
 
 Handle = Callable[[Request], Response]
 
@@ -66,6 +68,8 @@ class HttpService:
         self.limits = limits or HttpLimits()
         self.followers = Followers(self.limits)
         self.threads = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="http-load")
+        self.throttle = make_throttle("http", self.limits.bytes_per_second)
+        self._complaints = RateLimit(1.0, 5.0)
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
@@ -148,10 +152,18 @@ class HttpService:
             mine = self._per_client.get(client, 0)
             if len(self._connections) >= self.limits.connections or mine >= self.limits.per_client:
                 refuse(sock)
+                self._complain(client, mine)
                 continue
             self._per_client[client] = mine + 1
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections.add(_Connection(self, sock, client))
+
+    def _complain(self, client: str, connections: int) -> None:
+        """Say which limit refused a client, at a bounded rate."""
+        if self._complaints.allow(client, self.loop.time()):
+            name = "per_client" if connections >= self.limits.per_client else "connections"
+            limit = getattr(self.limits, name)
+            _log.warning("http: %s is refused: limits.%s is %d", client, name, limit)
 
     def _pause(self, error: OSError) -> None:
         """Out of files or memory: leave the others theirs, and look again in a second."""
@@ -321,6 +333,8 @@ class _Connection:
                 part = self._queue[0]
                 sent = self._send_file(part) if isinstance(part, FileRange) else self._send(part)
                 budget -= sent
+                if self._service.throttle is not None and self._waits(sent):
+                    break
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -336,6 +350,23 @@ class _Connection:
             self._loop.remove_writer(self._sock.fileno())
         if not self._queue and self._reply is not None:
             self._done()
+
+    def _waits(self, sent: int) -> bool:
+        """Count what was sent; True when the client has had too much: the rest comes later."""
+        assert self._service.throttle is not None
+        wait = self._service.throttle.take(self.client, sent, self._loop.time())
+        if wait > 0 and self._queue:
+            self._loading = True
+            self._loop.call_later(wait, self._go_on)
+        return self._loading
+
+    def _go_on(self) -> None:
+        self._loading = False
+        if self._closed:
+            self._close_file()
+        else:
+            self._core.progressed(self._loop.time())
+            self._write()
 
     def _send(self, part: bytes | memoryview) -> int:
         sent = self._sock.send(part)

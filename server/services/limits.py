@@ -14,6 +14,7 @@ class TftpLimits:
     somebody). requests_per_second, errors_per_second: answered for one address,
     with bursts of twice and four times that. give_up_seconds: without progress.
     cache_bytes: for packets that several clients are likely to fetch.
+    bytes_per_second: of DATA for one address; 0: as many as there are.
     """
 
     transfers: int = 4096
@@ -27,6 +28,7 @@ class TftpLimits:
     cache_bytes: int = 64 * 1024 * 1024
     send_buffer: int = 1024 * 1024
     stop_seconds: float = 5.0
+    bytes_per_second: float = 0.0
     events_per_second: float = 1.0
     """Of errors and refusals, by client."""
 
@@ -39,7 +41,8 @@ class NbdLimits:
     chosen an export yet (the oldest is dropped for a new one);
     handshake_seconds: for the whole negotiation. turn_requests, turn_bytes:
     what one connection gets done before the others have theirs.
-    cold_requests: that may wait for the disk, by connection.
+    cold_requests: that may wait for the disk, by connection. bytes_per_second:
+    of replies to one address; 0: as many as there are.
     """
 
     connections: int = 8192
@@ -50,6 +53,7 @@ class NbdLimits:
     turn_bytes: int = 1024 * 1024
     cold_requests: int = 128
     close_seconds: float = 5.0
+    bytes_per_second: float = 0.0
     send_buffer: int = 0
     """SO_SNDBUF in bytes; 0 leaves it to the kernel."""
     events_per_second: float = 1.0

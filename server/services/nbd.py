@@ -15,6 +15,7 @@ from server.services.mapped import MapCache, MappedFile
 from server.services.nbd_connection import Connection
 from server.services.ports import bind_port, raise_file_limit
 from server.services.ratelimit import RateLimit
+from server.services.throttle import make_throttle
 
 __all__ = ["Export", "NbdLimits", "NbdService"]
 
@@ -64,6 +65,7 @@ class NbdService:
         limit = self.limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
         self._stopped: asyncio.Future[None] | None = None
+        self.throttle = make_throttle("nbd", self.limits.bytes_per_second)
         self._record = record
         self._past = (0, 0)
         self._told = (0, 0)
@@ -231,14 +233,22 @@ class NbdService:
         limits = self.limits
         if self._per_client.get(client, 0) >= limits.per_client:
             sock.close()
-            self.complain(client, "", f"more than {limits.per_client} connections", "limit")
+            self.complain(
+                client,
+                "",
+                f"more than {limits.per_client} connections (limits.per_client)",
+                "limit",
+            )
             return
         if len(self._handshakes) >= limits.handshakes:
             oldest = next(iter(self._handshakes))
-            oldest.close("gave way to a new connection")
+            oldest.give_way(
+                f"gave way to a new connection: {limits.handshakes} clients had not chosen an"
+                " export (limits.handshakes)"
+            )
         if len(self._connections) >= limits.connections:
             sock.close()
-            why = f"the server has its {limits.connections} connections"
+            why = f"the server has its {limits.connections} connections (limits.connections)"
             self.complain(client, "", why, "limit")
             return
         connection = Connection(self, sock, client)

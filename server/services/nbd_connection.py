@@ -13,6 +13,7 @@ from server.protocols.nbd_tap import ReadTap
 from server.protocols.nbd_wire import Errno
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
+from server.services.throttle import Throttle
 
 MAX_BUFFERS: Final = 1024
 """IOV_MAX of Linux: most buffers in one sendmsg."""
@@ -32,6 +33,8 @@ class ConnectionHost(Protocol):
     def scratch(self) -> bytearray: ...
     @property
     def sizes(self) -> BlockSizes: ...
+    @property
+    def throttle(self) -> Throttle | None: ...
     def find(self, name: str, client: str) -> tuple[Export, MappedFile] | None: ...
     def make_tap(self) -> ReadTap | None: ...
     def note_reads(self, connection: "Connection", tap: ReadTap) -> None: ...
@@ -56,10 +59,12 @@ class Connection:
         "_finish",
         "_handshake",
         "_out",
+        "_paused",
         "_reading",
         "_service",
         "_sock",
         "_tap",
+        "_throttle",
         "_timer",
         "client",
         "export",
@@ -74,6 +79,8 @@ class Connection:
         self._file: MappedFile | None = None
         self._core: Transmission | None = None
         self._tap = service.make_tap()
+        self._throttle = service.throttle
+        self._paused = False
         self._handshake: Handshake | None = Handshake(
             self._find,
             lambda: service.list_exports(client),
@@ -105,11 +112,16 @@ class Connection:
             return
         seconds = service.limits.handshake_seconds
         self._timer = service.loop.call_later(
-            seconds, self.close, f"chose no export in {seconds:g} s"
+            seconds, self.give_way, f"chose no export in {seconds:g} s (limits.handshake_seconds)"
         )
         assert self._handshake is not None
         self._send([self._handshake.greet()])
         self._settle()
+
+    def give_way(self, reason: str) -> None:
+        """Hang up on a client that is still negotiating, and say why."""
+        self._service.complain(self.client, "", reason, "limit")
+        self.close(reason)
 
     def finish(self, reason: str) -> None:
         """Hang up as soon as everything is sent."""
@@ -177,6 +189,8 @@ class Connection:
         if self._tap is not None:
             self._note(scratch, count)
         out = core.receive(scratch, count)
+        if self._throttle is not None:
+            self._pay(self._throttle, core)
         if out and not self._out and len(out) <= MAX_BUFFERS:
             # The usual case: everything fits into the socket.
             try:
@@ -193,6 +207,17 @@ class Connection:
                     return
         elif out:
             self._send(out)
+        self._settle()
+
+    def _pay(self, throttle: Throttle, core: Transmission) -> None:
+        """Count what the core has just answered; a client that had too much is heard later."""
+        wait = throttle.take(self.client, core.queued, self._service.loop.time())
+        if wait > 0 and not self._paused:
+            self._paused = core.attention = True
+            self._service.loop.call_later(wait, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
         self._settle()
 
     def _note(self, data: bytes | bytearray, count: int) -> None:
@@ -260,7 +285,10 @@ class Connection:
         if core is None or self._fd < 0:
             return
         if core.more and not self._out:
-            self._send(core.receive(b"", 0))
+            out = core.receive(b"", 0)
+            if self._throttle is not None:
+                self._pay(self._throttle, core)
+            self._send(out)
         self._settle()
 
     # Loading.
@@ -284,7 +312,10 @@ class Connection:
         if error is not None and self.export is not None:
             what = f"{self.export.path}: {error.strerror or error}"
             self._service.complain(self.client, self.export.name, what, "unreadable")
-        self._send(core.complete(request, Errno.EIO if error is not None else None))
+        out = core.complete(request, Errno.EIO if error is not None else None)
+        if self._throttle is not None:
+            self._pay(self._throttle, core)
+        self._send(out)
         self._settle()
 
     # Sending.
@@ -339,11 +370,12 @@ class Connection:
         if self._finish is not None and not blocked and not self._cold and not more:
             self.close(self._finish)
             return
-        if more and not blocked:
+        if more and not blocked and not self._paused:
             loop.call_soon(self._continue)
         reading = not (
             blocked
             or more
+            or self._paused
             or self._finish is not None
             or self._cold >= self._service.limits.cold_requests
         )

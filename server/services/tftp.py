@@ -26,6 +26,7 @@ from server.services.limits import TftpLimits
 from server.services.ports import bind_port, raise_file_limit
 from server.services.ratelimit import RateLimit
 from server.services.tftp_link import SOL_UDP, TICK, UDP_SEGMENT, Address, Link
+from server.services.throttle import make_throttle
 
 __all__ = ["TftpLimits", "TftpService"]
 
@@ -74,6 +75,7 @@ class TftpService:
         self._errors = RateLimit(limits.errors_per_second, 4 * limits.errors_per_second)
         limit = limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
+        self.throttle = make_throttle("tftp", limits.bytes_per_second)
         self._timers: list[tuple[float, int, Link]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -176,11 +178,11 @@ class TftpService:
         path = request.path
         running = self._per_client.get(client[0], 0)
         if running >= limits.per_client:
-            why = f"more than {limits.per_client} transfers"
+            why = f"more than {limits.per_client} transfers (limits.per_client)"
             self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
         if len(self._links) >= limits.transfers:
-            why = f"the server has its {limits.transfers} transfers"
+            why = f"the server has its {limits.transfers} transfers (limits.transfers)"
             self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
         try:
@@ -211,7 +213,7 @@ class TftpService:
                 and not link.transfer.oack
             )
             if unconfirmed >= limits.unconfirmed:
-                why = "too many transfers that were never answered"
+                why = "too many transfers that were never answered (limits.unconfirmed)"
                 self.complain(client[0], path, why, "limit")
                 return
         transfer = Transfer(source.size, negotiated, give_up=limits.give_up_seconds)

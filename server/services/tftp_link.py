@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
 from server.services.limits import TftpLimits
+from server.services.throttle import Throttle
 
 UDP_SEGMENT: Final = 103
 MAX_SEGMENTS: Final = 64
@@ -30,6 +31,8 @@ class LinkHost(Protocol):
     def limits(self) -> TftpLimits: ...
     @property
     def single_port(self) -> bool: ...
+    @property
+    def throttle(self) -> Throttle | None: ...
     def watch(self, link: "Link") -> None: ...
     def ended(self, link: "Link") -> None: ...
     def tell(self, packet: bytes, client: Address, local: str) -> None: ...
@@ -154,11 +157,25 @@ class Link:
         transfer = self.transfer
         if transfer.receive(packet, self._service.loop.time()):
             if not self._loading:
+                if self._service.throttle is not None and self._waits(self._service.throttle):
+                    return
                 self._send()
                 if transfer.deadline < self.watched:
                     self._watch()
         elif transfer.outcome is not None:
             self.finish()
+
+    def _waits(self, throttle: Throttle) -> bool:
+        """Count what is to be sent; True when the client has had too much: it comes later."""
+        transfer = self.transfer
+        loop = self._service.loop
+        amount = transfer.count * self._reader.layout.stride
+        wait = throttle.take(self.client[0], amount, loop.time())
+        if wait > 0:
+            self._loading = True
+            transfer.hold()
+            loop.call_later(wait, self._loaded, None)
+        return wait > 0
 
     def on_timer(self, now: float) -> None:
         transfer = self.transfer

@@ -46,7 +46,8 @@ from server.protocols.tftp_wire import pack_ack, pack_error
             {"windowsize": "64", "blksize": "8192"},
             Negotiated(8192, 16, None, {"windowsize": "16", "blksize": "8192"}),
         ),
-        ({"multicast": "", "rollover": "0", "x": "1"}, Negotiated()),
+        ({"multicast": "", "rollover": "1", "x": "1"}, Negotiated()),
+        ({"rollover": "0"}, Negotiated(512, 1, None, {"rollover": "0"})),
         (
             {"tsize": "0", "x": "1", "windowsize": "4", "blksize": "512"},
             Negotiated(512, 4, None, {"tsize": "1000", "windowsize": "4", "blksize": "512"}),

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -280,3 +281,34 @@ def test_a_port_that_is_taken_names_its_owner() -> None:
         loop.close()
     assert "http cannot bind TCP 127.0.0.1:" in caught.value.message
     assert caught.value.hint
+
+
+def test_bytes_a_second_of_one_address(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = os.urandom(900_000)
+    (tmp_path / "file").write_bytes(data)
+    rate = 600_000.0
+    body = FileRange(tmp_path / "file", 0, len(data))
+    running = Running(lambda request: Response(200, body), HttpLimits(bytes_per_second=rate))
+    try:
+        began = time.monotonic()
+        for _ in range(2):
+            done = subprocess.run(["curl", "-sS", running.url], capture_output=True, check=True)
+            assert done.stdout == data
+        # The last piece may be ahead of its time.
+        assert time.monotonic() - began >= (2 * len(data) - 300_000 - rate) / rate
+    finally:
+        running.end()
+    told = [r.getMessage() for r in caplog.records if "bytes_per_second" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("http: 127.0.0.1 wants more than http.limits.bytes_per_second")
+
+
+def test_a_refused_client_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    running = Running(lambda request: Response(200, b"x"), HttpLimits(per_client=1))
+    try:
+        with running.connect(), running.connect() as second:
+            assert second.recv(100) is not None
+            running.wait_for(lambda: any("is refused" in r.getMessage() for r in caplog.records))
+    finally:
+        running.end()
+    assert "http: 127.0.0.1 is refused: limits.per_client is 1" in caplog.text

@@ -3,6 +3,7 @@
 Real clients are in test_nbd_clients.py.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -22,6 +23,7 @@ from server.protocols.nbd import pack_request
 from server.services import mapped
 from server.services.limits import NbdLimits
 from server.services.nbd import NbdService
+from server.services.ports import raise_file_limit
 from tests.server.services.running import Running, Seen, running
 
 SIZE = 1_000_003
@@ -292,14 +294,58 @@ class TestLimits:
             for other in half_open:
                 other.close()
 
+    def test_a_thousand_half_open_handshakes(self, image: Path) -> None:
+        """As the defaults are: who wants to boot gets in, and the log says what happens."""
+        raise_file_limit()
+        seen = Seen()
+        with serving(image, seen) as service, contextlib.ExitStack() as stack:
+            for number in range(1000):
+                sock = stack.enter_context(connect(service))
+                sock.sendall(GO[: number % len(GO)])
+            with attach(service) as sock:
+                assert read(sock, 500_000, 1000) == IMAGE[500_000:501_000]
+                limit = NbdLimits().handshakes
+                eventually(lambda: service.open_count() <= limit + 1)
+        said = {str(event.detail["message"]) for event in seen.events if event.phase == "error"}
+        assert said == {
+            f"gave way to a new connection: {limit} clients had not chosen an export"
+            " (limits.handshakes)"
+        }
+
+    def test_bytes_a_second_of_one_address(
+        self, image: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rate = SIZE * 0.8
+        with serving(image, limits=NbdLimits(bytes_per_second=rate)) as service:
+            with attach(service) as one, attach(service) as two:
+                began = time.monotonic()
+                for start in range(0, SIZE, 100_000):
+                    sock = (one, two)[start // 100_000 % 2]
+                    length = min(100_000, SIZE - start)
+                    assert read(sock, start, length) == IMAGE[start : start + length]
+                # The last answer may be ahead of its time, but for one of each connection.
+                assert time.monotonic() - began >= (SIZE - 200_000 - rate) / rate
+            # What is asked for in one go is answered in turns.
+            with attach(service) as sock:
+                count = 40
+                sock.sendall(pack_request(READ, 1, 0, 1000) * count)
+                for _ in range(count):
+                    assert receive(sock, 16)[:8] == struct.pack(">II", 0x67446698, 0)
+                    assert receive(sock, 1000) == IMAGE[:1000]
+        told = [r.getMessage() for r in caplog.records if "bytes_per_second" in r.getMessage()]
+        assert len(told) == 1, "once a minute"
+        assert told[0].startswith("nbd: 127.0.0.1 wants more than nbd.limits.bytes_per_second")
+
     def test_a_handshake_has_its_time(self, image: Path) -> None:
+        seen = Seen()
         with (
-            serving(image, limits=NbdLimits(handshake_seconds=0.05)) as service,
+            serving(image, seen, NbdLimits(handshake_seconds=0.05)) as service,
             attach(service) as attached,
             connect(service) as sock,
         ):
             sock.sendall(GO[:10])
             assert is_hung_up(sock)
+            assert "limits.handshake_seconds" in str(seen.wait_phase("error")["message"])
             assert read(attached, 0, 10) == IMAGE[:10]
 
     def test_connections_of_one_client(self, image: Path) -> None:

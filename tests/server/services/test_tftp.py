@@ -6,7 +6,9 @@ Real clients are in test_tftp_clients.py.
 import os
 import random
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -342,7 +344,7 @@ class TestLimits:
             first.request(tsize="0")
             assert first.receive()[:2] == b"\0\6"
             second.request(tsize="0")
-            assert second.receive() == pack_error(0, "more than 1 transfers")
+            assert second.receive() == pack_error(0, "more than 1 transfers (limits.per_client)")
             first.send(pack_error(0, "done"))
             assert first.is_quiet()
             assert second.fetch() == DATA
@@ -356,7 +358,28 @@ class TestLimits:
             first.request(tsize="0")
             first.receive()
             second.request(tsize="0")
-            assert second.receive() == pack_error(0, "the server has its 1 transfers")
+            assert second.receive() == pack_error(
+                0, "the server has its 1 transfers (limits.transfers)"
+            )
+
+    @pytest.mark.parametrize("options", [["--tftp-no-options"], ["--tftp-blksize", "1000"]])
+    def test_bytes_a_second_of_one_address(
+        self, kernel: Path, caplog: pytest.LogCaptureFixture, options: list[str]
+    ) -> None:
+        rate = len(DATA) * 0.8
+
+        def fetch(source: str) -> bytes:
+            url = f"tftp://127.0.0.1:{service.port}//vmlinuz"
+            argv = ["curl", "-sS", "--max-time", "20", "--interface", source, *options, url]
+            return subprocess.run(argv, capture_output=True, check=True).stdout
+
+        with serving(kernel, limits=TftpLimits(bytes_per_second=rate)) as service:
+            began = time.monotonic()
+            assert fetch("127.0.0.1") == DATA, "later, but all of it"
+            assert time.monotonic() - began >= (len(DATA) - rate) / rate - 0.1
+            assert fetch("127.0.0.9") == DATA
+        for client in ("127.0.0.1", "127.0.0.9"):
+            assert f"tftp: {client} wants more than tftp.limits.bytes_per_second" in caplog.text
 
     def test_sizes(self, kernel: Path) -> None:
         limits = TftpLimits(stop_seconds=0.1, max_blksize=1000, max_windowsize=3)
