@@ -26,7 +26,34 @@ from server.web.rendering import render_lost
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
+QUICK_SECONDS = 0.02
+SHARE = 20
 _NO_STORE = ("Cache-Control", "no-store")
+
+
+class Listing:
+    """The answer of /api/nodes, kept while making it again would cost the loop too much.
+
+    What took long is given again for SHARE times as long; of some hundred nodes
+    it takes no time, and each answer is a fresh one.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._answer: Response | None = None
+        self._until = 0.0
+
+    def get(self, make: Callable[[], Response]) -> Response:
+        """The answer kept, or what `make` gives."""
+        began = self._clock()
+        if self._answer is not None and began < self._until:
+            return self._answer
+        answer = make()
+        ended = self._clock()
+        took = ended - began
+        self._answer = answer if took > QUICK_SECONDS else None
+        self._until = ended + SHARE * took
+        return answer
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,7 @@ class Web:
     hears_logs: bool = False
     access: Access = field(default_factory=Access)
     allow_look: Callable[[str], bool] = lambda client: True
+    listing: Listing = field(default_factory=Listing)
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -103,7 +131,7 @@ def _get(web: Web, request: Request) -> Response:
         case ["api", "time"]:
             return Response(200, f"{web.clock():.3f}\n".encode(), TEXT, (_NO_STORE,))
         case ["api", "nodes"]:
-            return _json(200, _summarize_all(web))
+            return web.listing.get(lambda: _json(200, _summarize_all(web)))
         case ["api", "nodes", key]:
             node = web.nodes.get(key)
             if node is None:

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -13,7 +13,7 @@ from server.inventory import Inventory, Machine
 from server.nodes import Nodes
 from server.overview import Overview
 from server.protocols.http import FileRange, Request, Response
-from server.web.routes import Web, handle
+from server.web.routes import Listing, Web, handle
 
 IP, MAC = "10.9.0.11", "52:54:00:00:00:01"
 INVENTORY = Inventory((Machine(MAC, IP, "node-1"),))
@@ -206,3 +206,25 @@ def test_the_api_says_what_is_the_matter(tmp_path: Path) -> None:
     site.beacon(mac=MAC, phase="root", status="ok", detail="RAM")
     assert site.json("/api/nodes")[0]["finding"] is None
     assert site.json(f"/api/nodes/{MAC}")["finding"] is None
+
+
+def test_a_list_that_took_long_is_given_again_for_a_while() -> None:
+    now = [0.0]
+    made: list[int] = []
+
+    def make(cost: float) -> Callable[[], Response]:
+        def work() -> Response:
+            now[0] += cost
+            made.append(len(made))
+            return Response(200, b"%d" % made[-1])
+
+        return work
+
+    listing = Listing(lambda: now[0])
+    assert [listing.get(make(0.01)).body for _ in range(3)] == [b"0", b"1", b"2"]
+    assert listing.get(make(0.5)).body == b"3"
+    now[0] += 9.9
+    assert listing.get(make(0.5)).body == b"3"
+    now[0] += 0.2
+    assert listing.get(make(0.01)).body == b"4"
+    assert listing.get(make(0.01)).body == b"5"
