@@ -116,6 +116,12 @@ class Case:
                 yield entry
 
 
+def number_in(entry: Entry, key: str) -> float:
+    """An amount that an event tells, 0 where it does not."""
+    value = entry["detail"].get(key)
+    return value if isinstance(value, int | float) and value > 0 else 0
+
+
 def count_of(entry: Entry) -> int:
     """How many events an entry stands for."""
     return int(entry.get("count", 1))

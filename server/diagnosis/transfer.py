@@ -2,7 +2,16 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, Entry, count_of, name_count, name_size, name_span, search
+from server.diagnosis.case import (
+    Case,
+    Entry,
+    count_of,
+    name_count,
+    name_size,
+    name_span,
+    number_in,
+    search,
+)
 from server.diagnosis.rule import Rule, Values
 
 _CANNOT_SEND: Final = "cannot send: "
@@ -43,7 +52,7 @@ def _no_ack(case: Case) -> Values | None:
     if said.startswith(_CANNOT_SEND) and not search("not permitted", said):
         return None
     path = _path_of(entry)
-    asked = max(int(entry["detail"].get("asked", 1)), 1) - 1
+    asked = max(int(number_in(entry, "asked")), 1) - 1
     asked += sum(
         count_of(other)
         for other in case.find(source="tftp", phase=case.last, status="error")
@@ -69,7 +78,7 @@ def _no_ack(case: Case) -> Values | None:
         "answer": "our OACK" if entry["detail"].get("oack") else "our first block",
         "why": why.replace("{port}", port),
         "advice": advice.replace("{port}", port),
-        "sent": int(entry["detail"].get("retries", 0)) + 1,
+        "sent": int(number_in(entry, "retries")) + 1,
         "phase": case.last,
         "since": entry["time"],
     }
@@ -100,9 +109,9 @@ def _gave_up(case: Case) -> Values | None:
     return {
         "file": _path_of(entry).rpartition("/")[2],
         "what": detail.get("message", "no reason given"),
-        "got": name_size(float(detail.get("bytes", 0))),
-        "size": name_size(float(detail.get("size", 0))),
-        "retries": detail.get("retries", 0),
+        "got": name_size(number_in(entry, "bytes")),
+        "size": name_size(number_in(entry, "size")),
+        "retries": int(number_in(entry, "retries")),
         "phase": case.last,
         "since": entry["time"],
     }
@@ -112,7 +121,7 @@ def _cut(case: Case) -> Values | None:
     if case.last not in _PHASES:
         return None
     entry = _newest(case, answered=True)
-    if entry is None or entry["source"] != "http" or not entry["detail"].get("bytes"):
+    if entry is None or entry["source"] != "http" or not number_in(entry, "bytes"):
         return None
     what = str(entry["detail"].get("message", ""))
     if search("^answered with ", what):
@@ -120,7 +129,7 @@ def _cut(case: Case) -> Values | None:
     return {
         "file": _path_of(entry).rpartition("/")[2],
         "what": what,
-        "got": name_size(float(entry["detail"]["bytes"])),
+        "got": name_size(number_in(entry, "bytes")),
         "phase": case.last,
         "since": entry["time"],
     }
