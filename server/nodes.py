@@ -275,6 +275,10 @@ def _is_error(detail: Mapping[str, Any]) -> bool:
     return detail.get("status") == "error"
 
 
+def _is_ok(detail: Mapping[str, Any]) -> bool:
+    return bool(detail.get("status", "ok") == "ok")
+
+
 def _starts_boot(
     boot: Boot, event: Event, phase: str, path: str, detail: Mapping[str, Any]
 ) -> bool:
@@ -288,7 +292,7 @@ def _starts_boot(
         return _is_firmware(detail) and reached >= ORDER["menu"]
     if phase == "loader" and is_core(path):
         # Only its beginning: the last ACK may be lost, and the end be told when the menu is there.
-        begins = event.source != "tftp" or detail.get("status") == "start"
+        begins = detail.get("status") == "start" or (event.source != "tftp" and _is_ok(detail))
         return begins and reached >= ORDER["menu"]
     if phase == "menu" and is_menu(path):
         return reached >= ORDER["initramfs"]
@@ -358,10 +362,14 @@ def _is_begun(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return (
         begun.get("status") == "start"
         and ended.get("status") not in (None, "start")
-        and begun.get("path") is not None
-        and begun.get("path") == ended.get("path")
+        and _file_of(begun) is not None
+        and _file_of(begun) == _file_of(ended)
         and all(last.get(key) == entry.get(key) for key in keys)
     )
+
+
+def _file_of(detail: Mapping[str, Any]) -> Any:
+    return detail.get("path", detail.get("file"))
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

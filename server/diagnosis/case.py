@@ -84,7 +84,7 @@ class Case:
         return (
             last is not None
             and last["time"] >= self.boot.started
-            and last["source"] == "tftp"
+            and last["source"] in ("tftp", "http")
             and last["detail"].get("status") == "start"
         )
 

@@ -39,7 +39,7 @@ def _render_expectations() -> str:
         seconds = "any" if given.seconds is None else f"{given.seconds:.0f}"
         lines.append(f"| {name} | {seconds} | {given.next} | {given.why} |")
     lines.append("")
-    lines.append("While a file is on its way over TFTP the limit is 1800 s: a transfer that")
+    lines.append("While a file is on its way the limit is 1800 s: a transfer that")
     lines[-1] += " stands still is ended by the server within 30 s, and then is an error.\n"
     return "\n".join(lines)
 

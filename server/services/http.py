@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -35,6 +35,8 @@ CHUNK_BYTES: Final = 256 * 1024
 """Most of a file in one sendfile, and what is loaded at once when it is not in memory."""
 TURN_BYTES: Final = 1024 * 1024
 """After so many bytes the others have their turn."""
+TOLD_BYTES: Final = 1024 * 1024
+"""Files from this size on are told of when they begin, too: a slow one takes minutes."""
 SWEEP_SECONDS: Final = 1.0
 LOADER_THREADS: Final = 4
 LINGER_SECONDS: Final = 1.0
@@ -299,6 +301,10 @@ class _Connection:
         self._began = time.time()
         self._written = 0
         self._queue.extend(reply.parts)
+        if reply.transfer and reply.status < 400 and reply.length >= TOLD_BYTES:
+            self._emit(
+                {"file": reply.transfer, "bytes": 0, "size": reply.length, "status": "start"}
+            )
         if reply.stream is not None:
             self._loop.add_reader(self._sock.fileno(), self._discard)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FOLLOWER_BUFFER)
@@ -465,15 +471,17 @@ class _Connection:
         reply = self._reply
         if reply is None or not reply.transfer:
             return
-        now = time.time()
         detail: dict[str, str | int | float | bool] = {
             "file": reply.transfer,
             "bytes": min(self._written, reply.length),
-            "seconds": round(now - self._began, 3),
+            "seconds": round(time.time() - self._began, 3),
             "status": "ok",
         }
         if failure or reply.status >= 400:
             detail["status"] = "error"
             detail["message"] = failure or f"answered with {reply.status}"
             detail["cause"] = "hung_up" if failure else _CAUSES.get(reply.status, "refused")
-        self._service.emit(Event(now, self.client, "http", "transfer", detail))
+        self._emit(detail)
+
+    def _emit(self, detail: Mapping[str, str | int | float | bool]) -> None:
+        self._service.emit(Event(time.time(), self.client, "http", "transfer", detail))

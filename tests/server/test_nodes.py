@@ -302,6 +302,19 @@ def test_the_end_of_a_loaders_transfer_that_comes_late_is_no_other_boot() -> Non
     assert summarize(node)["error"] == ""
 
 
+def test_a_large_file_over_http_is_one_event_and_no_second_boot() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    loader, kernel = "/ltsp/amd64/grub/x86_64-efi/core.efi", f"/ltsp/amd64/@{DIGEST}/vmlinuz"
+    for file in (loader, "/ltsp/amd64/grub/grub.cfg", kernel):
+        clock.see("http", "transfer", file=file, status="start", bytes=0, size=9)
+        clock.see("http", "transfer", file=file, status="ok", bytes=9, seconds=1.0)
+    clock.see("http", "transfer", file=loader, status="error", message="hung up")
+    (node,) = nodes.nodes()
+    assert node.boots == 1
+    assert [event["detail"]["status"] for event in node.events] == ["ok", "ok", "ok", "error"]
+
+
 def test_a_size_probe_and_the_loader_itself_are_one_boot() -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)

@@ -99,6 +99,14 @@ def test_a_phase_is_stalled_after_its_time_and_not_before(phase: str) -> None:
     assert found.check
 
 
+def test_a_large_file_on_its_way_over_http_is_no_stall() -> None:
+    file = "/ltsp/amd64/@x/vmlinuz"
+    story = Story().to_menu().see("http", "transfer", file=file, status="start", size=9)
+    assert story.wait(600).rule() is None
+    story.see("http", "transfer", file=file, status="ok", bytes=9)
+    assert story.wait(61).rule() == "kernel-stalled"
+
+
 def test_a_file_on_its_way_is_no_stall() -> None:
     story = Story().to_menu().tftp("/ltsp/amd64/@x/initrd.img", status="start", bytes=0)
     assert story.wait(600).rule() is None
