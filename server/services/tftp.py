@@ -1,6 +1,7 @@
 """TFTP over UDP: a shell of raw non-blocking sockets around the protocol core."""
 
 import asyncio
+import errno
 import heapq
 import itertools
 import socket
@@ -34,7 +35,14 @@ REQUESTS_PER_TURN: Final = 32
 OPTIONS_TEXT: Final = 80
 LISTENER_BUFFER: Final = 4 * 1024 * 1024
 _IP_PKTINFO: Final = 8
+_IP_RECVERR: Final = 11
+"""Of linux/in.h; Python's socket module does not have them."""
+_OTHERS_ERRORS: Final = 4
+"""Tries to send, each of which may fail for what another client's machine said."""
 _PKTINFO: Final = struct.Struct("=I4s4s")
+_EXTENDED: Final = struct.Struct("=IB")
+"""The head of linux/errqueue.h's sock_extended_err: errno, origin."""
+_BY_ICMP: Final = 2
 _SEGMENT: Final = struct.Struct("=H")
 
 
@@ -103,6 +111,10 @@ class TftpService:
     def start(self) -> None:
         """Serve, once bound."""
         raise_file_limit()
+        if self.single_port:
+            # A socket for all clients is not connected: without this the kernel
+            # would not tell of one that is gone, or that never asked at all.
+            self.listener.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         self.loop.add_reader(self.listener.fileno(), self._on_readable)
 
     async def stop(self) -> None:
@@ -129,6 +141,8 @@ class TftpService:
     # Requests.
 
     def _on_readable(self) -> None:
+        if self.single_port:
+            self._hear_refusals()
         for _ in range(REQUESTS_PER_TURN):
             try:
                 packet, ancillary, _, peer = self.listener.recvmsg(MAX_REQUEST + 1, 64)
@@ -144,6 +158,18 @@ class TftpService:
             local = _asked_address(ancillary)
             if local is not None and self._stopped is None and client[1] != 0:
                 self._on_request(packet, client, local)
+
+    def _hear_refusals(self) -> None:
+        """Take what machines say of ports on which nobody listens (ip(7), IP_RECVERR)."""
+        while True:
+            try:
+                _, ancillary, _, peer = self.listener.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return
+            link = self._links.get((str(peer[0]), int(peer[1])))
+            if link is not None and link.sock is None and _is_refusal(ancillary):
+                # Not now: a link may be in the midst of sending.
+                self.loop.call_soon(link.refused)
 
     def _on_request(self, packet: bytes, client: Address, local: str) -> None:
         now = self.loop.time()
@@ -256,6 +282,17 @@ class TftpService:
         if local:
             info = _PKTINFO.pack(0, socket.inet_aton(local), bytes(4))
             ancillary.append((socket.IPPROTO_IP, _IP_PKTINFO, info))
+        if not self.single_port:
+            self.listener.sendmsg(buffers, ancillary, 0, client)
+            return
+        for _ in range(_OTHERS_ERRORS):
+            try:
+                self.listener.sendmsg(buffers, ancillary, 0, client)
+                return
+            except (BlockingIOError, InterruptedError):
+                raise
+            except OSError:
+                self._hear_refusals()  # it may be what was said of another client
         self.listener.sendmsg(buffers, ancillary, 0, client)
 
     def tell(self, packet: bytes, client: Address, local: str) -> None:
@@ -377,3 +414,12 @@ def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:
                 return None
             return socket.inet_ntoa(local)
     return ""
+
+
+def _is_refusal(ancillary: list[tuple[int, int, bytes]]) -> bool:
+    """Whether the kernel tells of an ICMP message that nobody listens on that port."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_RECVERR) and len(data) >= _EXTENDED.size:
+            number, origin = _EXTENDED.unpack_from(data)
+            return bool(number == errno.ECONNREFUSED and origin == _BY_ICMP)
+    return False

@@ -207,6 +207,11 @@ class Link:
             self.sock = None
         self._service.ended(self)
 
+    def refused(self) -> None:
+        """The client's machine says that nobody listens on its port."""
+        if not self.closed:
+            self._gone()
+
     def _watch(self) -> None:
         self._service.watch(self)
 

@@ -6,6 +6,7 @@ Real clients are in test_tftp_clients.py.
 import os
 import random
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -174,6 +175,8 @@ def test_windows(kernel: Path, single: bool, windowsize: int, blksize: int) -> N
         data, block = b"", 0
         while True:
             packet = peer.receive()
+            if 0 < int.from_bytes(packet[2:4], "big") <= block:
+                continue  # this machine was too busy to acknowledge in time
             block += 1
             assert packet[:4] == b"\0\3" + block.to_bytes(2, "big")
             data += packet[4:]
@@ -257,6 +260,62 @@ def test_a_client_that_ends_it(kernel: Path, single: bool) -> None:
         peer.send(pack_error(8, "only the size"))
         assert "only the size" in str(seen.wait_status("stop")["message"])
         assert peer.is_quiet()
+
+
+class TestSinglePortHearsOfClientsThatAreGone:
+    """Also what keeps forged ACKs from sending a file to a machine that never asked."""
+
+    def test_in_the_midst_of_a_transfer(self, kernel: Path) -> None:
+        seen = Seen()
+        limits = TftpLimits(give_up_seconds=1000.0, stop_seconds=0.1)
+        with serving(kernel, seen, limits, single_port=True) as service:
+            with Peer(service) as peer:
+                peer.request()
+                peer.receive()
+                peer.send(pack_ack(1))
+                peer.receive()
+            assert "closed its port at block 2" in str(seen.wait_status("error")["message"])
+
+    def test_forged_acks_end_with_the_first_answer_of_the_victim(self, kernel: Path) -> None:
+        """A raw socket forges what comes from a port on which nobody listens."""
+        if os.geteuid() != 0:
+            pytest.skip("forging needs root")
+        seen = Seen()
+        with serving(kernel, seen, single_port=True) as service:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+                free.bind(("127.0.0.1", 0))
+                victim = free.getsockname()[1]
+            forger = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+            with forger:
+                for packet in (pack_request("/vmlinuz"), pack_ack(1), pack_ack(2)):
+                    head = struct.pack("!HHHH", victim, service.port, 8 + len(packet), 0)
+                    forger.sendto(head + packet, ("127.0.0.1", 0))
+                    seen.wait_for(lambda event: event.detail.get("status") == "stop")
+            ended = seen.wait_status("stop")
+            assert (ended["bytes"], ended["path"]) == (0, "/vmlinuz")
+            assert "closed its port" in str(ended["message"])
+            with Peer(service) as peer:
+                assert peer.is_quiet()
+            assert [e.detail["status"] for e in seen.events if e.detail["path"] == "/vmlinuz"] == [
+                "start",
+                "stop",
+            ]
+
+    def test_others_are_served_all_the_same(self, kernel: Path) -> None:
+        """Each refusal is an error that the kernel gives to whoever sends next."""
+        with serving(kernel, single_port=True) as service, Peer(service) as peer:
+            peer.request(blksize="512")
+            assert peer.receive()[:2] == b"\0\6"
+            data = b""
+            for block in range(len(DATA) // 512 + 1):
+                with Peer(service) as gone:
+                    gone.request()
+                peer.send(pack_ack(block))
+                packet = peer.receive()
+                assert packet[:4] == b"\0\3" + (block + 1).to_bytes(2, "big")
+                data += packet[4:]
+            peer.send(pack_ack(len(DATA) // 512 + 1))
+            assert data == DATA
 
 
 def test_a_client_that_is_gone(kernel: Path) -> None:
