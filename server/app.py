@@ -216,7 +216,8 @@ class App:
         problems = [*self.sources.problems(), *self._failures.values()]
         if self.token is not None and self.token.problem:
             problems.append(self.token.problem)
-        return problems
+        # A refused lts.conf is told with the line that is wrong.
+        return [self.secrecy.mask(problem) for problem in problems]
 
     def _diagnose(self, node: Node, now: float) -> Finding | None:
         site = self.sources.current

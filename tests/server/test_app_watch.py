@@ -95,6 +95,7 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
     see(app, detail=words)
     app.record(Event(1000.0, IP, "tftp", "transfer", {"path": "/x", "message": words}))
     app._take_lines(IP, "syslog", [LogLine(words)])
+    app.sources.ltsconf.problem = f"lts.conf refused: line 3: {words}"
     paths = ["/", "/healthz", "/metrics", "/api/nodes", "/api/events"]
     paths += [f"/nodes/{MAC}", f"/api/nodes/{MAC}", f"/api/nodes/{MAC}/log"]
     answers = {path: text(ask(app, path)) for path in paths}
@@ -109,7 +110,14 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
     for place, answer in answers.items():
         for secret in (TOKEN, MOUNTED, PLAIN):
             assert secret not in answer, place
-    for place in (f"/nodes/{MAC}", f"/api/nodes/{MAC}", f"/api/nodes/{MAC}/log", "/api/events"):
+    for place in (
+        "/",
+        "/healthz",
+        f"/nodes/{MAC}",
+        f"/api/nodes/{MAC}",
+        f"/api/nodes/{MAC}/log",
+        "/api/events",
+    ):
         assert "login (secret) refused; --token (secret) and (secret) said" in answers[place], place
     assert "login (secret)</code>" in answers[f"/nodes/{MAC}"], "the template's rendering"
     assert "ROOT_PASSWORD" in answers[f"/nodes/{MAC}"]
