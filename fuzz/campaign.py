@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HOUSE: Final = Path(__file__).resolve().parent.parent
-CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "ltsconf")
+CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "logs", "ltsconf")
 ROUND: Final = 500_000
 BEGIN, END = "<!-- fuzz: written by `make fuzz` -->", "<!-- /fuzz -->"
 _DONE: Final = re.compile(r"stat::number_of_executed_units:\s*(\d+)")

@@ -102,8 +102,8 @@ def parse_netconsole(data: bytes) -> list[LogLine]:
         level = _LEVEL.match(line)
         if level is None:
             lines.append(LogLine(line))
-        else:
-            lines.append(LogLine(line[level.end() :], int(level[1]) & 7))
+        elif rest := line[level.end() :]:
+            lines.append(LogLine(rest, int(level[1]) & 7))
     return lines
 
 

@@ -20,6 +20,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
 }
 
 FOUND = {
+    # A level and nothing after it was an empty line.
+    "logs-empty-line": ("logs", b"\1<4>"),
     # A label of 76 bytes: dnslib reads it, and raised when the answer was packed.
     "dns-long-label": (
         "dns",
