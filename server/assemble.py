@@ -370,7 +370,7 @@ def make_keeper(config: Config, state: Path | None) -> Keeper | None:
     return Keeper(config.store, state, collect_after=config.collect_after)
 
 
-def _open_ltsconf(config: Config) -> LtsConfSource:
+def _open_ltsconf(config: Config, secrecy: Secrecy) -> LtsConfSource:
     """lts.conf, read for the first time; in a cluster a refused one is told by an Event."""
     api = find_api(os.environ)
     # Whoever gives lts.conf to nodes tells, so a process for NBD alone does not.
@@ -379,11 +379,15 @@ def _open_ltsconf(config: Config) -> LtsConfSource:
         source.load_first()
         return source
     refusals = Refusals(api, config.configmap)
-    source = LtsConfSource(config.lts_conf, config.state, refused=refusals.tell)
+
+    def tell(reason: str) -> None:
+        refusals.tell(secrecy.mask(reason))  # an error may quote what it is about
+
+    source = LtsConfSource(config.lts_conf, config.state, refused=tell)
     try:
         source.load_first()
     except ServerError as error:
-        refusals.tell(format_reason(error))
+        tell(format_reason(error))
         refusals.close(LAST_WORDS_SECONDS)
         raise
     return source
@@ -394,9 +398,9 @@ def open_sources(config: Config) -> Sources:
     extras = _open_extras(config)
     store = _open_store(config, extras)
     store.poll()
-    ltsconf = _open_ltsconf(config)
     secrets = SecretsSource(config.secrets)
     secrets.load_first()
+    ltsconf = _open_ltsconf(config, Secrecy(lambda: secrets.current))
     base = Site(
         images=(),
         ltsconf=ltsconf.current,

@@ -28,7 +28,7 @@ HOUSE = Path(__file__).parents[2]
 ACCOUNT_KINDS = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ConfigMap")
 USER = "system:serviceaccount:bootfarm:bootfarm"
 GOOD = "[default]\nGREETING = two\n"
-BAD = "[default]\nGREETING = three\n[empty]\n[next]\nA = 1\n"
+BAD = "[default]\nGREETING = three\nJOIN --token abcdef.0123456789abcdef\n"
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -184,6 +184,7 @@ def test_an_edit_takes_effect_and_a_bad_one_is_told_on_the_configmap(
     (event,) = refusals(cluster)
     assert event["type"] == "Warning"
     assert "lts.conf:3:" in event["message"]
+    assert "abcdef" not in event["message"]
     described = cluster.kubectl("--namespace=bootfarm", "describe", "configmap", "ltsp-config")
     assert "LtsConfRefused" in described.partition("Events:")[2]
 

@@ -1,5 +1,7 @@
 """k8s/: as written, as rendered, by schema, and before a real API server."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,21 @@ def test_daemonset_runs_on_labelled_nodes_from_their_own_disk() -> None:
     (data,) = [volume for volume in pod(documents)["volumes"] if volume["name"] == "data"]
     assert data["hostPath"] == {"path": "/var/lib/bootfarm", "type": "Directory"}
     assert "PersistentVolumeClaim" not in {document["kind"] for document in documents}
+
+
+def test_the_first_machines_unit_runs_it_with_the_same_limits_and_mounts() -> None:
+    """What tests/e2e/test_container.py boots a machine from."""
+    text = (K8S / "first-machine/bootfarm.service").read_text()
+    (command,) = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", text, re.M)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["/usr/bin/docker", "run"]
+    joined = " ".join(words)
+    for limit in (
+        *("--network host", f"--user {UID}:{UID}", "--cap-drop ALL"),
+        *("--cap-add NET_BIND_SERVICE", "--read-only", "--volume bootfarm-data:/var/lib/bootfarm"),
+    ):
+        assert limit in joined
+    assert "--privileged" not in joined
+    data = yaml.safe_load((K8S / "base/farm.yaml").read_text())
+    assert "--volume /etc/bootfarm:/etc/bootfarm:ro" in joined
+    assert f"--volume {data['secrets']}:{data['secrets']}:ro" in joined
