@@ -9,6 +9,8 @@ from imagebuild.pipeline import Event
 
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)")
 _FROM = re.compile(r"FROM \S+(?: AS (\S+))?", re.IGNORECASE)
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
+"""The classic builder paints what a step writes to its standard error."""
 _CACHED = "---> Using cache"
 
 
@@ -38,7 +40,7 @@ class BuildStream:
 
     def feed(self, message: dict[str, Any]) -> None:
         """One message of the stream."""
-        self._rest += str(message.get("stream", ""))
+        self._rest += _PAINT.sub("", str(message.get("stream", "")))
         *lines, self._rest = self._rest.split("\n")
         for line in lines:
             self._take(line.strip("\r"))

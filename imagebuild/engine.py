@@ -35,6 +35,7 @@ _REFERENCE = re.compile(
     r"(?P<repository>(?:[a-zA-Z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._]|__|-+|/)[a-z0-9]+)*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
 )
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _TIMEOUT = 120
 """Seconds that the engine may be silent; a build has no limit."""
 
@@ -265,7 +266,9 @@ def follow_build(stream: Iterable[dict[str, Any]], listen: Callable[[dict[str, A
         listen(message)
         if "error" in message:
             raise build_error(str(message["error"]), tail)
-        tail = [*tail[-199:], *str(message.get("stream", "")).splitlines()]
+        # The classic builder paints what a step writes to its standard error.
+        text = _PAINT.sub("", str(message.get("stream", "")))
+        tail = [*tail[-199:], *text.splitlines()]
         image_id = (message.get("aux") or {}).get("ID") or image_id
     if not image_id:
         raise BuildError("the engine ended the build without an image", hint="\n".join(tail[-3:]))

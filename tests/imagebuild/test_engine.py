@@ -93,8 +93,8 @@ def test_a_failed_stage_says_what_the_stage_said() -> None:
     stream: list[dict[str, Any]] = [
         {"stream": "Step 3/9 : RUN python3 -m imagebuild.container basesystem\n"},
         {"stream": "+ apt-get update\n"},
-        {"stream": "Error: demo.yaml: packages: no such package: opnssh\n"},
-        {"stream": "  hint: did you mean 'openssh'?\n"},
+        {"stream": "\x1b[91mError: demo.yaml: packages: no such package: opnssh\n\x1b[0m"},
+        {"stream": "\x1b[91m  hint: did you mean 'openssh'?\n\x1b[0m"},
         {"error": "The command '/bin/sh -c python3 ...' returned a non-zero code: 1"},
     ]
     with pytest.raises(BuildError) as caught:
