@@ -103,7 +103,7 @@ def _image_too_large(case: Case) -> Values | None:
         "image": name_size(image),
         "system": name_size(system),
         "free": name_size(free),
-        "has": name_size(total) if total else f"{name_size(free)} free",
+        "has": f"{name_size(free)} free" + (f" of {name_size(total)}" if total else ""),
         "since": phase.last,
     }
 

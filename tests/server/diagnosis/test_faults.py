@@ -96,8 +96,8 @@ def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None
     assert found is not None
     assert (found.rule, found.severity, found.phase) == ("image-too-large", "note", "root")
     assert found.headline == (
-        "The image needs 2.1 GiB, the machine has 2 GiB: it falls back to live NBD and needs"
-        " the server all the time."
+        "The image needs 2.1 GiB, the machine has 1.7 GiB free of 2 GiB: it falls back to live"
+        " NBD and needs the server all the time."
     )
     assert Story().to_ready(root="RAM").rule() is None
 
