@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from rack.dhcp import Kind
 from rack.errors import RackError
 from rack.kubernetes.build import cached_packages
 from rack.machine import NodeSpec
 from rack.namespace import Namespace
-from rack.network import set_up_network
+from rack.network import SERVER_IP, SITE_IP, set_up_network
 from rack.rack import Rack
 
 pytestmark = [
@@ -131,6 +133,25 @@ def test_pxe_rom_gets_address_name_and_loader_then_loses_power(tmp_path: Path) -
         assert "Filename: /ltsp/amd64" in caught.value.message
         node.power_on()
         assert "Filename" not in node.console.text()
+
+
+@pytest.mark.parametrize("kind", ["addresses", "none"])
+def test_the_dhcp_port_is_free_for_our_own_service(tmp_path: Path, kind: Kind) -> None:
+    def bind() -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("", 67))
+        return sock
+
+    with Rack(tmp_path, dhcp=kind) as rack:
+        rack.namespace.in_network(bind).close()
+        said = rack.dhcp.log.read_text()
+        assert ("DHCP, IP range 10.9.200.0 -- 10.9.250.254" in said) == (kind == "addresses")
+        assert "router advertisement on fd09:9::" in said
+        if kind == "addresses":
+            # DNS of the site's server, across the bridge: it is there, and not on our host.
+            rack.namespace.connect(SITE_IP, 53).close()
+            with pytest.raises(OSError, match="refused"):
+                rack.namespace.connect(SERVER_IP, 53)
 
 
 @pytest.mark.timeout(240)
