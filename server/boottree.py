@@ -147,7 +147,7 @@ class BootTree:
             self._forget()
             self._planned_for = site
         identity = self._identifier.identify(client_ip, mac)
-        if site.unlisted == "refuse" and not identity.is_listed:
+        if site.unlisted == "refuse" and not self._is_listed(identity):
             raise UnlistedError(identity.node_id)
         key = (identity, name or "")
         if key in self._again and self._clock() >= self._again[key]:
@@ -304,9 +304,16 @@ class BootTree:
             raise NotFound(f"there is no image {name}@{digest[:12]}; read the menu again")
         return _file(image, file)
 
+    def _is_listed(self, identity: Identity) -> bool:
+        """Whether the inventory has it, or it is the server's own machine, where `doctor` runs."""
+        ip = identity.ip
+        return identity.is_listed or ip.startswith("127.") or ip == self._ports.address_of(ip)
+
     def _hold(self, plan: BootPlan, client_ip: str) -> Held | None:
         """The plan as one that waits for a person, where farm.yaml wants that for this machine."""
-        if self._site().unlisted != "menu" or self._identifier.identify(client_ip).is_listed:
+        if self._site().unlisted != "menu":
+            return None
+        if self._is_listed(self._identifier.identify(client_ip)):
             return None
         return Held(
             plan,

@@ -477,6 +477,8 @@ def test_an_unlisted_machine_is_refused_a_plan_and_its_secrets(farm: Farm) -> No
     for file in ("lts.conf", "vmlinuz"):
         with pytest.raises(NotFound, match=r"only listed machines boot; add `- \{mac: its MAC"):
             farm.tree.lookup(f"/ltsp/amd64/{file}", STRANGER)
+    for own in ("10.9.0.1", "127.0.0.1"):
+        assert 'A="default"' in farm.text("/ltsp/amd64/lts.conf", own), "doctor asks from there"
     assert "vmlinuz" in farm.text("/ltsp/amd64/boot.ipxe", NODE_1)
     assert 'A="one"' in farm.text("/ltsp/amd64/lts.conf", NODE_1)
     # Its loader it gets: how else would it say what is wrong?

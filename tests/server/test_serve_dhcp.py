@@ -132,7 +132,8 @@ def test_an_unlisted_machine_is_held_at_a_menu(bench: Bench) -> None:
         ["ip", "-batch", "-"],
         stdin=f"neigh add {machine} lladdr {STRANGER} dev net0\naddress add {machine}/32 dev lo\n",
     )
-    assert "dhcp 67+4011" in bench.serve(f"{INVENTORY}dhcp: proxy\nunlisted: menu\n")
+    farm = f"{INVENTORY}dhcp: proxy\nunlisted: menu\naddress: {SERVER}\n"
+    assert "dhcp 67+4011" in bench.serve(farm)
     url = f"http://{SERVER}:8080/ltsp/amd64/boot.ipxe"
     menu = bench.namespace.run(["curl", "-sS", "--fail", "--interface", machine, url])
     assert f"menu {STRANGER} {machine} is not in the inventory" in menu
