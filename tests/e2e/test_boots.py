@@ -1,5 +1,6 @@
 """Boots that need no cluster: firmware, drivers, images, and servers that go away."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rack.machine import NodeSpec
-from rack.network import NETCONSOLE_IP
+from rack.network import API_IP, NETCONSOLE_IP
 from rack.node import Node
 from rack.rack import Rack
-from tests.e2e.waits import wait_phase
+from tests.e2e.waits import wait_finding, wait_phase
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -70,7 +71,13 @@ def farm(rack: Rack, store: Path) -> Rack:
             'RCFILE_02_BREAKS = "echo nothing to see; exit 7"',
             'RCFILE_03_NEVER = "touch /run/never"',
         ),
-        section("second", "IMAGE = amd64-containerd", "HOSTNAME = second-node"),
+        section(
+            "second",
+            "IMAGE = amd64-containerd",
+            "HOSTNAME = second-node",
+            f'RCFILE_02_JOIN = "kubeadm join {API_IP}:6443 --token abcdef.0123456789abcdef'
+            f' --discovery-token-ca-cert-hash sha256:{"0" * 64}"',
+        ),
         section("every", EVERY_VARIABLE),
     ]
     rack.serve(store, LTS_CONF + "".join(sections), config={"default_image": "amd64"})
@@ -111,6 +118,11 @@ def test_every_variable_at_once(farm: Rack) -> None:
     argv = [sys.executable, "-m", "rack.netconsole", SYSLOG_IP, "514"]
     farm.namespace.start("syslog", argv, log)
     node = farm.boot(NodeSpec("every", memory=640))
+    # Before rc.local's own failure is what matters most.
+    finding = wait_finding(farm, node, "image-too-large", timeout=500)
+    assert finding["severity"] == "note"
+    assert re.match(r"The image needs [1-9].* MiB, the machine has ", finding["headline"])
+    assert "falls back to live NBD" in finding["headline"]
     node.wait_console(LOGIN, timeout=500)
     node.wait_ssh()
     mac = node.mac.replace(":", "")
@@ -201,6 +213,15 @@ def test_failing_rcfile_line_is_seen_on_the_server(farm: Rack, pair: tuple[Node,
     assert "RCFILE_02_BREAKS" in str(seen["detail"])
     assert "7" in str(seen["detail"])
     assert first.ssh("test -e /run/never && echo ran || echo stopped").strip() == "stopped"
+
+
+def test_an_api_server_that_does_not_answer_is_named(farm: Rack, pair: tuple[Node, Node]) -> None:
+    _, second = pair
+    finding = wait_finding(farm, second, "api-unreachable")
+    assert finding["severity"] == "error"
+    assert finding["phase"] == "join"
+    assert f"{API_IP} port 6443 does not answer" in finding["headline"]
+    assert any("TCP 6443" in line for line in finding["check"])
 
 
 def test_live_roots_outlive_a_minute_without_the_server(
