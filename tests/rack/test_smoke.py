@@ -1,9 +1,12 @@
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from rack.smoke import Result, find_failure, render_junit
+from rack.smoke import Result, find_failure, render_junit, smoke_command
+from tests.server.farm import publish
 
 SEEN = {"status": "ok", "first": 1.0, "last": 2.0}
 PHASES = {phase: SEEN for phase in ("loader", "menu", "kernel", "ltsconf", "root", "systemd")}
@@ -51,3 +54,22 @@ def test_junit_counts_and_escapes() -> None:
     assert failure is not None
     assert failure.attrib["message"] == "the console said <no>"
     assert failure.text == "the console said <no>\n\N{REPLACEMENT CHARACTER}[1mmore & more"
+
+
+def test_bad_input_is_one_line_before_a_rack_is_put_up(tmp_path: Path) -> None:
+    publish(tmp_path / "store")
+    nowhere = f"unix://{tmp_path}/docker.sock"
+    of_store = ("--store", str(tmp_path / "store"))
+    for words, says in (
+        (("Registry/Farm!",), "is not the name of a container image"),
+        (("farm:ci", "--engine", nowhere), f"no Docker engine answers at {nowhere}"),
+        (("arm64", *of_store), "no image 'arm64' in the store"),
+        (("amd64:nope", *of_store), "no tag or digest 'nope'"),
+        (("amd64@0123456789ab", *of_store), "no tag or digest '0123456789ab'"),
+    ):
+        output = tmp_path / "smoke"
+        done = CliRunner().invoke(smoke_command, [*words, "--output", str(output)])
+        assert done.exit_code == 1, done.output
+        (error,) = [line for line in done.output.splitlines() if line.startswith("Error: ")]
+        assert says in error
+        assert "Traceback" not in done.output
