@@ -351,6 +351,55 @@ def test_dhcp_of_firmware_begins_a_boot_once() -> None:
     assert list(node.boot.phases) == ["dhcp", "loader", "menu"]
 
 
+def test_a_machine_behind_a_router_has_one_timeline(tmp_path: Path) -> None:
+    """No neighbour table knows it; DHCP through the relay showed whose address it is."""
+    far = "10.77.0.5"
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    clock.see("tftp", "transfer", far, path="/ltsp/amd64/grub/i386-pc/core.0", status="start")
+    dhcp(clock, "request", firmware="x86 BIOS", relay="10.77.0.1", address=far)
+    clock.see("beacon", "initramfs", far, status="ok")
+    (node,) = nodes.nodes()
+    assert (node.key, node.ip) == (MAC, far)
+    assert node.boot is not None
+    assert set(node.boot.phases) == {"dhcp", "initramfs"}
+    assert nodes.get(far) is node
+    nodes.save(tmp_path)
+    again = Nodes(identify)
+    again.load(tmp_path)
+    Clock(again).see("beacon", "join", far, status="ok")
+    assert len(again) == 1
+    other = "52:54:00:00:00:02"
+    again.record(Event(2000.0, other, "dhcp", "dhcp", {"status": "ok", "address": far}))
+    Clock(again).see("beacon", "ready", far, status="ok")
+    found = again.get(other)
+    assert found is not None
+    assert found.ip == far
+
+
+def test_who_the_neighbour_table_knows_is_nobody_else_whatever_dhcp_showed() -> None:
+    nodes = Nodes(identify)
+    clock = Clock(nodes)
+    liar = "52:54:00:00:00:66"
+    nodes.record(Event(1.0, liar, "dhcp", "dhcp", {"status": "ok", "address": IP}))
+    clock.see("beacon", "join", IP, status="ok")
+    found = nodes.get(liar)
+    assert found is not None
+    assert found.boot is None
+    assert nodes.nodes()[0].mac == MAC
+
+
+def test_leases_are_bounded() -> None:
+    nodes = Nodes(limit=3)
+    for number in range(9):
+        mac = f"52:54:00:00:00:{number:02x}"
+        detail = {"status": "ok", "address": f"10.77.0.{number}"}
+        nodes.record(Event(float(number), mac, "dhcp", "dhcp", detail))
+    assert [nodes.get(f"10.77.0.{number}") is not None for number in range(9)] == [False] * 6 + [
+        True
+    ] * 3
+
+
 def test_a_lease_that_is_renewed_is_no_boot_and_no_step_of_one() -> None:
     nodes = Nodes(identify)
     clock = Clock(nodes)
