@@ -94,6 +94,7 @@ class Transmission:
     __slots__ = (
         "_allocation",
         "_drain",
+        "_fast_flags",
         "_granules",
         "_hole_starts",
         "_holes",
@@ -150,6 +151,8 @@ class Transmission:
         self._holes = holes
         self._hole_starts = [start for start, _ in holes]
         self._sizes = sizes or BlockSizes()
+        # The fast path is for reads that need no second thought: -1 is no read's flags.
+        self._fast_flags = -1 if holes or self._sizes.minimum > 1 else 0
         self._turn_requests = turn_requests
         self._turn_bytes = turn_bytes
         self._rest = b""
@@ -161,6 +164,32 @@ class Transmission:
         Works through at most a turn's worth of requests; `more` tells that
         some are left. After `closed` is set nothing is read any more.
         """
+        if end == _REQUEST_SIZE and not self._rest and not self._drain and self.closed is None:
+            # A kernel that reads one block after another: one read, and nothing else.
+            magic, flags, command, cookie, offset, length = REQUEST.unpack_from(data)
+            after = offset + length
+            if (
+                command == _READ
+                and flags == self._fast_flags
+                and magic == REQUEST_MAGIC
+                and 0 < length <= self._sizes.maximum
+                and after <= self.size
+            ):
+                granules = self._granules
+                shift = granules.shift
+                if granules.hot.find(0, offset >> shift, ((after - 1) >> shift) + 1) < 0:
+                    self.more = False
+                    self.requests += 1
+                    self.payload += length
+                    if self._structured:
+                        self.queued = length + 28
+                        head = DATA_CHUNK.pack(
+                            STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset
+                        )
+                    else:
+                        self.queued = length + 16
+                        head = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+                    return [head, self._view[offset:after]]
         if self._rest:
             data = self._rest + data[:end]
             end = len(data)
@@ -175,8 +204,7 @@ class Transmission:
         granules = self._granules
         hot_find, shift = granules.hot.find, granules.shift
         structured = self._structured
-        # The fast path is for reads that need no second thought.
-        allowed_flags = -1 if self._holes or self._sizes.minimum > 1 else 0
+        allowed_flags = self._fast_flags
         maximum = self._sizes.maximum
         while True:
             if self._drain:

@@ -262,16 +262,16 @@ def _rescan(
         cold = range(len(hot))
     else:
         cold = [i for i, there in enumerate(hot) if there and not mapping.has_page(i << shift)]
-    warm: list[int] = []
-    if first:
-        missing_set = set(cold)
-        for run in _runs(i for i in range(len(hot)) if i not in missing_set):
-            try:
-                mapping.populate(run.start << shift, len(run) << shift)
-            except OSError:
-                continue  # whoever reads it will be told
-            warm += run
+    missing_set = set(cold)
+    warm = [i for i in range(len(hot)) if i not in missing_set] if first else []
+    # Told before it is mapped: what is in memory costs a fault, and nobody waits for it.
     _call(loop, file._rescanned, [index for index in cold if hot[index]], warm)
+    del file  # it may go while it is mapped
+    for run in _runs(warm):
+        try:
+            mapping.populate(run.start << shift, len(run) << shift)
+        except OSError:
+            continue  # whoever reads it will be told
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *values: object) -> None:

@@ -17,6 +17,8 @@ MAX_DATAGRAM: Final = 65000
 """Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
 TICK: Final = 0.005
 """Seconds; due retransmissions this close together are done in one turn."""
+MAX_ANSWER: Final = 400
+"""Most bytes taken of a client's answer: an ACK has 4, an ERROR's text may be cut short."""
 MAX_CATCH_UP: Final = 64
 SOL_UDP: Final = socket.IPPROTO_UDP
 Address = tuple[str, int]
@@ -51,6 +53,7 @@ class Link:
         "_segmenting",
         "_segments",
         "_service",
+        "_time",
         "asked",
         "began",
         "client",
@@ -86,6 +89,7 @@ class Link:
         self.watched = NEVER
         self.began = service.loop.time()
         self._service = service
+        self._time = service.loop.time
         self._reader = reader
         self._loading = False
         self._local = local
@@ -131,7 +135,7 @@ class Link:
             if sock is None:
                 return
             try:
-                packet = sock.recv(1024)
+                packet = sock.recv(MAX_ANSWER)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -144,18 +148,38 @@ class Link:
         if sock is None:
             return
         try:
-            packet = sock.recv(1024)
+            packet = sock.recv(MAX_ANSWER)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._gone()
             return
-        self.on_packet(packet)
+        transfer = self.transfer
+        if not transfer.receive(packet, self._time()):
+            if transfer.outcome is not None:
+                self.finish()
+            return
+        if self._loading:
+            return
+        if transfer.count == 1 and transfer.first > 0 and not self._segmenting:
+            # Lockstep, the usual case of all firmware: one packet, by one call.
+            block = self._reader.packet(transfer.first)
+            if block is None:
+                self._load()
+            else:
+                try:
+                    sock.send(block)
+                except OSError:
+                    self._put([block], 1)  # tries again, and sees to what is wrong
+        else:
+            self._send()
+        if transfer.deadline < self.watched:
+            self._watch()
 
     def on_packet(self, packet: bytes) -> None:
         """Take a packet from the client."""
         transfer = self.transfer
-        if transfer.receive(packet, self._service.loop.time()):
+        if transfer.receive(packet, self._time()):
             if not self._loading:
                 if self._service.throttle is not None and self._waits(self._service.throttle):
                     return
