@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.client import compile_client
 from bench.data import make_data, warm
-from bench.place import BenchError, describe_machine, leave_network, load_average
+from bench.place import BenchError, come_first, describe_machine, leave_network, load_average
 from bench.report import render
 from bench.rows import Row, Scale, make_rows, set_image_bytes
 from bench.run import run_row
@@ -67,6 +67,7 @@ def run(rows: list[Row], options: argparse.Namespace) -> None:
         for name in row.peers:
             servers.get(name)  # unpacked now, while there is a network
     leave_network()
+    come_first()
     for path in (data.image, *data.tree.rglob("*")):
         if path.is_file():
             warm(path)

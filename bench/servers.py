@@ -122,7 +122,9 @@ class Servers:
         return server
 
     def _bootfarm(self, name: str, workers: str) -> Server:
-        ports = {"tftp": 1069, "nbd": 10809, "http": 8080}
+        # A port of its own for each number of workers: they may run side by side.
+        shift = 100 * (1 + int(workers)) if workers else 0
+        ports = {"tftp": 2069 + shift, "nbd": 12809 + shift, "http": 14080 + shift}
         argv = [
             *(str(Path(sys.executable).with_name("bootfarm")), "serve"),
             *("--store", str(self.data.store), "--listen", "127.0.0.1"),
