@@ -234,11 +234,12 @@ class Assembly:
 
     def _make_pool(self) -> WorkerPool | None:
         """The worker processes, if any are wanted and there is something for them to do."""
-        if self.parts.config.workers < 1 or not {"tftp", "nbd"} & set(self.parts.config.services):
+        count = self.parts.config.workers or 0
+        if count < 1 or not {"tftp", "nbd"} & set(self.parts.config.services):
             return None
         pool = WorkerPool(
             self.parts.loop,
-            count=self.parts.config.workers,
+            count=count,
             catalog=make_catalog(self.parts.sources, self.parts.config),
             emit=self.parts.record,
         )

@@ -19,6 +19,7 @@ from server.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, re
 from server.doctor.cli import doctor
 from server.inventory import Inventory, load_inventory
 from server.ltsconf.cli import lts
+from server.services.workers import default_workers
 from server.simulate.cli import simulate_command
 from server.terminal import cli as terminal
 
@@ -40,7 +41,11 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--tftp-port", type=_PORT, help="[default: 69]")
 @click.option("--nbd-port", type=_PORT, help="[default: 10809]")
 @click.option("--http-port", type=_PORT, help="[default: 8080]")
-@click.option("--workers", type=click.IntRange(0, 256), help="More processes for TFTP and NBD.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Processes for TFTP and NBD; 0: one for all.  [default: by cores]",
+)
 @click.option(
     "--export",
     "exports",
@@ -112,6 +117,8 @@ def serve_command(
         dhcp_range=dhcp_range,
         dns=dns,
     )
+    if config.workers is None:
+        config = override(config, workers=default_workers())
     serve(config, _say_ready, click.get_current_context().meta.get(PROBLEMS, ()))
 
 

@@ -61,8 +61,9 @@ class Config:
     """farm.yaml, checked. Where it says nothing, the defaults below hold.
 
     address: what nodes are told (None: the local address of the route to each).
-    workers: further processes for the data path. address_map: IP to MAC of nodes
-    behind a router, which the neighbour table cannot know. hosts_file: where
+    workers: further processes for the data path; None: `bootfarm serve` counts the
+    cores, and an App by itself has none. address_map: IP to
+    MAC of nodes behind a router, which the neighbour table cannot know. hosts_file: where
     hostnames of machines that the inventory does not name are looked up. facts,
     secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
     collect_after: seconds after which images without tags go that no node reads (None: never).
@@ -80,7 +81,7 @@ class Config:
     listen: str = "0.0.0.0"
     address: str | None = None
     services: tuple[str, ...] = SERVICES
-    workers: int = 0
+    workers: int | None = None
     tftp: Transport = Transport(69)
     nbd: Transport = Transport(10809)
     http: Transport = Transport(8080)
@@ -128,7 +129,7 @@ def parse_config(data: Any, where: str, base: Path) -> Config:
         listen=_read_ip(top, "listen") or default.listen,
         address=_read_ip(top, "address"),
         services=_read_services(top),
-        workers=top.integer("workers", 0, 0, 256),
+        workers=workers if (workers := top.integer("workers", -1, 0, 256)) >= 0 else None,
         tftp=tftp,
         nbd=_read_transport(top.section("nbd"), default.nbd.port),
         http=_read_transport(top.section("http"), default.http.port),

@@ -7,6 +7,7 @@ socket by whichever worker is free.
 """
 
 import asyncio
+import dataclasses
 import os
 import pickle
 import socket
@@ -293,7 +294,8 @@ class PooledTftp:
     def part(self, number: int) -> TftpPart | None:
         if not self._sockets:
             return None
-        return TftpPart(self._sockets[number].fileno(), self.limits, self._single_port)
+        limits = share(self.limits, self._pool.count)
+        return TftpPart(self._sockets[number].fileno(), limits, self._single_port)
 
 
 class PooledNbd:
@@ -340,6 +342,31 @@ class PooledNbd:
         return NbdPart(self._listener.fileno(), self.limits, self._record)
 
 
-def default_workers() -> int:
-    """How many workers suit this machine: one for each core beyond the first, at most 8."""
-    return max(0, min(8, len(os.sched_getaffinity(0)) - 1))
+def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
+    """How many workers suit this machine: one for each core, at most 8, none on a single one.
+
+    The parent has little to do beside them: two on two cores serve up to 1.6 times
+    what one does (docs/performance.md). A container may have less than the machine
+    has: its quota counts. root: where /sys is looked for.
+    """
+    count = float(cores if cores is not None else len(os.sched_getaffinity(0)))
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass  # no quota (`max`), or none that is told
+    return 0 if count < 2 else min(8, int(count))
+
+
+def share(limits: TftpLimits, count: int) -> TftpLimits:
+    """One worker's part of what may be sent to somebody who never asked.
+
+    A forger's ports spread its packets over all workers; an honest client's
+    port leads to one, and has enough with a part.
+    """
+    return dataclasses.replace(
+        limits,
+        unconfirmed=max(1, limits.unconfirmed // count) if limits.unconfirmed else 0,
+        requests_per_second=limits.requests_per_second / count,
+        errors_per_second=limits.errors_per_second / count,
+    )

@@ -14,7 +14,7 @@ import pytest
 
 from server.errors import ServerError
 from server.services.limits import NbdLimits, TftpLimits
-from server.services.workers import PooledNbd, PooledTftp, WorkerPool, default_workers
+from server.services.workers import PooledNbd, PooledTftp, WorkerPool, default_workers, share
 from tests.server.services.catalog import FilesCatalog
 from tests.server.services.running import Running, Seen
 
@@ -227,7 +227,41 @@ def test_a_taken_port_is_named_though_ports_could_be_shared(pool: Pool) -> None:
         nbd.bind()
 
 
-def test_default_workers_leaves_a_core_to_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, workers in ((1, 0), (2, 1), (4, 3), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)))
-        assert default_workers() == workers
+@pytest.mark.parametrize(
+    ("cores", "quota", "workers"),
+    [
+        (1, None, 0),
+        (2, None, 2),
+        (6, None, 6),
+        (64, None, 8),
+        (64, "max 100000", 8),
+        (64, "250000 100000", 2),
+        (64, "150000 100000", 0),
+        (4, "800000 100000", 4),
+        (4, "nonsense", 4),
+    ],
+)
+def test_default_workers_are_as_many_as_there_are_cores_to_use(
+    tmp_path: Path, cores: int, quota: str | None, workers: int
+) -> None:
+    if quota is not None:
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/cpu.max").write_text(quota + "\n")
+    assert default_workers(tmp_path, cores) == workers
+
+
+def test_default_workers_count_the_cores_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
+    assert default_workers(tmp_path) == 3
+
+
+def test_what_may_go_to_a_forged_address_is_shared_out_between_workers() -> None:
+    limits = TftpLimits(unconfirmed=8, requests_per_second=200.0, errors_per_second=50.0)
+    part = share(limits, 3)
+    assert (part.unconfirmed, part.per_client) == (2, limits.per_client)
+    assert part.requests_per_second * 3 == pytest.approx(200.0)
+    assert part.errors_per_second * 3 == pytest.approx(50.0)
+    assert share(limits, 100).unconfirmed == 1
+    assert share(TftpLimits(unconfirmed=0), 2).unconfirmed == 0
