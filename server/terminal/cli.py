@@ -11,7 +11,13 @@ import click
 
 from server.errors import ServerError
 from server.terminal.client import DEFAULT_SERVER, Api, LostError
-from server.terminal.render import is_in_trouble, render_event, render_node, render_nodes
+from server.terminal.render import (
+    is_in_trouble,
+    render_event,
+    render_log,
+    render_node,
+    render_nodes,
+)
 from server.yamlfile import parse_mac
 
 TROUBLE = 3
@@ -159,10 +165,13 @@ def _fetch_again(
 @click.option(
     "--events", type=click.IntRange(0), default=0, metavar="N", help="Its last N events, too."
 )
+@click.option(
+    "--log", type=click.IntRange(0), default=0, metavar="N", help="The last N lines of its kernel."
+)
 @click.option("--exit-code", is_flag=True, help=f"Exit with {TROUBLE} if it is in trouble.")
 @_server_options
 def node_command(
-    mac: str, events: int, exit_code: bool, server: str, token: str, as_json: bool
+    mac: str, events: int, log: int, exit_code: bool, server: str, token: str, as_json: bool
 ) -> None:
     """One node: what is the matter, what to check, and the timeline of its boot.
 
@@ -171,16 +180,19 @@ def node_command(
     transfers. docs/nodes.md tells more.
     """
     api = Api(server, token)
-    node = api.get(f"/api/nodes/{_key(api, mac)}")
+    key = _key(api, mac)
+    node = api.get(f"/api/nodes/{key}")
     if node is None:
         raise _no_such_node(mac)
     if not isinstance(node, dict):
         _objects(api, None)
+    if log:
+        node["log"] = api.get(f"/api/nodes/{key}/log")
     if as_json:
         click.echo(json.dumps(node, indent=2))
     else:
         lines = render_node(node, time.time(), unicode=_unicode(), events=events)
-        click.echo("\n".join(lines))
+        click.echo("\n".join(lines + (render_log(node["log"], log) if log else [])))
     if exit_code and is_in_trouble(node):
         sys.exit(TROUBLE)
 

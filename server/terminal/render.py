@@ -193,6 +193,31 @@ def _render_phases(boot: Fields) -> list[str]:
     return make_table(head, rows)
 
 
+def render_log(log: object, count: int) -> list[str]:
+    """The last lines that its kernel and syslog sent; a line before each boot's says which."""
+    answer = log if isinstance(log, Mapping) else {}
+    found: list[tuple[int, Fields]] = []
+    for boot in answer.get("boots") or []:
+        if isinstance(boot, Mapping) and isinstance(boot.get("lines"), list):
+            number = int(number_of(boot, "boot"))
+            found += [(number, line) for line in boot["lines"] if isinstance(line, Mapping)]
+    if not found:
+        return ["", "No line of its kernel came (docs/status-page.md says how to have them sent)."]
+    lines, before = [""], 0
+    present = int(number_of(answer, "present"))
+    for number, line in found[-count:]:
+        if number != before:
+            lines.append(f"Kernel and syslog, {_name_boot(present - number)}:")
+            before = number
+        stamp = name_time(number_of(line, "time"))
+        lines.append(f"  {stamp}  {text_of(line, 'source')}  {text_of(line, 'text')}")
+    return lines
+
+
+def _name_boot(ago: int) -> str:
+    return ("this boot", "the boot before")[ago] if ago in (0, 1) else f"{ago} boots ago"
+
+
 def render_event(event: Fields, name: str | None = None) -> str:
     """One event in one line. name: of the node, instead of its key; "" for none."""
     detail = event.get("detail")

@@ -18,6 +18,7 @@ from server.identity import make_identifier
 from server.inventory import Inventory
 from server.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
+from server.protocols.logs import LogLine
 from server.services.http import HttpService
 from server.terminal import cli
 from server.terminal.client import Api, LostError
@@ -139,6 +140,17 @@ def test_node_by_any_of_its_names(site: Site, name: str) -> None:
     assert "Its last 3 events:" in done.output
     assert site.run("node", name, "--exit-code").exit_code == cli.TROUBLE
     assert json.loads(site.run("node", name, "--json").output)["mac"] == MAC
+
+
+def test_a_nodes_kernel_log(site: Site) -> None:
+    site.story.to_ready()
+    assert "No line of its kernel came" in site.run("node", MAC, "--log", "5").output
+    site.web.logbook.add(MAC, 1, "netconsole", [LogLine("one"), LogLine("two")], 1000.0)
+    output = site.run("node", MAC, "--log", "1").output
+    assert "Kernel and syslog, this boot:" in output
+    assert output.endswith("netconsole  two\n")
+    log = json.loads(site.run("node", MAC, "--log", "1", "--json").output)["log"]
+    assert [line["text"] for line in log["boots"][0]["lines"]] == ["one", "two"]
 
 
 def test_a_node_that_nobody_has_seen(site: Site) -> None:

@@ -3,7 +3,13 @@ from typing import Any
 import pytest
 
 from server.nodes import PHASES, describe
-from server.terminal.render import render_bar, render_event, render_node, render_nodes
+from server.terminal.render import (
+    render_bar,
+    render_event,
+    render_log,
+    render_node,
+    render_nodes,
+)
 from server.terminal.words import make_table, name_age, name_rate, name_seconds, name_size
 from tests.server.diagnosis.story import START, Story
 
@@ -130,3 +136,23 @@ def test_words() -> None:
     assert (name_rate(1 << 20, 2.0), name_rate(5, 0), name_rate(0, 5)) == ("512 KiB/s", "", "")
     assert (name_seconds(1.25), name_seconds(180)) == ("1.2 s", "3 min")
     assert make_table(("A", "B"), [("long", ""), ("x", "y")]) == ["A     B", "long", "x     y"]
+
+
+def test_the_kernels_lines_by_boot() -> None:
+    def boot(number: int, *texts: str) -> dict[str, Any]:
+        lines = [{"time": 0.0, "source": "netconsole", "severity": 0, "text": t} for t in texts]
+        return {"boot": number, "lines": lines}
+
+    log = {"present": 3, "boots": [boot(1, "a"), boot(2, "b", "panic\x1b[2J"), boot(3, "c")]}
+    lines = render_log(log, 3)
+    assert [line.split("  ")[-1] for line in lines] == [
+        "",
+        "Kernel and syslog, the boot before:",
+        *("b", "panic?[2J"),
+        "Kernel and syslog, this boot:",
+        "c",
+    ]
+    assert "Kernel and syslog, 2 boots ago:" in render_log(log, 9)
+    nothings: list[object] = [None, {}, {"boots": []}, {"boots": [3, {"lines": 4}]}]
+    for nothing in nothings:
+        assert "No line of its kernel came" in render_log(nothing, 9)[1]
