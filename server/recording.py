@@ -28,7 +28,8 @@ MAX_BOOTS: Final = 10_000
 MAX_LINES: Final = 5000
 MAX_READS: Final = 200_000
 SILENT_SECONDS: Final = 300.0
-AFTER_READY_SECONDS: Final = 2.0
+AFTER_READY_SECONDS: Final = 5.0
+"""The last reads come a few seconds late (services/nbd.py)."""
 _log = logging.getLogger(__name__)
 
 

@@ -207,6 +207,7 @@ class NbdService:
         """What all connections moved since the last time; a connection may last for months."""
         size, requests = self._past
         for connection in self._connections:
+            connection.tell_reads()
             more = connection.traffic()
             size += more[0]
             requests += more[1]

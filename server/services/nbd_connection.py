@@ -226,6 +226,11 @@ class Connection:
         self._tap.receive(data, count, time.time())
         self._service.note_reads(self, self._tap)
 
+    def tell_reads(self) -> None:
+        """Have the reads told that have waited long enough, though none follow."""
+        if self._tap is not None:
+            self._service.note_reads(self, self._tap)
+
     def _negotiate(self) -> None:
         handshake = self._handshake
         if handshake is None:

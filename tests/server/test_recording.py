@@ -70,7 +70,7 @@ def test_one_boot(site: Site) -> None:
     site.event("beacon", "ready", status="ok")
     site.recorder.poll()
     assert site.written() == []
-    site.now += 3
+    site.now += 6
     site.recorder.poll()
     ((head, probe, core, conf, reads),) = site.written()
     assert head == {"format": 1, "node": NODE, "started": 1000.0}

@@ -20,6 +20,7 @@ import pytest
 from server.content import Export
 from server.errors import ServerError
 from server.protocols.nbd import pack_request
+from server.protocols.nbd_tap import unpack_reads
 from server.services import mapped
 from server.services.limits import NbdLimits
 from server.services.nbd import NbdService
@@ -138,6 +139,35 @@ def test_traffic_is_told_while_a_connection_lasts(
         with attach(service) as sock:
             read(sock, 0, 11)
     assert told() == (SIZE + 118, 4), "nothing twice, and the last ones when it stops"
+
+
+def test_reads_are_told_for_a_recording_though_none_follow(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.nbd.TRAFFIC_SECONDS", 0.05)
+    monkeypatch.setattr("server.services.nbd.READS_SECONDS", 0.01)
+    seen = Seen()
+    export = Export("opt/ltsp/amd64", image, SIZE, "ab" * 32, "amd64")
+    with (
+        running(
+            lambda loop: NbdService(
+                loop,
+                address="127.0.0.1",
+                port=0,
+                exports=lambda name, client: export,
+                list_exports=lambda client: [export.name],
+                emit=seen.emit,
+                record=True,
+            )
+        ) as service,
+        attach(service) as sock,
+    ):
+        read(sock, 4096, 512)
+        detail = seen.wait_phase("reads")
+        assert (detail["export"], detail["size"]) == (export.name, SIZE)
+        ((at, offset, length),) = unpack_reads(str(detail["reads"]), float(detail["zero"]))
+        assert (offset, length) == (4096, 512)
+        assert at == detail["zero"]
 
 
 def test_attach_read_detach(image: Path) -> None:
