@@ -7,6 +7,7 @@ its power stays Ready for all of these tests, so no re-join succeeds by luck.
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rack.ltsconf import example_lts_conf
 from rack.machine import NodeSpec
 from rack.node import Node
 from rack.rack import Rack
+from tests.e2e.waits import wait_finding
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -29,9 +31,27 @@ CONTAINERD_SECTION = """
 [{mac}]
 IMAGE = amd64-containerd
 PREINIT_02_DOCKER_OPTIONS = NONE
+RCFILE_ON_ERROR = continue
+RCFILE_06_OLD_TOKEN = "kubeadm join --token {old} {{{{ api }}}} \
+--discovery-token-ca-cert-hash {{{{ ca_hash }}}}"
 RCFILE_07_JOIN_K8S = "kubeadm join --token {{{{ token }}}} {{{{ api }}}} \
 --discovery-token-ca-cert-hash {{{{ ca_hash }}}} \
 --cri-socket /run/containerd/containerd.sock --ignore-preflight-errors=FileExisting-crictl"
+"""
+
+OLD_TOKEN = "oldone.0123456789abcdef"
+EXPIRED = """
+apiVersion: v1
+kind: Secret
+metadata: {{name: bootstrap-token-{id}, namespace: kube-system}}
+type: bootstrap.kubernetes.io/token
+stringData:
+  token-id: {id}
+  token-secret: {secret}
+  expiration: {expiration}
+  usage-bootstrap-authentication: "true"
+  usage-bootstrap-signing: "true"
+  auth-extra-groups: system:bootstrappers:kubeadm:default-node-token
 """
 
 
@@ -40,7 +60,9 @@ def farm(rack: Rack, store: Path) -> Rack:
     """The rack with its control plane, serving the article's lts.conf."""
     rack.start_control_plane()
     spec = NodeSpec("runtime").completed("")
-    template = example_lts_conf().read_text() + CONTAINERD_SECTION.format(mac=spec.mac)
+    template = example_lts_conf().read_text() + CONTAINERD_SECTION.format(
+        mac=spec.mac, old=OLD_TOKEN
+    )
     rack.serve(store, template, config={"default_image": "amd64"})
     return rack
 
@@ -195,9 +217,27 @@ def test_poweroff_ends_and_marks_the_node(farm: Rack, worker: Node) -> None:
     assert ready[0]["status"] != "True"
 
 
-def test_containerd_boot_to_ready_and_a_pod(farm: Rack) -> None:
+def make_expired_token(farm: Rack) -> None:
+    """A token that ended three hours ago, as one in an old lts.conf has."""
+    ended = datetime.now(UTC) - timedelta(hours=3)
+    words = dict(zip(("id", "secret"), OLD_TOKEN.split("."), strict=True))
+    text = EXPIRED.format(**words, expiration=f"{ended:%Y-%m-%dT%H:%M:%SZ}")
+    farm.kubectl("create", "-f", "-", stdin=text)
+
+
+def test_containerd_boot_to_ready_and_a_pod_after_an_expired_token(farm: Rack) -> None:
+    """Its lts.conf has two join lines: the first one's token has expired."""
+    make_expired_token(farm)
     node = farm.boot(NodeSpec("runtime", memory=1536))
+    finding = wait_finding(farm, node, "token-expired", timeout=BOOT)
+    assert finding["severity"] == "error"
+    assert finding["phase"] == "join"
+    assert "token expired" in finding["headline"]
+    assert "oldone" in finding["seen"]
+    assert "0123456789abcdef" not in str(finding)
+    assert any("kubeadm token create --print-join-command" in line for line in finding["check"])
     farm.wait_ready(node, timeout=BOOT)
+    assert (farm.timeline(node)["finding"] or {}).get("rule") != "token-expired"
     pod = farm.run_pod(node, name="by-containerd")
     assert pod.phase == "Succeeded"
     info = read_node(farm, node)["status"]
