@@ -131,29 +131,26 @@ class Link:
     def catch_up(self) -> None:
         """Take what has come to the link's own socket up to now."""
         for _ in range(MAX_CATCH_UP):
-            sock = self.sock
-            if sock is None:
+            if not self._on_readable():
                 return
-            try:
-                packet = sock.recv(MAX_ANSWER)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self._gone()
-                return
-            self.on_packet(packet)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self) -> bool:
+        """Take one packet off the link's own socket; False when there is none."""
         sock = self.sock
         if sock is None:
-            return
+            return False
         try:
             packet = sock.recv(MAX_ANSWER)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             self._gone()
-            return
+            return False
+        self.on_packet(packet)
+        return True
+
+    def on_packet(self, packet: bytes) -> None:
+        """Take a packet from the client."""
         transfer = self.transfer
         if not transfer.receive(packet, self._time()):
             if transfer.outcome is not None:
@@ -161,7 +158,10 @@ class Link:
             return
         if self._loading:
             return
-        if transfer.count == 1 and transfer.first > 0 and not self._segmenting:
+        if self._service.throttle is not None and self._waits(self._service.throttle):
+            return
+        sock = self.sock
+        if transfer.count == 1 and transfer.first > 0 and sock and not self._segmenting:
             # Lockstep, the usual case of all firmware: one packet, by one call.
             block = self._reader.packet(transfer.first)
             if block is None:
@@ -175,19 +175,6 @@ class Link:
             self._send()
         if transfer.deadline < self.watched:
             self._watch()
-
-    def on_packet(self, packet: bytes) -> None:
-        """Take a packet from the client."""
-        transfer = self.transfer
-        if transfer.receive(packet, self._time()):
-            if not self._loading:
-                if self._service.throttle is not None and self._waits(self._service.throttle):
-                    return
-                self._send()
-                if transfer.deadline < self.watched:
-                    self._watch()
-        elif transfer.outcome is not None:
-            self.finish()
 
     def _waits(self, throttle: Throttle) -> bool:
         """Count what is to be sent; True when the client has had too much: it comes later."""
