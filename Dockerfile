@@ -80,6 +80,7 @@ COPY container/*.py /usr/lib/bootfarm/container/
 COPY netboot-config /usr/lib/bootfarm/netboot-config
 COPY server /usr/lib/bootfarm/server
 ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    PROMETHEUS_DISABLE_CREATED_SERIES=True \
     BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state
 USER 10069:10069
 WORKDIR /var/lib/bootfarm

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -71,7 +66,9 @@ class Metrics:
 
     def __init__(self, present: Present, *, max_nodes: int) -> None:
         # They would be a second series for each counter, of no use here.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        # Debian 12's, in the container, has it as an environment variable only.
+        if disable := getattr(prometheus_client, "disable_created_metrics", None):
+            disable()
         self.registry = CollectorRegistry()
         self.tally = Tally(self._booted)
         self.findings = Findings(present.farm)

@@ -60,7 +60,8 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with kept_engine(tmp_path_factory.mktemp("builds")) as engine:
         import_base(engine)
         demo = HOUSE / "recipes/demo.yaml"
-        two = HOUSE / "build/demo-two.yaml"  # its paths begin with ../build
+        # Its paths begin with ../build, and its name is part of what the stages read.
+        two = HOUSE / "build/demo.yaml"
         two.write_text(demo.read_text().replace("\ncmdline:\n", f"\ncmdline:\n  - {MARK}\n"))
         try:
             return [build(engine, demo, "farm:one"), build(engine, two, "farm:two")]

@@ -27,11 +27,7 @@ from tests.docker_engine import (
     program,
 )
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(os.environ.get("BOOTFARM_TEST_DOCKER") != "1", reason="until shown in CI"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 HOUSE = Path(__file__).parents[2]
 DEMO = HOUSE / "recipes/demo.yaml"
