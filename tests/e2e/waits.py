@@ -1,5 +1,6 @@
 """Waiting for what the server says of a machine."""
 
+import re
 import time
 from typing import Any
 
@@ -39,3 +40,19 @@ def wait_finding(rack: Rack, node: Node, rule: str, timeout: float = 300.0) -> d
             return found
         time.sleep(1)
     raise AssertionError(f"no finding {rule} of {node.name}, but {found}: {rack.timeline(node)}")
+
+
+def wait_line(
+    rack: Rack, node: Node, source: str, pattern: str, timeout: float = 90.0
+) -> dict[str, Any]:
+    """Wait until a line that matches is in the node's log at the server; the line."""
+    assert rack.server is not None
+    end = time.monotonic() + timeout
+    while True:
+        log = rack.server.get_json(f"/api/nodes/{node.mac}/log")
+        lines = [line for boot in log["boots"] for line in boot["lines"]]
+        for line in lines:
+            if line["source"] == source and re.search(pattern, line["text"]):
+                return dict(line)
+        assert time.monotonic() < end, f"no line {pattern!r} of {source} in {lines[-20:]}"
+        time.sleep(0.5)
