@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.client import compile_client
 from bench.data import make_data, warm
+from bench.page import measure_page
 from bench.place import BenchError, come_first, describe_machine, leave_network, load_average
 from bench.report import render
 from bench.rows import Row, Scale, make_rows, set_image_bytes
@@ -21,14 +22,15 @@ WORK = Path(__file__).resolve().parent.parent / "build" / "bench"
 def main() -> int:
     options = read_options()
     rows = [row for row in make_rows() if not options.only or row.key in options.only]
-    if not rows:
-        keys = ", ".join(row.key for row in make_rows())
+    page = not options.only or "page" in options.only
+    if not rows and not page:
+        keys = ", ".join([*(row.key for row in make_rows()), "page"])
         print(f"no such row; there are {keys}", file=sys.stderr)
         return 2
     os.chdir(Path(__file__).parent.parent)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        run(rows, options)
+        run(rows, page, options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -52,12 +54,12 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(rows: list[Row], options: argparse.Namespace) -> None:
+def run(rows: list[Row], page: bool, options: argparse.Namespace) -> None:
     quick = options.quick
     runs = options.runs or (3 if quick else 5)
     seconds = options.seconds or (0.7 if quick else 3.0)
     print("preparing: files, peers, load client", file=sys.stderr)
-    data = make_data(WORK, 256 if quick else 1024)
+    data = make_data(WORK, 320 if quick else 1024)
     set_image_bytes(data.size)
     program = compile_client(WORK)
     scale = Scale(seconds, 0.2 if quick else 0.5, options.nodes or (64 if quick else 640), 150,
@@ -73,6 +75,8 @@ def run(rows: list[Row], options: argparse.Namespace) -> None:
             warm(path)
     began = load_average()
     results = [run_row(row, runs, scale, servers, options.ours or ["bootfarm"]) for row in rows]
+    if page:
+        results.append(measure_page(runs))
     report = {
         "machine": describe_machine(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),

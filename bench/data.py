@@ -8,13 +8,10 @@ from typing import Final
 
 from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
 from imagebuild.store import Store
+from server.simulate.profile import DEFAULT, Fetch, load_profile
 
 NAME: Final = "bench"
 KERNEL: Final = f"/ltsp/{NAME}/vmlinuz"
-KERNEL_8: Final = f"/ltsp/{NAME}/grub/i386-pc/kernel"
-"""Of the usual size: the file at KERNEL is larger than a kernel, to have enough to measure."""
-INITRD: Final = f"/ltsp/{NAME}/initrd.img"
-LOADER: Final = f"/ltsp/{NAME}/grub/i386-pc/core.0"
 MIB: Final = 1024 * 1024
 
 
@@ -38,9 +35,9 @@ def make_data(directory: Path, image_mib: int) -> Data:
     sizes = {
         "rootfs.squashfs": image_mib * MIB,
         "vmlinuz": 40_000_000,
-        "initrd.img": 15_000_000,
-        "boot/grub/i386-pc/core.0": 120_000,
-        "boot/grub/i386-pc/kernel": 8_000_000,
+        "initrd.img": 1_000_000,
+        "boot/grub/i386-pc/core.0": 200_000,
+        **{f"boot/{_below(path)}": size for path, size in _storm_files().items()},
     }
     if not opened.images():
         with opened.writing() as place:
@@ -70,19 +67,38 @@ def make_data(directory: Path, image_mib: int) -> Data:
             opened.publish(NAME, work, tags=("current",))
     image = opened.images()[0].path
     tree = directory / f"tree-{image_mib}"
-    links = {
-        KERNEL: "vmlinuz",
-        KERNEL_8: "boot/grub/i386-pc/kernel",
-        INITRD: "initrd.img",
-        LOADER: "boot/grub/i386-pc/core.0",
-    }
+    links = {KERNEL: "vmlinuz"}
+    links |= {path: f"boot/{_below(path)}" for path in _storm_files()}
     for path, name in links.items():
         link = tree / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             os.link(image / name, link)
-    (tree / f"ltsp/{NAME}/lts.conf").write_text('# bootfarm lts.conf\nA="b"\n# end\n')
+    # What our server makes for each node is a fixed file for the others.
+    for path in (f"/ltsp/{NAME}/grub/grub.cfg", f"/ltsp/{NAME}/lts.conf"):
+        (tree / path.lstrip("/")).write_bytes(b"#" * 1500)
     return Data(store, tree, image / "rootfs.squashfs")
+
+
+def storm_path(step: Fetch) -> str:
+    """Where a file that a recorded boot fetched is served here."""
+    name = step.path.rpartition("/")[2]
+    if name == "lts.conf":
+        return f"/ltsp/{NAME}/lts.conf"
+    if name.startswith("grub.cfg"):
+        return f"/ltsp/{NAME}/grub/grub.cfg"
+    return f"/ltsp/{NAME}/grub/i386-pc/boot-{name}"
+
+
+def _storm_files() -> dict[str, int]:
+    """The files of the recorded boot as they are served here, with their sizes."""
+    fetches = [step for step in load_profile(DEFAULT).steps if isinstance(step, Fetch)]
+    return {path: step.size for step in fetches if "/i386-pc/" in (path := storm_path(step))}
+
+
+def _below(path: str) -> str:
+    """Of a path of the boot tree: its place below the image's boot/."""
+    return path.removeprefix(f"/ltsp/{NAME}/")
 
 
 def warm(path: Path) -> None:

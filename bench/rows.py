@@ -1,6 +1,6 @@
 """The rows of the table: what is done, by which servers, and what is aimed at."""
 
-import random
+import itertools
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from bench.client import run_client
-from bench.data import INITRD, KERNEL, KERNEL_8, LOADER, MIB, NAME
+from bench.data import KERNEL, MIB, storm_path
 from bench.place import BenchError
 from bench.servers import EXPORT, Server
+from server.simulate.profile import DEFAULT, Fetch, Reads, load_profile
 
 GIB: Final = 1024 * MIB
 OURS: Final = "bootfarm"
@@ -188,7 +189,7 @@ def _memory(clients: int) -> Callable[[Scale, Server], Figures]:
 def _storm(scale: Scale, server: Server) -> Figures:
     """All nodes at once, each from its loader to the last read of its image."""
     profile = scale.directory / "profile"
-    profile.write_text(make_profile(image_bytes(server), scale.node_mib * MIB))
+    profile.write_text(make_profile(scale.node_mib * MIB))
     words = ("storm", server.ports["tftp"], server.ports["nbd"], scale.nodes, profile)
     before = server.cpu_seconds()
     result = run_client(scale.program, words, seconds=3600)
@@ -203,32 +204,33 @@ def _storm(scale: Scale, server: Server) -> Figures:
     }
 
 
-def make_profile(image: int, wanted: int) -> str:
-    """A boot as its requests: what GRUB fetches, then reads of the image in a fixed order.
+def make_profile(wanted: int) -> str:
+    """A real boot, as a server of ours recorded it, for the load client.
 
-    The reads are drawn (always the same): runs of read-ahead that grow from 16
-    to 128 KiB, as a squashfs is read while programs start, some of one block.
+    Fetches in order, those over HTTP by TFTP, as the peers have no HTTP; then the
+    reads of the image in order, from the first on again up to `wanted` bytes.
     """
+    profile = load_profile(DEFAULT)
     lines = [
-        f"tftp {LOADER} 1428 1",
-        f"tftp /ltsp/{NAME}/lts.conf 512 1",
-        f"tftp {KERNEL_8} 1024 1",
-        f"tftp {INITRD} 1024 1",
-        f"nbd {EXPORT} 2",
+        f"tftp {storm_path(step)} {step.blksize or 512} 1"
+        for step in profile.steps
+        if isinstance(step, Fetch)
     ]
-    numbers = random.Random(6)
-    read = 0
-    while read < wanted:
-        offset = numbers.randrange(image // 4096) * 4096
-        size = 4096 if numbers.random() < 0.3 else 16 * 1024
-        for _ in range(1 if size == 4096 else numbers.randrange(2, 12)):
-            length = min(size, image - offset)
-            if length <= 0:
-                break
-            lines.append(f"read {offset} {length}")
-            read += length
-            offset += length
-            size = min(2 * size, 128 * 1024)
+    reads = [
+        read
+        for step in profile.steps
+        if isinstance(step, Reads)
+        for group in step.groups
+        for read in group
+    ]
+    # Linux's client keeps several under way on its two connections.
+    lines.append(f"nbd {EXPORT} 2")
+    done = 0
+    for offset, length in itertools.cycle(reads):
+        if done >= wanted:
+            break
+        lines.append(f"read {offset} {length}")
+        done += length
     return "\n".join(lines) + "\n"
 
 
