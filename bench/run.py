@@ -19,7 +19,7 @@ def run_row(row: Row, runs: int, scale: Scale, servers: Servers, ours: list[str]
     count = min(runs, row.runs or runs)
     print(f"{row.title}: {count} runs of {', '.join(names)}", file=sys.stderr, flush=True)
     try:
-        if not row.cold:
+        if not (row.cold or row.fresh):
             for server in all_servers:
                 server.start()
         for _ in range(count):
@@ -38,9 +38,10 @@ def run_row(row: Row, runs: int, scale: Scale, servers: Servers, ours: list[str]
 
 
 def _run_once(row: Row, scale: Scale, server: Server, servers: Servers) -> Figures:
-    if not row.cold:
+    if not (row.cold or row.fresh):
         return row.run(scale, server)
-    chill(servers.data.image, HOT_BYTES)
+    if row.cold:
+        chill(servers.data.image, HOT_BYTES)
     server.start()
     try:
         return row.run(scale, server)
