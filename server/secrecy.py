@@ -42,7 +42,8 @@ _PATTERNS: Final = (
     re.compile(rf"(?P<keep>(?i:--?(?:[a-z]{{1,20}}-){{0,4}}(?:{_WORDS})[ =]{{1,4}})){_VALUE}"),
     # token: VALUE, MY_PASSWORD=VALUE, "password": "VALUE".
     re.compile(
-        rf"(?P<keep>(?i:(?:{_WORDS})[\w-]{{0,20}}[\"']?\s{{0,4}}[:=]\s{{0,4}}))"
+        # (but `RCFILE_01_TOKEN: exit 1` is how a line of lts.conf ended)
+        rf"(?P<keep>(?i:(?:{_WORDS})[\w-]{{0,20}}[\"']?\s{{0,4}}[:=]\s{{0,4}}))(?!exit \d)"
         r"(?:\"[^\"]*\"?|'[^']*'?|[^\s\"',;]+)"
     ),
     re.compile(r"(?P<keep>\b(?i:bearer|basic) )[\w.~+/=-]{8,}"),

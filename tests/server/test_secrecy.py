@@ -54,6 +54,7 @@ def test_what_is_masked(text: str, masked: str) -> None:
     [
         "/ltsp/amd64/grub/x86_64-efi/core.efi",
         "RCFILE_07: exit 1",
+        "RCFILE_06_OLD_TOKEN: exit 1: no route",
         "kubeadm join: the API server 10.9.0.1:6443 is unreachable",
         "amd64@0123456789ab",
         "tokens are short-lived",
