@@ -4,12 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from server.diagnosis.expectation import EXPECTATIONS, TRANSFER_SECONDS
 from server.nodes import ORDER, Boot, Node, Phase
-
-_UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 Entry = Mapping[str, Any]
 """One of Node.events: {time, source, phase, what, detail, count, until}. To be read sparingly."""
@@ -130,24 +128,6 @@ def count_of(entry: Entry) -> int:
 def search(pattern: str, text: str) -> re.Match[str] | None:
     """The first match, whatever the case."""
     return re.search(pattern, text, re.IGNORECASE)
-
-
-def name_span(seconds: float) -> str:
-    """A time span in one or two words: `40 s`, `3 min`, `3 h`, `2 days`."""
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size or (unit != "days" and seconds >= size):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
-def name_size(amount: float) -> str:
-    """Bytes in words: `2.1 GiB`, `240 MiB`."""
-    for size, unit in _UNITS:
-        if amount >= size:
-            number = amount / size
-            text = f"{number:.0f}" if number >= 100 else f"{number:.1f}".removesuffix(".0")
-            return f"{text} {unit}"
-    return f"{amount:.0f} bytes"
 
 
 def name_count(number: int) -> str:

@@ -2,10 +2,11 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, Entry, count_of, name_count, name_span, search
+from server.diagnosis.case import Case, Entry, count_of, name_count, search
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
 from server.nodes import is_core
+from server.quantities import name_span
 
 _BIOS_LOADERS: Final = ("core.0", "undionly.kpxe")
 _X86: Final = (0, 7, 9, 16)

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, name_size, name_span, search
+from server.diagnosis.case import Case, search
 from server.diagnosis.rule import Rule, Values
+from server.quantities import name_size, name_span
 
 _UNREACHABLE: Final = "refused|timed out|time ?out|unreachable|no route|in progress"
 _ROOT_WORDS: Final = r"\(([^()]*)\)"

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, name_count, name_span, search
+from server.diagnosis.case import Case, name_count, search
 from server.diagnosis.rule import Rule, Values
+from server.quantities import name_span
 
 _TRY: Final = r"^try \d+: "
 _NEW_LINE: Final = (

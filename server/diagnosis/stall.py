@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from server.diagnosis.case import Case, name_count, name_span
+from server.diagnosis.case import Case, name_count
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
 from server.nodes import ORDER, PHASES, Boot
+from server.quantities import name_span
 from server.timeline import PAST_BOOTS
 
 LOOP_BOOTS: Final = 3

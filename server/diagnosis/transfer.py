@@ -2,17 +2,9 @@
 
 from typing import Final
 
-from server.diagnosis.case import (
-    Case,
-    Entry,
-    count_of,
-    name_count,
-    name_size,
-    name_span,
-    number_in,
-    search,
-)
+from server.diagnosis.case import Case, Entry, count_of, name_count, number_in, search
 from server.diagnosis.rule import Rule, Values
+from server.quantities import name_size, name_span
 
 _CANNOT_SEND: Final = "cannot send: "
 _PHASES: Final = ("loader", "menu", "kernel", "initrd")

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from server.nodes import ORDER, PHASES
+from server.quantities import name_age, name_size
 from server.terminal.words import (
     clean,
     make_table,
-    name_age,
+    name_amount,
     name_date,
     name_rate,
     name_seconds,
-    name_size,
     name_time,
     number_of,
     text_of,
@@ -181,7 +181,7 @@ def _render_phases(boot: Fields) -> list[str]:
                 text_of(phase, "status"),
                 f"+{name_seconds(number_of(phase, 'first') - started)}",
                 name_seconds(number_of(phase, "last") - number_of(phase, "first")),
-                name_size(amount),
+                name_amount(amount),
                 name_rate(amount, seconds),
                 str(retries) if retries else "",
                 text_of(phase, "detail"),
@@ -232,7 +232,7 @@ def render_event(event: Fields, name: str | None = None) -> str:
         shown.pop(key, None)
     if shown.get("retries") == "0":
         del shown["retries"]
-    numbers = [name_size(amount), f"in {seconds:.2f} s" if seconds else ""]
+    numbers = [name_amount(amount), f"in {seconds:.2f} s" if seconds else ""]
     count = int(number_of(event, "count"))
     who = text_of(event, "node") if name is None else name
     what = text_of(event, "phase") or text_of(event, "what")

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-_UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+from server.quantities import name_age, name_size
 
 
 def clean(value: object) -> str:
@@ -19,27 +19,9 @@ def cut(text: str, width: int | None) -> str:
     return text[: max(0, width - 1)] + "…"
 
 
-def name_age(seconds: float) -> str:
-    """`12 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-
-
-def name_size(amount: float) -> str:
-    """`2.1 GiB`, `240 MiB`, `17 B`; "" for nothing."""
-    if amount <= 0:
-        return ""
-    for size, unit in _UNITS:
-        if amount >= size:
-            number = amount / size
-            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
-    return f"{amount:.0f} B"
+def name_amount(amount: float) -> str:
+    """Bytes in words, "" for none."""
+    return name_size(amount) if amount > 0 else ""
 
 
 def name_rate(amount: float, seconds: float) -> str:

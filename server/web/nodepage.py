@@ -9,8 +9,9 @@ from server.logbook import BootLog
 from server.nodes import ORDER, Boot, Node, Phase
 from server.overview import Row
 from server.protocols.http import Response
+from server.quantities import name_age, name_size
 from server.web.page import view_row
-from server.web.rendering import format_age, format_bytes, format_clock, format_span, render
+from server.web.rendering import format_clock, format_span, render
 
 MEANINGS = {
     "dhcp": "asks for an address and a loader",
@@ -133,8 +134,8 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
                 before=phase.error if phase.error not in ("", phase.detail) else "",
                 at=f"+{format_span(began - begin)}",
                 took=format_span(ended - began) if ended > began else "",
-                bytes=format_bytes(phase.bytes) if phase.bytes else "",
-                rate=f"{format_bytes(phase.bytes / phase.seconds)}/s" if phase.seconds else "",
+                bytes=name_size(phase.bytes) if phase.bytes else "",
+                rate=f"{name_size(phase.bytes / phase.seconds)}/s" if phase.seconds else "",
                 retries=str(phase.retries) if phase.bytes or phase.retries else "",
                 x=round(x, 2),
                 width=round(min(max(100 * (ended - began) / whole, 1.0), 100 - x), 2),
@@ -205,7 +206,7 @@ def view_logs(node: Node, boots: Sequence[BootLog], now: float) -> list[LogView]
         ]
         last = log.entries[-1].time
         which = _name_boot(node.boots - log.boot)
-        views.append(LogView(f"{which}, last line {format_age(now - last)} ago", lines))
+        views.append(LogView(f"{which}, last line {name_age(now - last)} ago", lines))
     return views
 
 

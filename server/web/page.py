@@ -9,7 +9,8 @@ from server.diagnosis import Finding
 from server.nodes import ORDER, PHASES, Boot, Node
 from server.overview import STATES, Overview, Row
 from server.protocols.http import Response
-from server.web.rendering import format_age, format_span, render
+from server.quantities import name_age
+from server.web.rendering import format_span, render
 
 ROWS = 100
 WANTED_MAX = 80
@@ -136,10 +137,10 @@ def _progress(node: Node, now: float) -> str:
         return "nothing of its boot seen yet"
     at = boot.phases[phase]
     if phase == "shutdown":
-        return f"shut down {format_age(now - at.first)} ago"
+        return f"shut down {name_age(now - at.first)} ago"
     if phase == "ready":
         return f"ready {format_span(at.first - boot.started)} after it began"
     step = f"step {ORDER[phase] + 1} of {len(STEPS)}"
     if at.status == "error":
         return f"{phase} failed, {step}"
-    return f"{phase}, {step}, for {format_age(now - at.first)}"
+    return f"{phase}, {step}, for {name_age(now - at.first)}"

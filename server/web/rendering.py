@@ -11,6 +11,7 @@ from typing import Any, Final
 import jinja2
 
 from server.protocols.http import Response
+from server.quantities import name_age
 
 HTML: Final = "text/html; charset=utf-8"
 STATE_WORDS: Final = {"look": "needs a look", "booting": "booting", "ready": "ready", "off": "off"}
@@ -41,7 +42,7 @@ def _environment() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters |= {
-        "age": format_age,
+        "age": name_age,
         "clock": format_clock,
         "iso": format_iso,
         "stamp": format_stamp,
@@ -98,18 +99,6 @@ def render_lost(
     )
 
 
-def format_age(seconds: float) -> str:
-    """A time span in two words at most, as people read it from afar: `3 min`, `2 h 5 min`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-
-
 def format_span(seconds: float) -> str:
     """How long something took: `0.2 s`, `48 s`, `2 min 5 s`, then as ages."""
     if seconds < 10:
@@ -118,16 +107,7 @@ def format_span(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return format_age(seconds)
-
-
-def format_bytes(count: float) -> str:
-    """`512 B`, `14.2 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1000 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+    return name_age(seconds)
 
 
 def format_clock(seconds: float) -> str:

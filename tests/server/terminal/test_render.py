@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from server.nodes import PHASES, describe
+from server.quantities import name_age
 from server.terminal.render import (
     render_bar,
     render_event,
@@ -10,7 +11,7 @@ from server.terminal.render import (
     render_node,
     render_nodes,
 )
-from server.terminal.words import make_table, name_age, name_rate, name_seconds, name_size
+from server.terminal.words import make_table, name_amount, name_rate, name_seconds
 from tests.server.diagnosis.story import START, Story
 
 SAID = "try 1: token refused: the cluster has no token abcdef (expired, or never made)"
@@ -71,14 +72,14 @@ def test_one_node_with_its_timeline() -> None:
     lines = render_node(answer(story), story.now + 5, unicode=False, events=2)
     text = "\n".join(lines)
     assert lines[0] == "node-1  52:54:00:00:00:01  10.9.0.11"
-    assert lines[1] == "machine: x86 BIOS, 2.0 GiB of memory, serial SN1"
+    assert lines[1] == "machine: x86 BIOS, 2 GiB of memory, serial SN1"
     assert lines[2] == "network: address 10.9.0.11, given by the DHCP server 10.9.0.3"
     assert "############!.  join: error, since 5 s" in text
     assert "! kubeadm join: token expired or never made.\n  error in phase join, for 5 s\n" in text
     assert "    1. make a new one where admin.conf is: `kubeadm token create" in text
     assert "(rule token-expired, docs/diagnosis.md)" in text
     row = next(line for line in lines if line.startswith("initrd "))
-    assert " ".join(row.split()) == "initrd ok +1.0 s 0.0 s 14.0 MiB 2.0 MiB/s 3"
+    assert " ".join(row.split()) == "initrd ok +1.0 s 0.0 s 14 MiB 2 MiB/s 3"
     assert "Its last 2 events:" in text
     assert lines[-1].endswith(f"beacon  join  error  {SAID}")
 
@@ -123,7 +124,7 @@ def test_an_event_is_a_line() -> None:
     assert words[0].endswith(".250")
     assert words[1:] == [
         *("52:54:00:00:00:01", "tftp", "initrd", "ok", "/ltsp/amd64/initrd.img"),
-        *("2.0 MiB", "in 0.50 s", "retries=4", "(2 times)"),
+        *("2 MiB", "in 0.50 s", "retries=4", "(2 times)"),
     ]
     assert render_event({"time": 0, "source": "nbd", "what": "attach"}).endswith("nbd  attach")
 
@@ -132,7 +133,7 @@ def test_words() -> None:
     assert [name_age(s) for s in (-1, 59, 60, 7500, 200_000)] == [
         *("0 s", "59 s", "1 min", "2 h 5 min", "2 d 7 h"),
     ]
-    assert [name_size(n) for n in (0, 17, 1536, 240 << 20)] == ["", "17 B", "1.5 KiB", "240 MiB"]
+    assert [name_amount(n) for n in (0, 17, 1536, 240 << 20)] == ["", "17 B", "1.5 KiB", "240 MiB"]
     assert (name_rate(1 << 20, 2.0), name_rate(5, 0), name_rate(0, 5)) == ("512 KiB/s", "", "")
     assert (name_seconds(1.25), name_seconds(180)) == ("1.2 s", "3 min")
     assert make_table(("A", "B"), [("long", ""), ("x", "y")]) == ["A     B", "long", "x     y"]

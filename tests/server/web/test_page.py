@@ -19,10 +19,11 @@ from server.ltsconf import LtsConf, LtsTemplate, is_template
 from server.nodes import Boot, Nodes, Phase
 from server.overview import Overview
 from server.protocols.http import Request, Response
+from server.quantities import name_age, name_size
 from server.secrecy import Secrecy
 from server.web.nodepage import view_phases
 from server.web.page import ROWS
-from server.web.rendering import format_age, format_bytes, format_span
+from server.web.rendering import format_span
 from server.web.routes import Web, handle
 from tests.server.farm import publish
 
@@ -263,7 +264,7 @@ def test_node_page(farm: Farm) -> None:
     assert page.status == 200
     for words in ("node-1", MAC, IP, "SN-77", farm.image.digest, "token expired 3 h ago"):
         assert words in page.text
-    for words in ("10.0 MiB", "2.5 MiB/s", "failed", "fetches the initramfs", "16 min"):
+    for words in ("10 MiB", "2.5 MiB/s", "failed", "fetches the initramfs", "16 min"):
         assert words in page.text
     assert farm.page("/nodes/52-54-00-00-00-01").text == page.text
     assert f"/api/nodes/{MAC}" in page.links
@@ -340,7 +341,7 @@ def test_phases_are_laid_out_within_the_picture() -> None:
     boot.phases["join"] = Phase(120.0, 121.0, "start", count=2)
     views = {view.name: view for view in view_phases(boot, 140.0)}
     assert (views["kernel"].x, views["kernel"].width) == (0.0, 10.0)
-    assert (views["kernel"].took, views["kernel"].rate) == ("4.0 s", "1.0 KiB/s")
+    assert (views["kernel"].took, views["kernel"].rate) == ("4.0 s", "1 KiB/s")
     assert (views["join"].x, views["join"].width) == (50.0, 50.0)
     assert (views["join"].how, views["join"].took) == ("under way", "20 s")
     assert views["rcfile"].how == "done, 7 times"
@@ -354,18 +355,18 @@ def test_phases_are_laid_out_within_the_picture() -> None:
 @pytest.mark.parametrize(
     ("format_", "value", "words"),
     [
-        (format_age, -3, "0 s"),
-        (format_age, 59.9, "59 s"),
-        (format_age, 60, "1 min"),
-        (format_age, 7500, "2 h 5 min"),
-        (format_age, 200_000, "2 d 7 h"),
+        (name_age, -3, "0 s"),
+        (name_age, 59.9, "59 s"),
+        (name_age, 60, "1 min"),
+        (name_age, 7500, "2 h 5 min"),
+        (name_age, 200_000, "2 d 7 h"),
         (format_span, 0.21, "0.2 s"),
         (format_span, 48.3, "48 s"),
         (format_span, 125, "2 min 5 s"),
-        (format_bytes, 512, "512 B"),
-        (format_bytes, 14_900_000, "14.2 MiB"),
-        (format_bytes, 240 * 2**20, "240 MiB"),
-        (format_bytes, 2**41, "2048 GiB"),
+        (name_size, 512, "512 B"),
+        (name_size, 14_900_000, "14.2 MiB"),
+        (name_size, 240 * 2**20, "240 MiB"),
+        (name_size, 2**41, "2048 GiB"),
     ],
 )
 def test_formats(format_: Callable[[float], str], value: float, words: str) -> None:
