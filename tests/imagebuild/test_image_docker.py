@@ -5,6 +5,7 @@ are kept from run to run (tests/docker_engine.py), so only what changed is built
 """
 
 import contextlib
+import io
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.apt import machine_mirrors
 from imagebuild.store import Store
 from tests.docker_engine import (
     Engine,
@@ -142,15 +144,27 @@ def test_a_server_edit_rebuilds_the_final_stage_only(
 ) -> None:
     context = tmp_path / "context.tar"
     bootfarm("image", "build", str(DEMO), "--squashfs-level", "3", "--context", str(context))
-    with tarfile.open(context) as archive:
-        archive.extractall(tmp_path / "context", filter="data")
-    app = tmp_path / "context/server/app.py"
-    app.write_text(app.read_text() + f"# an edit at {time.time_ns()}\n")
-    done = engine.docker(
-        *("build", *build_options(), "--build-arg", "RECIPE=recipes/packed"),
-        str(tmp_path / "context"),
-        env={"DOCKER_BUILDKIT": "0"},
-    )
+    edited = tmp_path / "edited.tar"
+    with tarfile.open(context) as source, tarfile.open(edited, "w") as target:
+        for member in source:
+            data = source.extractfile(member).read() if member.isfile() else b""  # type: ignore[union-attr]
+            if member.name == "server/app.py":
+                data += f"# an edit at {time.time_ns()}\n".encode()
+                member.size = len(data)
+            target.addfile(member, io.BytesIO(data))
+    with edited.open("rb") as stdin:
+        done = subprocess.run(
+            [
+                *(str(program("docker")), "--host", engine.url, "build", *build_options()),
+                *("--build-arg", "RECIPE=recipes/packed", "-"),
+            ],
+            stdin=stdin,
+            env={**environment(), "DOCKER_BUILDKIT": "0", "DOCKER_CONFIG": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
     stage = ""
     rebuilt: dict[str, list[str]] = {}
     for step in done.stdout.split("\nStep ")[1:]:
@@ -357,13 +371,18 @@ def test_runs_without_root_and_stops_at_once(engine: Engine, built: list[str]) -
         engine.docker("rm", "--force", "farm", check=False)
 
 
-def test_buildkit_builds_it_too(engine: Engine, small: Path, tmp_path: Path) -> None:
+def test_buildkit_builds_it_too_from_the_mirror_that_it_is_given(
+    engine: Engine, small: Path, tmp_path: Path
+) -> None:
+    mirrors = machine_mirrors("debian")
     bootfarm("image", "build", str(small), "--context", str(tmp_path / "context.tar"))
     with (tmp_path / "context.tar").open("rb") as context:
         done = subprocess.run(
             [
                 *(str(program("docker")), "--host", engine.url, "build", "--progress", "plain"),
                 *(*build_options(), "--build-arg", "RECIPE=recipes/packed"),
+                *("--build-arg", f"DEBIAN_MIRROR={mirrors.archive}"),
+                *("--build-arg", f"DEBIAN_SECURITY_MIRROR={mirrors.security}"),
                 *("--tag", "farm:buildkit", "-"),
             ],
             stdin=context,
@@ -377,3 +396,9 @@ def test_buildkit_builds_it_too(engine: Engine, small: Path, tmp_path: Path) -> 
     bootfarm("image", "extract", "farm:buildkit", "--store", str(store), "--engine", engine.url)
     bootfarm("build", str(small), "--store", str(tmp_path / "host"))
     assert listing(store, "small") == listing(tmp_path / "host", "small")
+    show = ("run", "--rm", "--network", "host", "--entrypoint", "cat", "farm:buildkit")
+    assert engine.docker(*show, "/etc/apt/sources.list").stdout.splitlines() == [
+        f"deb {mirrors.archive} bookworm main",
+        f"deb {mirrors.archive} bookworm-updates main",
+        f"deb {mirrors.security} bookworm-security main",
+    ]
