@@ -20,6 +20,8 @@ from imagebuild.store import Store
 from tests.server.farm import FILES, publish
 from tests.server.metrics.scrape import Scrape
 
+pytestmark = pytest.mark.integration
+
 BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()", "serve")
 GOOD = "[default]\nGREETING = one\n"
 BAD = "[default]\nGREETING = two\n[empty]\n[x]\nA = 1\n"

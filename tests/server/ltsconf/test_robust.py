@@ -106,6 +106,7 @@ def scatter(size: int) -> bytes:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "text",
     [

@@ -12,6 +12,8 @@ from server.content import BytesContent, Content, FileContent, NotFound, Refused
 from server.services.tftp import TftpService
 from tests.server.services.running import Seen, running
 
+pytestmark = pytest.mark.integration
+
 FILES = {
     "empty": b"",
     "one": b"x",
