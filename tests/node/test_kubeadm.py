@@ -10,6 +10,8 @@ import pytest
 
 from tests.node.apiserver import TOKEN, ApiServer, openssl
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:

@@ -12,6 +12,8 @@ from server.content import Export
 from server.services.nbd import NbdService
 from tests.server.services.running import Seen, running
 
+pytestmark = pytest.mark.integration
+
 SIZE = 5_000_192  # a multiple of 512: QEMU rounds others up
 DATA = random.Random(5).randbytes(SIZE - 2_000_000)
 DIGEST = "cd" * 32

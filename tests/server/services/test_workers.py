@@ -18,6 +18,8 @@ from server.services.workers import PooledNbd, PooledTftp, WorkerPool, default_w
 from tests.server.services.catalog import FilesCatalog
 from tests.server.services.running import Running, Seen
 
+pytestmark = pytest.mark.integration
+
 IMAGE = random.Random(7).randbytes(4_000_000)
 KERNEL = random.Random(8).randbytes(500_000)
 
