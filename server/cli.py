@@ -32,7 +32,11 @@ _PORT = click.IntRange(0, 65535)
 
 @click.command("serve")
 @click.option("--store", type=_FILE, help="The store that `bootfarm build` publishes to.")
-@click.option("--lts-conf", type=_FILE, help="The lts.conf; edits count from the next request on.")
+@click.option(
+    "--lts-conf",
+    type=_FILE,
+    help="The lts.conf; edits count from the next request on, with --workers over TFTP in 0.1 s.",
+)
 @click.option("--config", "config_file", type=_FILE, help="farm.yaml; flags override it.")
 @click.option("--state", type=_FILE, help="Where timelines and the last good lts.conf are kept.")
 @click.option("--services", help="Which to run, as `tftp,http`.  [default: tftp,nbd,http]")
