@@ -13,7 +13,7 @@ from server.boottree import Site
 from server.errors import ServerError
 from server.identity import Identifier, Identity
 from server.ltsconf import LtsConf, LtsTemplate
-from server.ltsconf.explain import Explanation, explain
+from server.ltsconf.explain import Explanation, Place, explain
 from server.nodes import Node
 from server.rendering import Known, settle_template
 from server.secrecy import Secrecy
@@ -23,22 +23,13 @@ MAX_JOBS = 16
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A line that sets a value: why it applies, and where it stands (path:line)."""
-
-    value: str
-    why: str
-    where: str
-
-
-@dataclass(frozen=True)
 class Value:
     """A variable of a node, masked. value: None where NONE unset it."""
 
     key: str
     value: str | None
-    origin: Origin
-    overrode: tuple[Origin, ...]
+    origin: Place
+    overrode: tuple[Place, ...]
     step: str
 
 
@@ -146,7 +137,7 @@ class Explainer:
             return self._secrecy.mask_value(found.key, text)
 
         origins = [
-            Origin(mask(place.value), place.why, place.where)
+            Place(mask(place.value), place.why, place.where)
             for place in (found.origin, *found.overrode)
         ]
         value = None if found.value is None else mask(found.value)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from server.events import Event
 from server.ltsconf import LtsConf, LtsTemplate
 from server.ltsconf.conf import decode
+from server.ltsconf.redact import list_values
 
 MASK: Final = "(secret)"
 SHORTEST: Final = 6
@@ -132,7 +133,7 @@ class Secrecy:
         secrets, conf = self._secrets(), self._conf()
         if self._seen is not None and self._seen[0] is secrets and self._seen[1] is conf:
             return
-        whole = [value for value in _list_values(secrets) if value.strip()]
+        whole = [value for value in list_values(secrets) if value.strip()]
         if conf is not None:
             whole += find_secrets(conf)
         lines = {line.strip() for value in whole for line in value.splitlines()}
@@ -146,11 +147,3 @@ class Secrecy:
 
 def _replace(match: re.Match[str]) -> str:
     return match.group("keep") + MASK
-
-
-def _list_values(secrets: Mapping[str, Any]) -> Iterator[str]:
-    for value in secrets.values():
-        if isinstance(value, Mapping):
-            yield from _list_values(value)
-        else:
-            yield str(value)

@@ -17,7 +17,7 @@ _SHORTEST = 3
 def redact(text: str, secrets: Mapping[str, Any]) -> str:
     """`text` without what it has in common with secrets, pieces that were cut off included."""
     covered = [False] * len(text)
-    for secret in _list_values(secrets):
+    for secret in list_values(secrets):
         length = min(PIECE, len(secret))
         if length < _SHORTEST:
             continue
@@ -33,9 +33,10 @@ def redact(text: str, secrets: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _list_values(secrets: Mapping[str, Any]) -> Iterator[str]:
+def list_values(secrets: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of secrets, those of subdirectories too."""
     for value in secrets.values():
         if isinstance(value, Mapping):
-            yield from _list_values(value)
+            yield from list_values(value)
         else:
             yield str(value)

@@ -1,5 +1,4 @@
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ import pytest
 from server.errors import ServerError
 from server.secretsource import SecretsSource
 from server.stamp import SETTLE_SECONDS
+from tests.kubelet import Mount
 
 
 class Secret:
@@ -14,30 +14,10 @@ class Secret:
 
     def __init__(self, mount: Path) -> None:
         self.mount = mount
-        self.generation = 0
-        mount.mkdir()
+        self._kubelet = Mount(mount)
 
     def swap(self, **files: str) -> None:
-        self.generation += 1
-        new = self.mount / f"..{self.generation}"
-        new.mkdir()
-        for name, text in files.items():
-            (new / name).write_text(text)
-        data = self.mount / "..data"
-        old = os.readlink(data) if data.is_symlink() else None
-        (self.mount / "..data_tmp").symlink_to(new.name)
-        (self.mount / "..data_tmp").rename(data)
-        for name in files:
-            link = self.mount / name
-            if not link.is_symlink():
-                link.symlink_to(f"..data/{name}")
-        for link in self.mount.iterdir():
-            if link.is_symlink() and not link.exists():
-                link.unlink()
-        if old is not None:
-            for file in (self.mount / old).iterdir():
-                file.unlink()
-            (self.mount / old).rmdir()
+        self._kubelet.swap(files)
 
 
 def test_none(tmp_path: Path) -> None:

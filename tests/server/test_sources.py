@@ -1,6 +1,5 @@
 import base64
 import json
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from server.ltsconf.scan import Included
 from server.secretsource import SecretsSource
 from server.sources import LtsConfSource, Sources, StoreSource, find_includes
 from server.stamp import SETTLE_SECONDS
+from tests.kubelet import Mount
 from tests.server.farm import publish
 
 BAD = b"[default]\nA = good\n\n[empty]\n[pc1]\nB = lost\n"
@@ -28,7 +28,7 @@ class Farm:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.mount = base / "config"
-        self.mount.mkdir()
+        self.kubelet = Mount(self.mount)
         self.path = self.mount / "lts.conf"
         self.state = base / "state"
         self.state.mkdir()
@@ -44,22 +44,7 @@ class Farm:
     def swap(self, files: dict[str, bytes]) -> None:
         """A new generation of a ConfigMap, in the order in which kubelet does it."""
         self.generation += 1
-        new = self.mount / f"..{self.generation}"
-        new.mkdir()
-        for name, text in files.items():
-            (new / name).write_bytes(text)
-        data = self.mount / "..data"
-        old = os.readlink(data) if data.is_symlink() else None
-        (self.mount / "..data_tmp").symlink_to(new.name)
-        (self.mount / "..data_tmp").rename(data)
-        for name in files:
-            link = self.mount / name
-            if not link.is_symlink():
-                link.symlink_to(f"..data/{name}")
-        if old is not None:
-            for file in (self.mount / old).iterdir():
-                file.unlink()
-            (self.mount / old).rmdir()
+        self.kubelet.swap(files)
 
     def source(self) -> LtsConfSource:
         return LtsConfSource(
