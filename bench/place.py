@@ -28,8 +28,16 @@ def leave_network() -> None:
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         raise BenchError(f"no network namespace: {os.strerror(ctypes.get_errno())}")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    _set_congestion_control()
     # tftpd-hpa resolves no address at all where the machine has none but 127.0.0.1.
     subprocess.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"], check=True)
+
+
+def _set_congestion_control() -> None:
+    """The same for all: ours avoids BBR, the peers take what the machine has."""
+    setting = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    if setting.read_text().startswith("bbr"):
+        setting.write_text("reno")
 
 
 def come_first() -> None:

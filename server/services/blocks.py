@@ -188,27 +188,37 @@ class BlockCache:
 class Reader:
     """One transfer's place in its content."""
 
-    __slots__ = ("_blocks", "_cache", "_held", "_index", "_stretch", "_stride", "layout", "source")
+    __slots__ = (
+        "_base",
+        "_cache",
+        "_held",
+        "_index",
+        "_length",
+        "_stretch",
+        "_stride",
+        "layout",
+        "source",
+    )
 
     def __init__(self, cache: BlockCache, source: Source, blksize: int) -> None:
         self.source = source
         self.layout = Layout(source.size, blksize)
         self._cache = cache
-        self._blocks = self.layout.blocks
         self._stride = self.layout.stride
         self._held: dict[int, memoryview] = {}
         self._index = -1
         self._stretch = memoryview(b"")
+        """The stretch of the latest packet: `_length` bytes, block `_base` first."""
+        self._base = self._length = 0
 
     def packet(self, block: int) -> memoryview | None:
         """One packet; None: load it first."""
-        index, place = divmod(block, self._blocks)
-        if index != self._index:
-            packets = self.packets(block, 1)
-            return None if packets is None else packets[0]
         stride = self._stride
-        start = place * stride
-        return self._stretch[start : start + stride]
+        start = (block - self._base) * stride
+        if 0 <= start < self._length:
+            return self._stretch[start : start + stride]
+        packets = self.packets(block, 1)
+        return None if packets is None else packets[0]
 
     def packets(self, first: int, count: int) -> list[memoryview] | None:
         """The packets [first, first + count) in few slices; None: load them first."""
@@ -229,6 +239,7 @@ class Reader:
                     return None
                 held[wanted] = stretch
         self._index, self._stretch = last, held[last]
+        self._base, self._length = last * layout.blocks, len(self._stretch)
         return layout.slices(first, count, held)
 
     def load(self, first: int, count: int, done: Done) -> None:

@@ -5,23 +5,35 @@ callbacks of add_reader and add_writer are called at once, inside the selector,
 which polls again without a turn of the loop as long as nothing else wants one.
 Everything else of asyncio (timers, tasks, signals, threads) is as it was.
 
+One turn of the selector: read from all that has something (readers), send the short
+answers (`after_reads`), a few of the long ones (`in_bulk`), and look again.
+
 Belongs to the loop's thread, as all of asyncio's calls that do not say otherwise.
 """
 
 import asyncio
 import functools
+import os
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Final, TypeVarTuple, Unpack
 
 EVENTS_PER_POLL: Final = 256
+BULK_PER_POLL: Final = 4
+MIXED_TURNS: Final = 1000
+"""After a short answer, so many long ones are sent one by one."""
+WATCH_SECONDS: Final = 60e-6
+"""So long a loop with a single client looks again before it sleeps."""
+MAX_VAIN: Final = 10
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _NOT_IN: Final = ~select.EPOLLIN
 _NOT_OUT: Final = ~select.EPOLLOUT
+_EDGE: Final = select.EPOLLET
 
 Ready = Callable[[], object]
 Ts = TypeVarTuple("Ts")
@@ -42,6 +54,33 @@ class HotLoop(asyncio.SelectorEventLoop):
 
     def remove_reader(self, fd: Any) -> bool:
         return self._hot.set_reader(_number(fd), None)
+
+    def add_edge_reader(self, fd: int, ready: "Ready") -> None:
+        """As add_reader, but told once of what has arrived (EPOLLET): it takes all of it,
+        or as much as lets more arrive. Spares the kernel a second look at each event."""
+        self._hot.set_reader(fd, ready, edge=True)
+
+    @property
+    def clock(self) -> "HotSelector":
+        """Has `now`: when the events were told of that are handled right now."""
+        return self._hot
+
+    @property
+    def after_reads(self) -> Callable[["Ready"], object]:
+        """Takes what is to be called once all that has arrived by now was read.
+
+        Answers that are sent so, one after the other, find their receivers awake: a
+        machine that sleeps is woken once, not for each of its answers.
+        """
+        return self._hot.after.append
+
+    @property
+    def in_bulk(self) -> Callable[["Ready"], object]:
+        """Takes what is to be called a few at a time, with a look at all readers in between.
+
+        For long answers: those to short questions do not wait for all of them.
+        """
+        return self._hot.bulk.append
 
     def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
         ready = functools.partial(callback, *args) if args else callback
@@ -91,14 +130,29 @@ class HotSelector(selectors.BaseSelector):
     def __init__(self, on_error: Callable[[Exception, Ready], None]) -> None:
         self.wanted = False
         """Set it when the loop has to have a turn."""
+        self.now = time.monotonic()
+        """When the latest events were told of."""
+        self.after: list[Ready] = []
+        """Called, and forgotten, when the readers and writers of a poll have been."""
+        self.bulk: deque[Ready] = deque()
+        """Called after those, a few after each poll."""
+        self._mixed = 0
+        """Above 0: there are short answers too, which wait for one long one at most."""
+        self._may_watch = len(os.sched_getaffinity(0)) > 1
+        self._pause = 0
+        """Waits to come in which it does not look again."""
+        self._vain = 0
+        """Times in a row that it was in vain."""
         self._epoll = select.epoll()
+        self._edges: set[int] = set()
         self._on_error = on_error
         self._readers: dict[int, Ready] = {}
         self._writers: dict[int, Ready] = {}
         self._keys: dict[int, selectors.SelectorKey] = {}
 
-    def set_reader(self, fd: int, ready: Ready | None) -> bool:
+    def set_reader(self, fd: int, ready: Ready | None, *, edge: bool = False) -> bool:
         """Set or remove (None) a reader; True when there was one."""
+        (self._edges.add if edge else self._edges.discard)(fd)
         return self._set(self._readers, fd, ready)
 
     def set_writer(self, fd: int, ready: Ready | None) -> bool:
@@ -135,7 +189,8 @@ class HotSelector(selectors.BaseSelector):
         return had
 
     def _mask(self, fd: int) -> int:
-        return (_IN if fd in self._readers else 0) | (_OUT if fd in self._writers else 0)
+        kinds = (_IN if fd in self._readers else 0) | (_OUT if fd in self._writers else 0)
+        return kinds | _EDGE if kinds and fd in self._edges else kinds
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Call readers and writers until the loop is wanted, or for `timeout` seconds."""
@@ -145,13 +200,29 @@ class HotSelector(selectors.BaseSelector):
         end = time.monotonic() + wait
         told: list[tuple[selectors.SelectorKey, int]] = []
         self.wanted = False
+        after, bulk = self.after, self.bulk
+        alone = False
         while True:
+            events: list[tuple[int, int]] = []
             try:
-                events = poll(wait, EVENTS_PER_POLL)
+                if alone and not bulk and self._watches():
+                    events = self._watch()
+                if not events:
+                    events = poll(0 if bulk or after else wait, EVENTS_PER_POLL)
             except InterruptedError:
                 return told
+            alone = len(events) == 1
+            self.now = time.monotonic()
             for fd, mask in events:
                 # Looked up now: an earlier one of these events may have changed it.
+                if mask == _IN:
+                    ready = reader_of(fd)
+                    if ready is not None:
+                        try:
+                            ready()
+                        except Exception as error:
+                            self._on_error(error, ready)
+                        continue
                 if mask & _NOT_OUT:
                     ready = reader_of(fd)
                     if ready is not None:
@@ -159,8 +230,6 @@ class HotSelector(selectors.BaseSelector):
                             ready()
                         except Exception as error:
                             self._on_error(error, ready)
-                        if mask == _IN:
-                            continue
                 if mask & _NOT_IN:
                     ready = writer_of(fd)
                     if ready is not None:
@@ -176,12 +245,51 @@ class HotSelector(selectors.BaseSelector):
                     )
                     if kinds & key.events:
                         told.append((key, kinds & key.events))
-            if told or self.wanted or not events:
+            due = bool(bulk or after)
+            if after:
+                for call in after:
+                    try:
+                        call()
+                    except Exception as error:
+                        self._on_error(error, call)
+                after.clear()
+                self._mixed = MIXED_TURNS
+            if bulk:
+                self._mixed -= 1
+                for _ in range(min(len(bulk), 1 if self._mixed > 0 else BULK_PER_POLL)):
+                    call = bulk.popleft()
+                    try:
+                        call()
+                    except Exception as error:
+                        self._on_error(error, call)
+            if told or self.wanted or not (events or due):
                 return told
             if wait > 0:
                 wait = end - time.monotonic()
             if wait == 0 or (timeout is not None and wait <= 0):
                 return told
+
+    # A single client that waits for each answer asks again before this process has gone
+    # to sleep and been woken: that takes longer than all the rest. So it looks a few
+    # times more, letting others run, unless that was in vain of late.
+
+    def _watches(self) -> bool:
+        if self._pause:
+            self._pause -= 1
+            return False
+        return self._may_watch
+
+    def _watch(self) -> list[tuple[int, int]]:
+        end = self.now + WATCH_SECONDS
+        while time.monotonic() < end:
+            os.sched_yield()
+            events = self._epoll.poll(0, EVENTS_PER_POLL)
+            if events:
+                self._vain = 0
+                return events
+        self._vain = min(self._vain + 1, MAX_VAIN)
+        self._pause = 1 << self._vain
+        return []
 
     # What BaseSelector asks for: asyncio's own descriptors.
 
@@ -218,8 +326,15 @@ class HotSelector(selectors.BaseSelector):
     def close(self) -> None:
         self._epoll.close()
         self._keys.clear()
+        self.after.clear()
+        self.bulk.clear()
         self._readers.clear()
         self._writers.clear()
+
+
+def at_once(call: Ready) -> object:
+    """For loops that have no `after_reads`."""
+    return call()
 
 
 def _to_epoll(events: int) -> int:

@@ -44,6 +44,9 @@ _libc.mmap.argtypes = [
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+_quick = ctypes.PyDLL(None)
+"""The same without giving other threads a turn: for what takes less than that would."""
+_quick.mincore.argtypes = _libc.mincore.argtypes
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -62,6 +65,8 @@ class _Mapping:
         # ctypes, not the mmap module: madvise and mincore need the address, and
         # through ctypes they let other threads run.
         self._array = (ctypes.c_ubyte * size).from_address(address)
+        self._may_look = self._can_look()
+        self._vector = ctypes.create_string_buffer(1 << (Granules.SHIFT - 12))
         weakref.finalize(self._array, _unmap, address, size, self.fd).atexit = False
 
     def view(self) -> memoryview:
@@ -88,14 +93,26 @@ class _Mapping:
 
     def resident(self) -> bytes | None:
         """A byte a page, 0 where it is not in memory; None where the kernel won't tell."""
-        status = os.fstat(self.fd)
-        owner = os.geteuid() in (0, status.st_uid)
-        if not owner and not os.access(f"/proc/self/fd/{self.fd}", os.W_OK):
-            return None  # it would claim that everything is there (mincore(2), since 5.2)
+        if not self._may_look:
+            return None
         vector = ctypes.create_string_buffer((self.size + _PAGE - 1) // _PAGE)
         if _libc.mincore(self.address, self.size, vector) != 0:
             return None
         return vector.raw
+
+    def is_resident(self, start: int, length: int) -> bool:
+        """True when a whole range is known to be in memory; takes a microsecond or two."""
+        if not self._may_look:
+            return False
+        pages = (min(length, self.size - start) + _PAGE - 1) // _PAGE
+        if _quick.mincore(self.address + start, pages * _PAGE, self._vector) != 0:
+            return False
+        return self._vector.raw.find(b"\0", 0, pages) < 0
+
+    def _can_look(self) -> bool:
+        """Whether mincore tells the truth: not of others' files (mincore(2), since 5.2)."""
+        owner = os.geteuid() in (0, os.fstat(self.fd).st_uid)
+        return owner or os.access(f"/proc/self/fd/{self.fd}", os.W_OK)
 
     def has_page(self, offset: int) -> bool:
         """True when the page at an offset can be read without waiting."""
@@ -143,7 +160,14 @@ class MappedFile:
 
     def load(self, offset: int, length: int, done: Callable[[OSError | None], None]) -> None:
         """Have a range in memory; done is called in the loop's thread, never at once."""
-        granules = self.granules.cold(offset, length)
+        hot, shift = self.granules.hot, self.granules.shift
+        granules = []
+        for index in self.granules.cold(offset, length):
+            # Read ahead for somebody, most likely: no thread is needed to find it.
+            if index not in self._waiting and self._mapping.is_resident(index << shift, 1 << shift):
+                hot[index] = 1
+            else:
+                granules.append(index)
         if not granules:
             self._loop.call_soon(done, None)
             return

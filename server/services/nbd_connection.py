@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from server.content import Export
@@ -11,12 +11,15 @@ from server.protocols.nbd import Buffer, ColdRequest, Transmission
 from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
 from server.protocols.nbd_tap import ReadTap
 from server.protocols.nbd_wire import Errno
+from server.services.hotloop import HotLoop, Ready, at_once
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
 from server.services.throttle import Throttle
 
 MAX_BUFFERS: Final = 1024
 """IOV_MAX of Linux: most buffers in one sendmsg."""
+BULK: Final = 96 * 1024
+"""Replies of so many bytes are sent one by one, those of others in between."""
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 USER_TIMEOUT_MS: Final = 120_000
 """Unacknowledged data for so long means that the node is dead."""
@@ -51,6 +54,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_after",
         "_blocked",
         "_cold",
         "_core",
@@ -58,10 +62,13 @@ class Connection:
         "_file",
         "_finish",
         "_handshake",
+        "_in_bulk",
         "_out",
         "_paused",
         "_reading",
+        "_ready",
         "_service",
+        "_size",
         "_sock",
         "_tap",
         "_throttle",
@@ -87,6 +94,15 @@ class Connection:
             service.sizes,
         )
         self._out: list[Buffer] = []
+        """What the socket has not taken yet."""
+        self._ready: list[Buffer] = []
+        """What is sent when its turn comes, of `_size` bytes."""
+        self._size = 0
+        loop = service.loop
+        self._after: Callable[[Ready], object] = at_once
+        self._in_bulk: Callable[[Ready], object] = at_once
+        if isinstance(loop, HotLoop):
+            self._after, self._in_bulk = loop.after_reads, loop.in_bulk
         self._blocked = False
         self._reading = False
         self._cold = 0
@@ -103,6 +119,7 @@ class Connection:
             for option, value in KEEPALIVE:
                 self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+            _avoid_pacing(self._sock)
             if service.limits.send_buffer:
                 self._sock.setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, service.limits.send_buffer
@@ -155,6 +172,7 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._out = []
+        self._ready = []
         payload, requests = self.traffic()
         if self._tap is not None and self.export is not None:
             self._service.note_reads(self, self._tap)
@@ -175,6 +193,8 @@ class Connection:
         if core is None:
             self._negotiate()
             return
+        if self._ready:
+            return  # what was asked before is answered first
         scratch = self._service.scratch
         try:
             count = self._sock.recv_into(scratch)
@@ -191,23 +211,10 @@ class Connection:
         out = core.receive(scratch, count)
         if self._throttle is not None:
             self._pay(self._throttle, core)
-        if out and not self._out and len(out) <= MAX_BUFFERS:
-            # The usual case: everything fits into the socket.
-            try:
-                sent = self._sock.sendmsg(out)
-            except (BlockingIOError, InterruptedError):
-                self._out = out
-            except OSError as error:
-                self.close(_why(error))
-                return
-            else:
-                if sent != core.queued:
-                    self._out = _after(out, sent)
-                elif not core.attention:
-                    return
-        elif out:
-            self._send(out)
-        self._settle()
+        if out:
+            self._offer(out, core.queued)
+        if core.attention or not out:
+            self._settle()
 
     def _pay(self, throttle: Throttle, core: Transmission) -> None:
         """Count what the core has just answered; a client that had too much is heard later."""
@@ -289,11 +296,11 @@ class Connection:
         core = self._core
         if core is None or self._fd < 0:
             return
-        if core.more and not self._out:
+        if core.more and not self._out and not self._ready:
             out = core.receive(b"", 0)
             if self._throttle is not None:
                 self._pay(self._throttle, core)
-            self._send(out)
+            self._offer(out, core.queued)
         self._settle()
 
     # Loading.
@@ -320,10 +327,42 @@ class Connection:
         out = core.complete(request, Errno.EIO if error is not None else None)
         if self._throttle is not None:
             self._pay(self._throttle, core)
-        self._send(out)
+        self._offer(out, core.queued)
         self._settle()
 
     # Sending.
+
+    def _offer(self, out: list[Buffer], size: int) -> None:
+        """Send replies of `size` bytes when all has been read that is there to be read."""
+        if self._out:
+            self._out += out
+        elif self._ready:
+            self._ready += out
+            self._size += size
+        elif out:
+            self._ready = out
+            self._size = size
+            (self._after if size < BULK else self._in_bulk)(self._put)
+
+    def _put(self) -> None:
+        """Send what was offered."""
+        out, self._ready = self._ready, []
+        if self._out or len(out) > MAX_BUFFERS:
+            self._send(out)
+        elif out:
+            # The usual case: everything fits into the socket.
+            try:
+                sent = self._sock.sendmsg(out)
+            except (BlockingIOError, InterruptedError):
+                self._out = out
+            except OSError as error:
+                self.close(_why(error))
+                return
+            else:
+                if sent == self._size and self._finish is None and not self._attention():
+                    return
+                self._out = _after(out, sent)
+        self._settle()
 
     def _send(self, buffers: list[Buffer]) -> None:
         """Send now what the socket takes, keep the rest as views."""
@@ -349,6 +388,9 @@ class Connection:
             if not whole:
                 return
 
+    def _attention(self) -> bool:
+        return self._core is not None and self._core.attention
+
     def _on_writable(self) -> None:
         self._flush()
         self._settle()
@@ -371,11 +413,12 @@ class Connection:
                 self.finish(core.closed)
                 return
         blocked = bool(self._out)
+        idle = not blocked and not self._ready and not self._cold
         more = core is not None and core.more
-        if self._finish is not None and not blocked and not self._cold and not more:
+        if self._finish is not None and idle and not more:
             self.close(self._finish)
             return
-        if more and not blocked and not self._paused:
+        if more and not blocked and not self._ready and not self._paused:
             loop.call_soon(self._continue)
         reading = not (
             blocked
@@ -396,6 +439,18 @@ class Connection:
                 loop.add_writer(self._fd, self._on_writable)
             else:
                 loop.remove_writer(self._fd)
+
+
+def _avoid_pacing(sock: socket.socket) -> None:
+    """Where BBR is the machine's default, take another: its timers for each packet, made
+    for long ways, cost as much CPU as all else on the short one to a node."""
+    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).startswith(b"bbr"):
+        for name in (b"cubic", b"reno"):
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+                return
+            except OSError:
+                continue  # only reno is always there, and allowed to everybody
 
 
 def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:

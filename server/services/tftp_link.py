@@ -3,11 +3,12 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
+from server.services.hotloop import HotLoop, Ready, at_once
 from server.services.limits import TftpLimits
 from server.services.throttle import Throttle
 
@@ -22,6 +23,22 @@ MAX_ANSWER: Final = 400
 MAX_CATCH_UP: Final = 64
 SOL_UDP: Final = socket.IPPROTO_UDP
 Address = tuple[str, int]
+
+
+class Clock(Protocol):
+    """Has the time of the loop's clock, in seconds."""
+
+    @property
+    def now(self) -> float: ...
+
+
+class _LoopClock:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    @property
+    def now(self) -> float:
+        return self._loop.time()
 
 
 class LinkHost(Protocol):
@@ -47,13 +64,18 @@ class Link:
     """One transfer with its socket (None: the service's own)."""
 
     __slots__ = (
+        "_after",
+        "_block",
+        "_clock",
         "_loading",
         "_local",
+        "_plain",
+        "_post",
         "_reader",
+        "_recv",
         "_segmenting",
         "_segments",
         "_service",
-        "_time",
         "asked",
         "began",
         "client",
@@ -89,7 +111,6 @@ class Link:
         self.watched = NEVER
         self.began = service.loop.time()
         self._service = service
-        self._time = service.loop.time
         self._reader = reader
         self._loading = False
         self._local = local
@@ -97,9 +118,23 @@ class Link:
         self._segments = max(1, min(MAX_SEGMENTS, MAX_DATAGRAM // stride))
         """Packets in one call; 1: the kernel cannot segment for this path."""
         self._segmenting = False
+        self._block = memoryview(b"")
+        self._plain = transfer.windowsize == 1 and service.throttle is None
+        """One packet at a time, whenever the client has the one before."""
+        loop = service.loop
+        self._after: Callable[[Ready], object]
+        self._clock: Clock
+        if isinstance(loop, HotLoop):
+            self._after, self._clock = loop.after_reads, loop.clock
+        else:
+            self._after, self._clock = at_once, _LoopClock(loop)
         self.sock: socket.socket | None = None
+        self._recv: Callable[[int], bytes]
+        self._post: Callable[[memoryview], int]
         if not service.single_port:
-            self.sock = self._open(local)
+            self.sock = sock = self._open(local)
+            self._recv = sock.recv
+            self._post = sock.send
 
     def _open(self, local: str) -> socket.socket:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -120,9 +155,16 @@ class Link:
     def start(self, now: float) -> None:
         self.transfer.start(now)
         if self.sock is not None:
-            self._service.loop.add_reader(self.sock.fileno(), self._on_readable)
+            self._watch_socket(self.sock.fileno())
         self._send()
         self._watch()
+
+    def _watch_socket(self, fd: int) -> None:
+        loop = self._service.loop
+        if isinstance(loop, HotLoop):
+            loop.add_edge_reader(fd, self._on_readable)
+        else:
+            loop.add_reader(fd, self._on_readable)
 
     def repeat(self, now: float) -> None:
         if not self._loading and self.transfer.repeat(now):
@@ -135,24 +177,33 @@ class Link:
                 return
 
     def _on_readable(self) -> bool:
-        """Take one packet off the link's own socket; False when there is none."""
-        sock = self.sock
-        if sock is None:
-            return False
-        try:
-            packet = sock.recv(MAX_ANSWER)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            self._gone()
-            return False
-        self.on_packet(packet)
-        return True
+        """Take packets off the link's own socket, up to one that asks for more, as after
+        it none can wait that matters; False when there is none."""
+        while self.sock is not None:
+            try:
+                packet = self._recv(MAX_ANSWER)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError:
+                self._gone()
+                return False
+            if self._plain and not self._loading and self.transfer.advance(packet, self._clock.now):
+                # Lockstep, the usual case of all firmware: one packet, by one call.
+                if (block := self._reader.packet(self.transfer.first)) is None:
+                    self._load()
+                else:
+                    self._block = block
+                    self._after(self._put_block)
+                if self.transfer.deadline < self.watched:
+                    self._watch()
+                return True
+            self.on_packet(packet)
+        return False
 
     def on_packet(self, packet: bytes) -> None:
         """Take a packet from the client."""
         transfer = self.transfer
-        if not transfer.receive(packet, self._time()):
+        if not transfer.receive(packet, self._clock.now):
             if transfer.outcome is not None:
                 self.finish()
             return
@@ -160,21 +211,16 @@ class Link:
             return
         if self._service.throttle is not None and self._waits(self._service.throttle):
             return
-        sock = self.sock
-        if transfer.count == 1 and transfer.first > 0 and sock and not self._segmenting:
-            # Lockstep, the usual case of all firmware: one packet, by one call.
-            block = self._reader.packet(transfer.first)
-            if block is None:
-                self._load()
-            else:
-                try:
-                    sock.send(block)
-                except OSError:
-                    self._put([block], 1)  # tries again, and sees to what is wrong
-        else:
-            self._send()
+        self._send()
         if transfer.deadline < self.watched:
             self._watch()
+
+    def _put_block(self) -> None:
+        if not self.closed:
+            try:
+                self._post(self._block)
+            except OSError:
+                self._put([self._block], 1)  # tries again, and sees to what is wrong
 
     def _waits(self, throttle: Throttle) -> bool:
         """Count what is to be sent; True when the client has had too much: it comes later."""

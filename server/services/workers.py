@@ -280,7 +280,7 @@ class PooledTftp:
         # SO_REUSEPORT would silently share with another server of this user.
         with bind_port("tftp", "udp", self._address, self._port) as probe:
             self._port = int(probe.getsockname()[1])
-        for _ in range(self._pool.count):
+        for _ in range(tftp_workers(self._pool.count)):
             self._sockets.append(bind_listener(self._address, self._port, reuse_port=True))
 
     def start(self) -> None:
@@ -292,9 +292,9 @@ class PooledTftp:
             sock.close()
 
     def part(self, number: int) -> TftpPart | None:
-        if not self._sockets:
+        if number >= len(self._sockets):
             return None
-        limits = share(self.limits, self._pool.count)
+        limits = share(self.limits, len(self._sockets))
         return TftpPart(self._sockets[number].fileno(), limits, self._single_port)
 
 
@@ -356,6 +356,16 @@ def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
     except (OSError, ValueError, ZeroDivisionError):
         pass  # no quota (`max`), or none that is told
     return 0 if count < 2 else min(8, int(count))
+
+
+def tftp_workers(count: int) -> int:
+    """How many of the workers serve TFTP too: every other one.
+
+    The kernel spends more on a small packet than the server does, on whatever core
+    is free: on two cores one of two workers serves 1.25 times what both do
+    (docs/performance.md), and NBD, which gains by more, has the other for itself.
+    """
+    return (count + 1) // 2
 
 
 def share(limits: TftpLimits, count: int) -> TftpLimits:

@@ -5,11 +5,13 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from server.services import hotloop
 from server.services.hotloop import HotLoop
 
 
@@ -248,3 +250,169 @@ def test_asyncios_own_streams_and_processes() -> None:
 
     with asyncio.Runner(loop_factory=HotLoop) as runner:
         assert runner.run(main()) == b"WORD\n"
+
+
+def test_edge_reader_is_told_once_of_what_it_leaves_and_again_of_more(
+    loop: HotLoop, pair: Pair
+) -> None:
+    ours, theirs = pair
+    seen: list[bytes] = []
+
+    def read() -> None:
+        seen.append(ours.recv(1))
+
+    loop.add_edge_reader(ours.fileno(), read)
+    theirs.send(b"ab")
+    loop.call_later(0.05, theirs.send, b"c")
+    loop.call_later(0.1, loop.stop)
+    run_briefly(loop)
+    assert seen == [b"a", b"b"]
+    assert loop.remove_reader(ours.fileno())
+    loop.add_reader(ours.fileno(), loop.stop)  # as any other again
+    run_briefly(loop)
+
+
+def test_answers_leave_when_all_was_read(loop: HotLoop) -> None:
+    """Two readers with something each: both read before either answers."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    order: list[str] = []
+
+    def read(sock: socket.socket, name: str) -> None:
+        sock.recv(1)
+        order.append(f"read {name}")
+        loop.after_reads(lambda: order.append(f"answer {name}"))
+        loop.call_later(0.01, loop.stop)
+
+    for (ours, theirs), name in zip(pairs, "ab", strict=True):
+        loop.add_reader(ours.fileno(), read, ours, name)
+        theirs.send(b"x")
+    run_briefly(loop)
+    assert sorted(order[:2]) == ["read a", "read b"]
+    assert sorted(order[2:]) == ["answer a", "answer b"]
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_short_answer_waits_for_one_long_one_at_most(loop: HotLoop, pair: Pair) -> None:
+    ours, theirs = pair
+    order: list[str] = []
+
+    def ask() -> None:
+        theirs.send(b"x")
+        order.append("asked")
+
+    def read() -> None:
+        ours.recv(1)
+        loop.after_reads(lambda: order.append("short"))
+
+    def long(number: int) -> None:
+        order.append(f"long {number}")
+        if number == 1:
+            ask()
+        if number == 9:
+            loop.stop()
+
+    loop.add_reader(ours.fileno(), read)
+    ask()
+    for number in range(10):
+        loop.in_bulk(lambda number=number: long(number))  # type: ignore[misc]
+    run_briefly(loop)
+    place = [order.index("asked"), order.index("short")]
+    assert place == [0, 1], order
+    at = order.index("asked", 1)
+    assert order[at + 1] == "short", order
+    assert [word for word in order if "long" in word] == [f"long {n}" for n in range(10)]
+
+
+@pytest.mark.parametrize("way", ["after_reads", "in_bulk"])
+def test_what_a_timer_wants_sent_leaves_at_once(loop: HotLoop, way: str) -> None:
+    """Nothing else happens on this loop: it must not sleep over it."""
+    loop.call_later(0.01, getattr(loop, way), loop.stop)
+    run_briefly(loop)
+
+
+@pytest.mark.parametrize("way", ["after_reads", "in_bulk"])
+def test_answer_that_fails_is_told_and_the_others_leave(loop: HotLoop, way: str) -> None:
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    def fail() -> None:
+        raise ValueError("mine")
+
+    loop.call_soon(getattr(loop, way), fail)
+    loop.call_soon(getattr(loop, way), loop.stop)
+    run_briefly(loop)
+    assert len(told) == 1
+    assert isinstance(told[0]["exception"], ValueError)
+
+
+def test_a_single_client_is_answered_without_sleeping_in_between(
+    loop: HotLoop, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again while it looks, it never comes to the poll that would sleep."""
+    ours, theirs = pair
+    count = 0
+    monkeypatch.setattr(hotloop, "WATCH_SECONDS", 5.0)
+    monkeypatch.setattr(loop._hot, "_may_watch", True)
+    watched: list[bool] = []
+    watch = loop._hot._watch
+
+    def noted() -> list[tuple[int, int]]:
+        events = watch()
+        watched.append(bool(events))
+        return events
+
+    monkeypatch.setattr(loop._hot, "_watch", noted)
+
+    def read() -> None:
+        nonlocal count
+        ours.recv(1)
+        count += 1
+        if count == 20:
+            loop.stop()
+        else:
+            theirs.send(b"x")
+
+    loop.add_reader(ours.fileno(), read)
+    theirs.send(b"x")
+    run_briefly(loop)
+    assert watched == [True] * 19
+
+
+def test_looking_in_vain_is_soon_given_up(
+    loop: HotLoop, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    monkeypatch.setattr(loop._hot, "_may_watch", True)
+    looks = 0
+    watch = loop._hot._watch
+
+    def noted() -> list[tuple[int, int]]:
+        nonlocal looks
+        looks += 1
+        return watch()
+
+    monkeypatch.setattr(loop._hot, "_watch", noted)
+    left = 100
+    theirs.setblocking(True)
+
+    def read() -> None:
+        nonlocal left
+        ours.send(ours.recv(1))
+        left -= 1
+        if not left:
+            loop.stop()
+
+    def answer_late() -> None:
+        theirs.send(b"x")
+        while theirs.recv(1) and left:
+            time.sleep(0.001)
+            theirs.send(b"x")
+
+    loop.add_reader(ours.fileno(), read)
+    client = threading.Thread(target=answer_late)
+    client.start()
+    run_briefly(loop)
+    client.join()
+    assert 1 <= looks <= 10

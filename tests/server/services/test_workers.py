@@ -14,7 +14,14 @@ import pytest
 
 from server.errors import ServerError
 from server.services.limits import NbdLimits, TftpLimits
-from server.services.workers import PooledNbd, PooledTftp, WorkerPool, default_workers, share
+from server.services.workers import (
+    PooledNbd,
+    PooledTftp,
+    WorkerPool,
+    default_workers,
+    share,
+    tftp_workers,
+)
 from tests.server.services.catalog import FilesCatalog
 from tests.server.services.running import Running, Seen
 
@@ -257,6 +264,11 @@ def test_default_workers_count_the_cores_that_this_process_may_use(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
     assert default_workers(tmp_path) == 3
+
+
+@pytest.mark.parametrize(("workers", "serving"), [(1, 1), (2, 1), (3, 2), (8, 4)])
+def test_every_other_worker_serves_tftp_too(workers: int, serving: int) -> None:
+    assert tftp_workers(workers) == serving
 
 
 def test_what_may_go_to_a_forged_address_is_shared_out_between_workers() -> None:
