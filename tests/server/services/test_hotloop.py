@@ -399,17 +399,20 @@ def test_looking_in_vain_is_soon_given_up(
 
     def read() -> None:
         nonlocal left
-        ours.send(ours.recv(1))
+        word = ours.recv(1)
         left -= 1
-        if not left:
+        if left:
+            ours.send(word)
+        else:
+            ours.shutdown(socket.SHUT_RDWR)
             loop.stop()
 
     def answer_late() -> None:
-        theirs.send(b"x")
-        while theirs.recv(1) and left:
+        while theirs.recv(1):
             time.sleep(0.001)
             theirs.send(b"x")
 
+    theirs.send(b"x")
     loop.add_reader(ours.fileno(), read)
     client = threading.Thread(target=answer_late)
     client.start()
