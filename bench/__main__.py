@@ -5,13 +5,15 @@ import datetime
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.client import compile_client
 from bench.data import make_data, warm
-from bench.page import measure_page
+from bench.page import PAGE, PAGE_TITLE, measure_page
 from bench.place import BenchError, come_first, describe_machine, leave_network, load_average
-from bench.report import render
+from bench.report import BEGIN, END, render_head, render_page, render_row
 from bench.rows import Row, Scale, make_rows, set_image_bytes
 from bench.run import run_row
 from bench.servers import Servers
@@ -30,11 +32,10 @@ def main() -> int:
     os.chdir(Path(__file__).parent.parent)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        run(rows, page, options)
+        return 0 if run(rows, page, options) else 1
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def read_options() -> argparse.Namespace:
@@ -51,10 +52,12 @@ def read_options() -> argparse.Namespace:
         help="`bootfarm`, or `bootfarm N` for N workers; may be repeated",
     )
     parser.add_argument("--output", type=Path, default=Path("bench/results.json"))
+    parser.add_argument("--record", type=Path, metavar="PAGE", help="put the table into a page")
     return parser.parse_args()
 
 
-def run(rows: list[Row], page: bool, options: argparse.Namespace) -> None:
+def run(rows: list[Row], page: bool, options: argparse.Namespace) -> bool:
+    """True when every row could be run."""
     quick = options.quick
     runs = options.runs or (3 if quick else 5)
     seconds = options.seconds or (0.7 if quick else 3.0)
@@ -74,19 +77,51 @@ def run(rows: list[Row], page: bool, options: argparse.Namespace) -> None:
         if path.is_file():
             warm(path)
     began = load_average()
-    results = [run_row(row, runs, scale, servers, options.ours or ["bootfarm"]) for row in rows]
-    if page:
-        results.append(measure_page(runs))
-    report = {
+    report: dict[str, Any] = {
         "machine": describe_machine(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "runs": runs,
         "seconds": seconds,
-        "load_average": [round(began, 1), round(load_average(), 1)],
-        "rows": results,
+        "load_average": [round(began, 1)],
+        "rows": [],
     }
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(render(report))
+    ours = options.ours or ["bootfarm"]
+    steps = [
+        (row.key, row.title, partial(run_row, row, runs, scale, servers, ours)) for row in rows
+    ]
+    if page:
+        steps.append((PAGE, PAGE_TITLE, partial(measure_page, runs)))
+    print(render_head(report), end="\n\n")
+    for key, title, step in steps:
+        try:
+            result = step()
+        except BenchError as error:
+            result = {"key": key, "title": title, "error": str(error)}
+        report["rows"].append(result)
+        print(render_row(result), end="\n\n", flush=True)
+        # After each row: a run of an hour is not lost with its last one.
+        write_beside(options.output, json.dumps(report, indent=1) + "\n")
+    report["load_average"].append(round(load_average(), 1))
+    write_beside(options.output, json.dumps(report, indent=1) + "\n")
+    if options.record:
+        record(report, options.record)
+    return not any("error" in row for row in report["rows"])
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write beside, then rename."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def record(report: dict[str, Any], page: Path) -> None:
+    """Put the goals' table into a page, between its marks."""
+    head, begin, rest = page.read_text().partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise BenchError(f"{page}: the marks {BEGIN} and {END} are missing")
+    write_beside(page, f"{head}{BEGIN}\n{render_page(report)}\n{END}{tail}")
 
 
 if __name__ == "__main__":

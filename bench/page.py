@@ -2,7 +2,7 @@
 
 import time
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from server.events import Event
 from server.nodes import Nodes
@@ -12,6 +12,8 @@ from server.web.page import render_nodes
 FEW: Final = 100
 MANY: Final = 10_000
 GOAL: Final = 3.0
+PAGE: Final = "page"
+PAGE_TITLE: Final = f"the status page with {MANY} nodes and with {FEW}"
 PHASES: Final = ("init", "root", "join", "ready")
 HEALTH: Final = {"status": "ok", "problems": [], "images": {}, "services": {}, "nodes": 0}
 
@@ -31,7 +33,7 @@ def make_overview(count: int, now: float) -> Overview:
     return overview
 
 
-def measure_page(runs: int) -> dict[str, object]:
+def measure_page(runs: int) -> dict[str, Any]:
     """A row of the bench: interleaved renderings of the first page of both farms."""
     now = time.time()
     farms = {f"{count} nodes": make_overview(count, now) for count in (MANY, FEW)}
@@ -63,8 +65,8 @@ def measure_page(runs: int) -> dict[str, object]:
             }
         )
     return {
-        "key": "page",
-        "title": f"the status page with {MANY} nodes and with {FEW}",
+        "key": PAGE,
+        "title": PAGE_TITLE,
         "main": "ms",
         "figures": figures,
         "goals": goals,
