@@ -12,7 +12,7 @@ from server.protocols.http import HttpLimits, Request, Response
 from server.services.http_connection import Connection
 from server.services.http_files import refuse
 from server.services.http_stream import Followers
-from server.services.ports import bind_port
+from server.services.ports import avoid_pacing, bind_port
 from server.services.ratelimit import RateLimit
 from server.services.throttle import make_throttle
 
@@ -135,6 +135,7 @@ class HttpService:
                 continue
             self._per_client[client] = mine + 1
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            avoid_pacing(sock)
             self._connections.add(Connection(self, sock, client))
 
     def _complain(self, client: str, connections: int) -> None:

@@ -14,6 +14,7 @@ from server.protocols.nbd_wire import Errno
 from server.services.hotloop import HotLoop, Ready, at_once
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
+from server.services.ports import avoid_pacing
 from server.services.throttle import Throttle
 
 MAX_BUFFERS: Final = 1024
@@ -119,7 +120,7 @@ class Connection:
             for option, value in KEEPALIVE:
                 self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-            _avoid_pacing(self._sock)
+            avoid_pacing(self._sock)
             if service.limits.send_buffer:
                 self._sock.setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, service.limits.send_buffer
@@ -439,18 +440,6 @@ class Connection:
                 loop.add_writer(self._fd, self._on_writable)
             else:
                 loop.remove_writer(self._fd)
-
-
-def _avoid_pacing(sock: socket.socket) -> None:
-    """Where BBR is the machine's default, take another: its timers for each packet, made
-    for long ways, cost as much CPU as all else on the short one to a node."""
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).startswith(b"bbr"):
-        for name in (b"cubic", b"reno"):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
-                return
-            except OSError:
-                continue  # only reno is always there, and allowed to everybody
 
 
 def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:

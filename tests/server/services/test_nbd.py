@@ -21,7 +21,7 @@ from server.content import Export
 from server.errors import ServerError
 from server.protocols.nbd import pack_request
 from server.protocols.nbd_tap import unpack_reads
-from server.services import mapped, nbd_connection
+from server.services import mapped
 from server.services.limits import NbdLimits
 from server.services.nbd import NbdService
 from server.services.ports import raise_file_limit
@@ -606,46 +606,3 @@ def test_what_is_in_memory_is_known_without_a_thread(tmp_path: Path) -> None:
         assert mapping.resident() is None
     finally:
         os.close(fd)
-
-
-class Congested:
-    """A socket of a machine whose default is `name`, and which has but `allowed`."""
-
-    def __init__(self, name: bytes, allowed: tuple[bytes, ...]) -> None:
-        self.name, self.allowed = name, allowed
-
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
-        return self.name.ljust(size, b"\0")
-
-    def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
-        if value not in self.allowed:
-            raise PermissionError(1, "Operation not permitted")
-        self.name = value
-
-
-@pytest.mark.parametrize(
-    ("default", "allowed", "used"),
-    [
-        (b"bbr", (b"cubic", b"reno"), b"cubic"),
-        (b"bbr2", (b"reno",), b"reno"),
-        (b"bbr", (), b"bbr"),
-        (b"dctcp", (b"cubic", b"reno"), b"dctcp"),
-        (b"cubic", (b"cubic", b"reno"), b"cubic"),
-    ],
-)
-def test_of_congestion_controls_only_bbr_is_avoided(
-    default: bytes, allowed: tuple[bytes, ...], used: bytes
-) -> None:
-    sock = Congested(default, allowed)
-    nbd_connection._avoid_pacing(sock)  # type: ignore[arg-type]
-    assert sock.name == used
-
-
-def test_the_kernel_takes_another_congestion_control() -> None:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-        assert (
-            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
-        )

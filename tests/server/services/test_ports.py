@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ServerError
-from server.services.ports import bind_port, find_owner, raise_file_limit
+from server.services.ports import avoid_pacing, bind_port, find_owner, raise_file_limit
 
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
@@ -98,3 +98,46 @@ def test_file_limit_is_raised() -> None:
     import resource
 
     assert raise_file_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class Congested:
+    """A socket of a machine whose default is `name`, and which has but `allowed`."""
+
+    def __init__(self, name: bytes, allowed: tuple[bytes, ...]) -> None:
+        self.name, self.allowed = name, allowed
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+        return self.name.ljust(size, b"\0")
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
+        if value not in self.allowed:
+            raise PermissionError(1, "Operation not permitted")
+        self.name = value
+
+
+@pytest.mark.parametrize(
+    ("default", "allowed", "used"),
+    [
+        (b"bbr", (b"cubic", b"reno"), b"cubic"),
+        (b"bbr2", (b"reno",), b"reno"),
+        (b"bbr", (), b"bbr"),
+        (b"dctcp", (b"cubic", b"reno"), b"dctcp"),
+        (b"cubic", (b"cubic", b"reno"), b"cubic"),
+    ],
+)
+def test_of_congestion_controls_only_bbr_is_avoided(
+    default: bytes, allowed: tuple[bytes, ...], used: bytes
+) -> None:
+    sock = Congested(default, allowed)
+    avoid_pacing(sock)  # type: ignore[arg-type]
+    assert sock.name == used
+
+
+def test_the_kernel_takes_another_congestion_control() -> None:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        assert (
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        )
