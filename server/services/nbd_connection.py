@@ -58,6 +58,7 @@ class Connection:
         "_after",
         "_blocked",
         "_cold",
+        "_continues",
         "_core",
         "_fd",
         "_file",
@@ -89,6 +90,7 @@ class Connection:
         self._tap = service.make_tap()
         self._throttle = service.throttle
         self._paused = False
+        self._continues = False
         self._handshake: Handshake | None = Handshake(
             self._find,
             lambda: service.list_exports(client),
@@ -294,6 +296,7 @@ class Connection:
 
     def _continue(self) -> None:
         """The next turn of a client that asked for more than one turn's worth."""
+        self._continues = False
         core = self._core
         if core is None or self._fd < 0:
             return
@@ -419,7 +422,8 @@ class Connection:
         if self._finish is not None and idle and not more:
             self.close(self._finish)
             return
-        if more and not blocked and not self._ready and not self._paused:
+        if more and not (blocked or self._ready or self._paused or self._continues):
+            self._continues = True
             loop.call_soon(self._continue)
         reading = not (
             blocked
