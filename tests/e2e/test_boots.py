@@ -247,6 +247,7 @@ def test_live_roots_outlive_a_minute_without_the_server(
         node.check()
     farm.server.start()
     for node in pair:
+        node.wait_ssh()  # its sshd is read anew, too
         node.ssh("timeout 240 sh -c 'until [ -e /run/read-done ]; do sleep 1; done'", timeout=300)
         digests[node.name] = node.ssh("cat /run/read").strip()
         node.ssh("echo 3 > /proc/sys/vm/drop_caches")
