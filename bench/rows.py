@@ -303,6 +303,7 @@ def make_rows() -> list[Row]:
             nbd,
             (Goal("requests_per_s", 2.0, at_least=True), _PROMPT),
             _nbd(_group(200, 16, 4 * KIB, "rand")),
+            fresh=True,
         ),
         Row(
             "nbd-one-1",

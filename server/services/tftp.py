@@ -319,18 +319,22 @@ class TftpService:
             self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer_at = NEVER
+        # Whoever is watched from in here finds a timer set: the one at the end.
+        self._timer_at = -NEVER
         self._timer = None
         now = self.loop.time()
         timers = self._timers
-        while timers and timers[0][0] <= now + TICK:
-            at, _, link = heapq.heappop(timers)
-            if link.closed or link.watched != at:
-                continue
-            link.on_timer(now)
-        if timers:
-            self._timer_at = max(timers[0][0], now + TICK)
-            self._timer = self.loop.call_at(self._timer_at, self._on_timer)
+        try:
+            while timers and timers[0][0] <= now + TICK:
+                at, _, link = heapq.heappop(timers)
+                if link.closed or link.watched != at:
+                    continue
+                link.on_timer(now)
+        finally:
+            self._timer_at = NEVER
+            if timers:
+                self._timer_at = max(timers[0][0], now + TICK)
+                self._timer = self.loop.call_at(self._timer_at, self._on_timer)
 
     # Ends and events.
 

@@ -3,6 +3,7 @@
 Real clients are in test_tftp_clients.py.
 """
 
+import asyncio
 import os
 import random
 import socket
@@ -331,6 +332,28 @@ def test_a_client_that_is_gone(kernel: Path) -> None:
             peer.send(pack_ack(2))
             # gone: its machine answers with port unreachable
         assert "closed its port" in str(seen.wait_status("error")["message"])
+
+
+def test_retransmissions_of_many_share_one_timer(kernel: Path) -> None:
+    """640 nodes once left a timer more with each retransmission, until nothing else ran."""
+    with serving(kernel) as service:
+        peers = [Peer(service) for _ in range(10)]
+        for peer in peers:
+            peer.request(blksize="1000")
+            assert peer.receive()[:2] == b"\0\6"
+            peer.send(pack_ack(0))
+        for _ in range(5):  # the first block and four more times, twice as late each
+            for peer in peers:
+                assert peer.receive()[:4] == b"\0\3\0\1"
+        scheduled: list[asyncio.TimerHandle] = service.loop._scheduled  # type: ignore[attr-defined]
+        timers = [
+            handle
+            for handle in list(scheduled)
+            if not handle.cancelled() and handle._callback == service._on_timer  # type: ignore[attr-defined]
+        ]
+        assert len(timers) <= 1
+        for peer in peers:
+            peer.sock.close()
 
 
 def test_strangers_packets_change_nothing(kernel: Path) -> None:
