@@ -320,6 +320,7 @@ def make_rows() -> list[Row]:
             nbd,
             (Goal("p50_ms", 0.7, at_least=False),),
             _nbd(_group(1, 16, 4 * KIB, "rand")),
+            fresh=True,
         ),
         Row(
             "nbd-cold",
