@@ -206,9 +206,10 @@ def measure_live(seconds: float = 10.0) -> list[Case]:
     import threading
 
     from server.content import BytesContent
+    from server.services.hotloop import HotLoop
     from server.services.tftp import TftpService
 
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     service = TftpService(
         loop,
         address="127.0.0.1",

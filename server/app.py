@@ -60,7 +60,7 @@ class App:
     def __init__(
         self,
         config: Config,
-        loop: asyncio.AbstractEventLoop,
+        loop: HotLoop,
         problems: Sequence[str] = (),
     ) -> None:
         self.config = config

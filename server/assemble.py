@@ -1,6 +1,5 @@
 """The running server's parts, made from farm.yaml: state, sources, services, workers."""
 
-import asyncio
 import dataclasses
 import os
 from collections.abc import Callable, Coroutine, Mapping
@@ -33,6 +32,7 @@ from server.secrecy import Secrecy
 from server.secretsource import SecretsSource
 from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
 from server.services.dns import DnsLimits, DnsService
+from server.services.hotloop import HotLoop
 from server.services.http import HttpService
 from server.services.logs import LogsService, Take
 from server.services.nbd import NbdLimits, NbdService
@@ -78,7 +78,7 @@ class Parts:
     """What services are made of. record: the door for events. health: the answer of /healthz."""
 
     config: Config
-    loop: asyncio.AbstractEventLoop
+    loop: HotLoop
     state: Path | None
     sources: Sources
     identifier: Identifier

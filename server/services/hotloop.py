@@ -215,14 +215,6 @@ class HotSelector(selectors.BaseSelector):
             self.now = time.monotonic()
             for fd, mask in events:
                 # Looked up now: an earlier one of these events may have changed it.
-                if mask == _IN:
-                    ready = reader_of(fd)
-                    if ready is not None:
-                        try:
-                            ready()
-                        except Exception as error:
-                            self._on_error(error, ready)
-                        continue
                 if mask & _NOT_OUT:
                     ready = reader_of(fd)
                     if ready is not None:
@@ -230,6 +222,8 @@ class HotSelector(selectors.BaseSelector):
                             ready()
                         except Exception as error:
                             self._on_error(error, ready)
+                        if mask == _IN:
+                            continue
                 if mask & _NOT_IN:
                     ready = writer_of(fd)
                     if ready is not None:
@@ -245,23 +239,19 @@ class HotSelector(selectors.BaseSelector):
                     )
                     if kinds & key.events:
                         told.append((key, kinds & key.events))
-            due = bool(bulk or after)
             if after:
-                for call in after:
-                    try:
-                        call()
-                    except Exception as error:
-                        self._on_error(error, call)
-                after.clear()
                 self._mixed = MIXED_TURNS
             if bulk:
                 self._mixed -= 1
-                for _ in range(min(len(bulk), 1 if self._mixed > 0 else BULK_PER_POLL)):
-                    call = bulk.popleft()
-                    try:
-                        call()
-                    except Exception as error:
-                        self._on_error(error, call)
+                most = 1 if self._mixed > 0 else BULK_PER_POLL
+                after += [bulk.popleft() for _ in range(min(len(bulk), most))]
+            due = bool(after)
+            for call in after:
+                try:
+                    call()
+                except Exception as error:
+                    self._on_error(error, call)
+            after.clear()
             if told or self.wanted or not (events or due):
                 return told
             if wait > 0:
@@ -330,11 +320,6 @@ class HotSelector(selectors.BaseSelector):
         self.bulk.clear()
         self._readers.clear()
         self._writers.clear()
-
-
-def at_once(call: Ready) -> object:
-    """For loops that have no `after_reads`."""
-    return call()
 
 
 def _to_epoll(events: int) -> int:

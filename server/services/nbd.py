@@ -10,6 +10,7 @@ from server.content import Export
 from server.events import Emit, Event
 from server.protocols.nbd_handshake import BlockSizes
 from server.protocols.nbd_tap import ReadTap, pack_reads
+from server.services.hotloop import HotLoop
 from server.services.limits import NbdLimits
 from server.services.mapped import MapCache, MappedFile
 from server.services.nbd_connection import Connection
@@ -35,7 +36,7 @@ class NbdService:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: HotLoop,
         *,
         address: str,
         port: int,

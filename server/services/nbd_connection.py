@@ -11,7 +11,7 @@ from server.protocols.nbd import Buffer, ColdRequest, Transmission
 from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
 from server.protocols.nbd_tap import ReadTap
 from server.protocols.nbd_wire import Errno
-from server.services.hotloop import HotLoop, Ready, at_once
+from server.services.hotloop import HotLoop, Ready
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
 from server.services.ports import avoid_pacing
@@ -30,7 +30,7 @@ class ConnectionHost(Protocol):
     """What a connection needs of its service."""
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def loop(self) -> HotLoop: ...
     @property
     def limits(self) -> NbdLimits: ...
     @property
@@ -101,11 +101,8 @@ class Connection:
         self._ready: list[Buffer] = []
         """What is sent when its turn comes, of `_size` bytes."""
         self._size = 0
-        loop = service.loop
-        self._after: Callable[[Ready], object] = at_once
-        self._in_bulk: Callable[[Ready], object] = at_once
-        if isinstance(loop, HotLoop):
-            self._after, self._in_bulk = loop.after_reads, loop.in_bulk
+        self._after: Callable[[Ready], object] = service.loop.after_reads
+        self._in_bulk: Callable[[Ready], object] = service.loop.in_bulk
         self._blocked = False
         self._reading = False
         self._cold = 0

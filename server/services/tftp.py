@@ -23,6 +23,7 @@ from server.protocols.tftp_wire import (
     parse_request,
 )
 from server.services.blocks import BlockCache, Reader
+from server.services.hotloop import HotLoop
 from server.services.limits import TftpLimits
 from server.services.ports import bind_port, raise_file_limit
 from server.services.ratelimit import RateLimit
@@ -55,7 +56,7 @@ class TftpService:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: HotLoop,
         *,
         address: str,
         port: int,

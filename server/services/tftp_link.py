@@ -1,6 +1,5 @@
 """One TFTP transfer with its socket: asks the core what to send, and hands it to the kernel."""
 
-import asyncio
 import errno
 import socket
 from collections.abc import Callable, Sequence
@@ -8,7 +7,7 @@ from typing import Final, Protocol
 
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
-from server.services.hotloop import HotLoop, Ready, at_once
+from server.services.hotloop import HotLoop, Ready
 from server.services.limits import TftpLimits
 from server.services.throttle import Throttle
 
@@ -21,31 +20,16 @@ TICK: Final = 0.005
 MAX_ANSWER: Final = 400
 """Most bytes taken of a client's answer: an ACK has 4, an ERROR's text may be cut short."""
 MAX_CATCH_UP: Final = 64
+"""Most packets taken off one socket before others have their turn."""
 SOL_UDP: Final = socket.IPPROTO_UDP
 Address = tuple[str, int]
-
-
-class Clock(Protocol):
-    """Has the time of the loop's clock, in seconds."""
-
-    @property
-    def now(self) -> float: ...
-
-
-class _LoopClock:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    @property
-    def now(self) -> float:
-        return self._loop.time()
 
 
 class LinkHost(Protocol):
     """What a link needs of its service."""
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def loop(self) -> HotLoop: ...
     @property
     def limits(self) -> TftpLimits: ...
     @property
@@ -69,6 +53,7 @@ class Link:
         "_clock",
         "_loading",
         "_local",
+        "_more",
         "_plain",
         "_post",
         "_reader",
@@ -121,13 +106,10 @@ class Link:
         self._block = memoryview(b"")
         self._plain = transfer.windowsize == 1 and service.throttle is None
         """One packet at a time, whenever the client has the one before."""
-        loop = service.loop
-        self._after: Callable[[Ready], object]
-        self._clock: Clock
-        if isinstance(loop, HotLoop):
-            self._after, self._clock = loop.after_reads, loop.clock
-        else:
-            self._after, self._clock = at_once, _LoopClock(loop)
+        self._after: Callable[[Ready], object] = service.loop.after_reads
+        self._clock = service.loop.clock
+        self._more = False
+        """Its socket may hold more than was taken; the loop will call again."""
         self.sock: socket.socket | None = None
         self._recv: Callable[[int], bytes]
         self._post: Callable[[memoryview], int]
@@ -155,16 +137,9 @@ class Link:
     def start(self, now: float) -> None:
         self.transfer.start(now)
         if self.sock is not None:
-            self._watch_socket(self.sock.fileno())
+            self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable)
         self._send()
         self._watch()
-
-    def _watch_socket(self, fd: int) -> None:
-        loop = self._service.loop
-        if isinstance(loop, HotLoop):
-            loop.add_edge_reader(fd, self._on_readable)
-        else:
-            loop.add_reader(fd, self._on_readable)
 
     def repeat(self, now: float) -> None:
         if not self._loading and self.transfer.repeat(now):
@@ -178,8 +153,10 @@ class Link:
 
     def _on_readable(self) -> bool:
         """Take packets off the link's own socket, up to one that asks for more, as after
-        it none can wait that matters; False when there is none."""
-        while self.sock is not None:
+        it none can wait that matters; False when there is none, or too many for one turn."""
+        for _ in range(MAX_CATCH_UP):
+            if self.sock is None:
+                return False
             try:
                 packet = self._recv(MAX_ANSWER)
             except (BlockingIOError, InterruptedError):
@@ -198,7 +175,15 @@ class Link:
                     self._watch()
                 return True
             self.on_packet(packet)
+        if not self._more:
+            # The loop tells of a socket once (EPOLLET), and others wait.
+            self._more = True
+            self._service.loop.call_soon(self._take_more)
         return False
+
+    def _take_more(self) -> None:
+        self._more = False
+        self._on_readable()
 
     def on_packet(self, packet: bytes) -> None:
         """Take a packet from the client."""

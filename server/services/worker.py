@@ -96,7 +96,7 @@ class Events:
 class Worker:
     """The inside of a worker process."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: HotLoop, sock: socket.socket) -> None:
         self._loop = loop
         self._catalog: Catalog | None = None
         self._services: list[TftpService | NbdService] = []
@@ -207,7 +207,9 @@ def main(fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     async def run() -> None:
-        await Worker(asyncio.get_running_loop(), socket.socket(fileno=fd)).run()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, HotLoop)
+        await Worker(loop, socket.socket(fileno=fd)).run()
 
     with asyncio.Runner(loop_factory=HotLoop) as runner:
         runner.run(run())

@@ -1,4 +1,3 @@
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ from server.app import App, _find_culprit
 from server.catalog import find_address
 from server.config import Config, Transport
 from server.errors import ServerError
+from server.services.hotloop import HotLoop
 from server.services.http import HttpService
 from tests.server.farm import publish
 
@@ -21,7 +21,7 @@ def test_the_address_that_nodes_are_told() -> None:
 
 def test_what_fails_in_a_service_is_told_under_its_name(tmp_path: Path) -> None:
     publish(tmp_path / "store")
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     try:
         config = Config(store=tmp_path / "store", services=("http",), http=Transport(0))
         app = App(config, loop)
@@ -43,7 +43,7 @@ def test_what_fails_in_a_service_is_told_under_its_name(tmp_path: Path) -> None:
 def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
     publish(tmp_path / "store")
     (tmp_path / "state").write_text("a file")
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     try:
         with pytest.raises(ServerError, match="--state"):
             App(Config(store=tmp_path / "store", state=tmp_path / "state"), loop)
@@ -64,7 +64,7 @@ def test_dhcp_settings_that_do_not_fit(
     tmp_path: Path, mode: str, given: str | None, says: str
 ) -> None:
     publish(tmp_path / "store")
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     try:
         with pytest.raises(ServerError, match=says) as caught:
             App(Config(store=tmp_path / "store", dhcp=mode, dhcp_range=given), loop)
@@ -85,7 +85,7 @@ def make_app(tmp_path: Path, *services: str, problems: tuple[str, ...] = ()) -> 
         nbd=port,
         http=port,
     )
-    return App(config, asyncio.new_event_loop(), problems)
+    return App(config, HotLoop(), problems)
 
 
 def test_what_was_wrong_before_the_start_is_told(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_only_who_shows_timelines_keeps_them(tmp_path: Path) -> None:
 
 def test_collecting_needs_a_state_directory(tmp_path: Path) -> None:
     publish(tmp_path / "store")
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     try:
         with pytest.raises(ServerError, match="collect_after"):
             App(Config(store=tmp_path / "store", collect_after=60), loop)

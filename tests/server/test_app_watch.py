@@ -1,6 +1,5 @@
 """What people see of a running server: kernel logs, the token, and no secret anywhere."""
 
-import asyncio
 import dataclasses
 import json
 import re
@@ -17,6 +16,7 @@ from server.inventory import Inventory, Machine
 from server.logconfig import Logs
 from server.protocols.http import Request, Response
 from server.protocols.logs import LogLine, parse_netconsole
+from server.services.hotloop import HotLoop
 from server.services.http import HttpService
 from tests.server.farm import publish
 
@@ -39,7 +39,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., App]]:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "login").write_text(f"{MOUNTED}\n")
     (tmp_path / "token").write_text("a-token-for-the-page\n")
-    loop = asyncio.new_event_loop()
+    loop = HotLoop()
     config = Config(
         store=tmp_path / "store",
         lts_conf=tmp_path / "lts.conf",

@@ -1,6 +1,5 @@
 """Rules fed by the protocol cores: packets in, events out, into the timeline, to the finding."""
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from server.protocols.dhcp_leases import LeaseTable
 from server.protocols.dhcp_server import DhcpServer, Pool
 from server.protocols.dhcp_wire import Message, MessageType, Op, Option, pack, packed, unpack
 from server.protocols.tftp_wire import pack_ack, pack_error, pack_request
+from server.services.hotloop import HotLoop
 from server.services.tftp import TftpLimits, TftpService
 from tests.server.diagnosis.story import BIOS, MAC, UEFI
 from tests.server.protocols.dhcp.capture import MAC as CAPTURED
@@ -45,7 +45,15 @@ class Loop:
         self.due.append((when, action))
         return Handle(self, (when, action))
 
+    @property
+    def clock(self) -> "Loop":
+        return self
+
+    def after_reads(self, send: Callable[[], object]) -> None:
+        send()
+
     def add_reader(self, *args: Any) -> None: ...
+    def add_edge_reader(self, *args: Any) -> None: ...
     def remove_reader(self, *args: Any) -> None: ...
 
     def advance(self, seconds: float) -> None:
@@ -79,7 +87,7 @@ class Wire:
         self.loop = Loop()
         self.nodes = Nodes(lambda ip: (MAC, None))
         self.service = TftpService(
-            cast(asyncio.AbstractEventLoop, self.loop),
+            cast(HotLoop, self.loop),
             address=IP,
             port=0,
             lookup=lookup,

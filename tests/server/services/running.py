@@ -81,7 +81,7 @@ class Running:
 
 
 @contextmanager
-def running(make: Callable[[asyncio.AbstractEventLoop], S]) -> Iterator[S]:
+def running(make: Callable[[HotLoop], S]) -> Iterator[S]:
     """A bound and started service in a loop of its own; stopped at the end."""
     runner = Running()
     try:

@@ -24,6 +24,7 @@ from server.protocols import tftp as core
 from server.protocols.tftp_wire import pack_ack, pack_error, pack_request
 from server.services.limits import TftpLimits
 from server.services.tftp import TftpService
+from server.services.tftp_link import MAX_CATCH_UP
 from tests.server.services.running import Running, Seen, running
 
 DATA = random.Random(6).randbytes(100_000)
@@ -354,6 +355,26 @@ def test_retransmissions_of_many_share_one_timer(kernel: Path) -> None:
         assert len(timers) <= 1
         for peer in peers:
             peer.sock.close()
+
+
+def test_a_client_that_floods_its_transfer_lets_others_in_between(kernel: Path) -> None:
+    with serving(kernel) as service, Peer(service) as peer:
+        peer.request()
+        assert peer.receive()[:4] == b"\0\3\0\1"
+
+        async def flood() -> bytes:
+            (link,) = service._links.values()
+            assert link.sock is not None
+            # More than what the turn here and that of the loop's event take.
+            for _ in range(2 * MAX_CATCH_UP + 20):
+                peer.send(pack_ack(0))
+            peer.send(pack_ack(1))
+            link._on_readable()
+            return link.sock.recv(4, socket.MSG_PEEK)
+
+        left = asyncio.run_coroutine_threadsafe(flood(), service.loop).result(20)
+        assert left == pack_ack(0)
+        assert peer.receive()[:4] == b"\0\3\0\2"
 
 
 def test_strangers_packets_change_nothing(kernel: Path) -> None:
