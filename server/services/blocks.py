@@ -192,7 +192,6 @@ class Reader:
         "_base",
         "_cache",
         "_held",
-        "_index",
         "_length",
         "_stretch",
         "_stride",
@@ -206,7 +205,6 @@ class Reader:
         self._cache = cache
         self._stride = self.layout.stride
         self._held: dict[int, memoryview] = {}
-        self._index = -1
         self._stretch = memoryview(b"")
         """The stretch of the latest packet: `_length` bytes, block `_base` first."""
         self._base = self._length = 0
@@ -222,12 +220,12 @@ class Reader:
 
     def packets(self, first: int, count: int) -> list[memoryview] | None:
         """The packets [first, first + count) in few slices; None: load them first."""
+        stride = self._stride
+        start = (first - self._base) * stride
+        if start >= 0 and start + (count - 1) * stride < self._length:
+            return [self._stretch[start : start + count * stride]]
         layout = self.layout
         index = first // layout.blocks
-        place = first - index * layout.blocks
-        if index == self._index and place + count <= layout.blocks:
-            stride = layout.stride
-            return [self._stretch[place * stride : (place + count) * stride]]
         last = (first + count - 1) // layout.blocks
         held = self._held
         for old in [old for old in held if old < index]:
@@ -238,7 +236,7 @@ class Reader:
                 if stretch is None:
                     return None
                 held[wanted] = stretch
-        self._index, self._stretch = last, held[last]
+        self._stretch = held[last]
         self._base, self._length = last * layout.blocks, len(self._stretch)
         return layout.slices(first, count, held)
 

@@ -66,7 +66,7 @@ class _Mapping:
         # through ctypes they let other threads run.
         self._array = (ctypes.c_ubyte * size).from_address(address)
         self._may_look = self._can_look()
-        self._vector = ctypes.create_string_buffer(1 << (Granules.SHIFT - 12))
+        self._vector = ctypes.create_string_buffer((1 << Granules.SHIFT) // _PAGE)
         weakref.finalize(self._array, _unmap, address, size, self.fd).atexit = False
 
     def view(self) -> memoryview:
