@@ -59,7 +59,7 @@ $(FUZZ_PYTHON): fuzz/requirements.txt requirements.txt
 	@touch $@
 
 bench: install ## side by side with other servers: the whole table, an hour; docs/performance.md
-	$(VENV)/bin/python -m bench
+	$(VENV)/bin/python -m bench --record docs/performance.md
 
 bench-quick: install ## the same with short runs, three minutes; writes build/bench/quick.json
 	$(VENV)/bin/python -m bench --quick --output build/bench/quick.json

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from bench.client import compile_client
 from bench.data import make_data, warm
+from bench.marks import write_beside, write_between
 from bench.page import PAGE, PAGE_TITLE, measure_page
 from bench.place import BenchError, come_first, describe_machine, leave_network, load_average
 from bench.report import BEGIN, END, render_head, render_page, render_row
@@ -118,20 +119,9 @@ def run(rows: list[Row], page: bool, options: argparse.Namespace) -> bool:
     return not any("error" in row for row in report["rows"])
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text)
-    beside.replace(path)
-
-
 def record(report: dict[str, Any], page: Path) -> None:
     """Put the goals' table into a page, between its marks."""
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise BenchError(f"{page}: the marks {BEGIN} and {END} are missing")
-    write_beside(page, f"{head}{BEGIN}\n{render_page(report)}\n{END}{tail}")
+    write_between(page, BEGIN, END, render_page(report))
 
 
 if __name__ == "__main__":

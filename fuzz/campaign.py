@@ -16,9 +16,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from bench.marks import write_between
+from bench.place import BenchError
+
 HOUSE: Final = Path(__file__).resolve().parent.parent
 CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "logs", "ltsconf")
 ROUND: Final = 500_000
+LONGEST: Final = {"http": 1024, "dns": 600, "ltsconf": 600}
+"""Bytes of an input: room for several messages of the core; longer ones only take longer."""
+MAX_LONGEST: Final = 4096
 BEGIN, END = "<!-- fuzz: written by `make fuzz` -->", "<!-- /fuzz -->"
 _DONE: Final = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _COVER: Final = re.compile(r"cov: (\d+) ft: (\d+)")
@@ -31,7 +37,14 @@ def run_round(core: str, executions: int, place: Path) -> dict[str, Any]:
     for number, seed in enumerate(importlib.import_module(f"fuzz.{core}").SEEDS):
         (corpus / f"seed-{number}").write_bytes(seed)
     argv = [
-        *(sys.executable, "-m", "fuzz.run", core, f"-runs={executions}", "-max_len=4096"),
+        *(
+            sys.executable,
+            "-m",
+            "fuzz.run",
+            core,
+            f"-runs={executions}",
+            f"-max_len={LONGEST.get(core, MAX_LONGEST)}",
+        ),
         *("-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-use_value_profile=1"),
         *(f"-artifact_prefix={place}/{core}-", str(corpus)),
     ]
@@ -98,11 +111,7 @@ def record(place: Path, page: Path) -> None:
     """Put the table into a page, between its marks."""
     text = (place / "results.jsonl").read_text()
     table = sum_up(json.loads(line) for line in text.splitlines())
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{page}: the marks {BEGIN} and {END} are missing")
-    page.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}")
+    write_between(page, BEGIN, END, table)
 
 
 def main() -> None:
@@ -115,7 +124,10 @@ def main() -> None:
     options.place.mkdir(parents=True, exist_ok=True)
     quiet = [run_core(core, options.executions, options.place) for core in options.core or CORES]
     if options.record:
-        record(options.place, HOUSE / "docs" / "security.md")
+        try:
+            record(options.place, HOUSE / "docs" / "security.md")
+        except BenchError as error:
+            raise SystemExit(f"fuzz: {error}") from None
     sys.exit(0 if all(quiet) else 1)
 
 

@@ -17,8 +17,9 @@ from server.protocols.http import (
     parse_range,
 )
 
-LIMITS: Final = HttpLimits(header_bytes=2048, body_bytes=256)
+LIMITS: Final = HttpLimits(header_bytes=512, body_bytes=128)
 SIZE: Final = 1000
+MAX_PIECES: Final = 32
 FILE: Final = FileRange(Path("/image"), 0, SIZE)
 _WALL: Final = 1_795_239_504.0
 _STREAMS: Final = (
@@ -41,8 +42,9 @@ def check(data: bytes) -> None:
     stream = words.rest()
     _check_range(stream[:64].decode("latin-1"))
     whole = _run(stream, len(stream) + 1)
-    pieces = _run(stream, cut)
-    assert whole == pieces, "how the bytes are cut changes what is understood"
+    if cut < len(stream):
+        pieces = _run(stream, max(cut, len(stream) // MAX_PIECES))
+        assert whole == pieces, "how the bytes are cut changes what is understood"
 
 
 def _check_range(header: str) -> None:

@@ -260,6 +260,8 @@ class HttpCore:
         return None, interim
 
     def _check_head(self, head: h11.Request) -> bytes:
+        if head.method == b"CONNECT":  # RFC 9110 section 9.3.6; what follows would be no HTTP
+            raise Rejected(501, "CONNECT asks for a proxy, which this server is not")
         for name, value in head.headers:
             if name == b"content-length" and int(value) > self._limits.body_bytes:
                 raise Rejected(413, f"more than {self._limits.body_bytes} bytes of body")

@@ -27,6 +27,8 @@ FOUND = {
         "dns",
         b"\0\0\5\1\0\0\1\0\0\0\0\0\0\x4c" + b"x" * 76 + b"\0\0\1\0\1",
     ),
+    # A success would have made a tunnel of the connection, and raised on its own body.
+    "http-connect": ("http", b"\xc8CONNECT /ltsp HTTP/1.1\r\nHost: a\r\n\r\n"),
 }
 
 

@@ -243,6 +243,8 @@ def feed(connection: HttpCore, raw: bytes) -> None:
             413,
         ),
         (b"GET /%ff HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 501),
+        (b"CONNECT / HTTP/1.1\r\nHost: h\r\n\r\n", 501),
     ],
 )
 def test_what_is_no_request_is_answered_and_ends_the_connection(raw: bytes, status: int) -> None:
