@@ -36,6 +36,7 @@ extern char scratch[1 << 20];
 
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 uint64_t read_clock(void);
+void open_events(void);                               /* before the first `watch` */
 void watch(struct source *source, uint32_t events);   /* add */
 void rewatch(struct source *source, uint32_t events); /* change */
 void unwatch(struct source *source);                  /* remove and close */
