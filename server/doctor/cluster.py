@@ -21,6 +21,7 @@ from server.doctor.join import (
 from server.doctor.path import describe_offset
 from server.doctor.target import Survey, Target
 from server.doctor.verdict import Verdict, good
+from server.quantities import name_span
 
 CLUSTER_INFO: Final = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 TIMEOUT: Final = 10.0
@@ -176,14 +177,6 @@ def _judge_age(target: Target, subject: str, token_id: str) -> Verdict:
         return good("token", subject, "it never expires")
     left = ends - target.clock()
     if left <= 0:
-        return found("token.expired", subject, f"{describe_span(-left)} ago")
-    words = f"it expires in {describe_span(left)}"
+        return found("token.expired", subject, f"{name_span(-left)} ago")
+    words = f"it expires in {name_span(left)}"
     return found("token.soon", subject, words) if left < SOON else good("token", subject, words)
-
-
-def describe_span(seconds: float) -> str:
-    """`2 days`, `3 h`, `5 min`: the largest unit that is at least one."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

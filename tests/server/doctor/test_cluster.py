@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from server.doctor.cluster import CLUSTER_INFO, check_api, describe_span
+from server.doctor.cluster import CLUSTER_INFO, check_api
 from server.doctor.target import Survey, Target
 from server.doctor.verdict import Level, Verdict
+from server.quantities import name_span
 from tests.server.doctor.test_join import HASH, TOKEN, make_ca, sign
 
 NOW = 1795248000.0
@@ -192,7 +193,7 @@ def secret(expiration: str) -> str:
 @pytest.mark.parametrize(
     ("script", "expected", "words"),
     [
-        (secret("2026-11-20T08:00:00Z"), "token.expired", "1 days ago"),
+        (secret("2026-11-20T08:00:00Z"), "token.expired", "24 h ago"),
         (secret("2026-11-21T11:00:00Z"), "token.soon", "it expires in 3 h"),
         (secret("2026-11-29T08:00:00Z"), "token.ok", "it expires in 8 days"),
         (secret(""), "token.ok", "it never expires"),
@@ -221,6 +222,6 @@ def test_no_kubectl(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_spans() -> None:
-    spans = [describe_span(seconds) for seconds in (5, 60, 7200, 200000)]
+    spans = [name_span(seconds) for seconds in (5, 60, 7200, 200000)]
     assert spans == ["5 s", "1 min", "2 h", "2 days"]
     assert replace(Target("x"), api="y").api == "y"
