@@ -148,20 +148,19 @@ class Link:
     def catch_up(self) -> None:
         """Take what has come to the link's own socket up to now."""
         for _ in range(MAX_CATCH_UP):
-            if not self._on_readable():
+            if self.sock is None or not self._on_readable():
                 return
 
     def _on_readable(self) -> bool:
         """Take packets off the link's own socket, up to one that asks for more, as after
         it none can wait that matters; False when there is none, or too many for one turn."""
-        for _ in range(MAX_CATCH_UP):
-            if self.sock is None:
-                return False
+        taken = 0
+        while taken < MAX_CATCH_UP:
             try:
                 packet = self._recv(MAX_ANSWER)
             except (BlockingIOError, InterruptedError):
                 return False
-            except OSError:
+            except OSError:  # closed too
                 self._gone()
                 return False
             if self._plain and not self._loading and self.transfer.advance(packet, self._clock.now):
@@ -175,6 +174,7 @@ class Link:
                     self._watch()
                 return True
             self.on_packet(packet)
+            taken += 1
         if not self._more:
             # The loop tells of a socket once (EPOLLET), and others wait.
             self._more = True
