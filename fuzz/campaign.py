@@ -45,7 +45,7 @@ def run_round(core: str, executions: int, place: Path) -> dict[str, Any]:
             f"-runs={executions}",
             f"-max_len={LONGEST.get(core, MAX_LONGEST)}",
         ),
-        *("-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-use_value_profile=1"),
+        *("-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1"),
         *(f"-artifact_prefix={place}/{core}-", str(corpus)),
     ]
     began = time.monotonic()
