@@ -12,7 +12,7 @@ from typing import Final, Literal
 from server.protocols.tftp_wire import (
     ErrorCode,
     Opcode,
-    pack_ack,
+    make_acks,
     pack_error,
     pack_oack,
     unpack_error,
@@ -106,6 +106,7 @@ class Transfer:
     """
 
     __slots__ = (
+        "_acks",
         "_awaited",
         "_backoff",
         "_give_up",
@@ -152,6 +153,7 @@ class Transfer:
         """Retransmissions so far."""
         self.confirmed = False
         """True once the client has answered from its address."""
+        self._acks = make_acks()
         self._awaited: bytes | None = None
         """Lockstep: the ACK of the block under way, if another block comes after it."""
         self._timeout = negotiated.timeout
@@ -194,7 +196,7 @@ class Transfer:
             return False
         self.acked = first = self.first
         self.first = self._sent = first = first + 1
-        self._awaited = pack_ack(first) if first < self.total else None
+        self._awaited = self._acks[first & 0xFFFF] if first < self.total else None
         if self._resent:
             self._resent = False
             self._backoff = 0
@@ -241,7 +243,7 @@ class Transfer:
         self.count = count
         self._sent = acked + count
         if self.windowsize == 1 and self._sent < self.total:
-            self._awaited = pack_ack(self._sent)
+            self._awaited = self._acks[self._sent & 0xFFFF]
         # As `sent`, without the back-off, in line: this is the fast path.
         self._sent_at = now
         self.deadline = now + self._rto
