@@ -81,9 +81,10 @@ class Nodes:
         # Both in the order in which the nodes were last seen.
         self._nodes: OrderedDict[str, Node] = OrderedDict()
         self._strangers: OrderedDict[str, None] = OrderedDict()
-        # Who took which address, as DHCP showed: for machines behind a router, which no
-        # neighbour table knows.
-        self._leases: OrderedDict[str, str] = OrderedDict()
+        # Who had which address last, as DHCP or the neighbour table showed: for machines
+        # behind a router, which no such table knows, and those that have fallen silent,
+        # which it forgets in seconds.
+        self._holders: OrderedDict[str, str] = OrderedDict()
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
         self._watchers: list[Callable[[str, Node | None], None]] = []
@@ -110,7 +111,7 @@ class Nodes:
     def _take(self, node: "Node", event: Event, phase: str, detail: dict[str, Any]) -> None:
         path = str(detail.get("file") or detail.get("path") or detail.get("export") or "")
         if event.source == "dhcp" and not _is_error(detail):
-            self._note_lease(node.mac, detail.get("address"))
+            self._note_holder(node.mac, detail.get("address"))
         if event.source == "dhcp" and "firmware" not in detail and not _is_error(detail):
             # Linux asks, perhaps to renew: no step of a boot, and no boot of a machine with a disk.
             node.last_seen = max(node.last_seen, event.time)
@@ -137,8 +138,8 @@ class Nodes:
         return reversed(self._nodes.values())
 
     def get(self, key: str) -> Node | None:
-        """A node by MAC (any spelling) or, where that is unknown or DHCP showed it, by IP."""
-        return self._nodes.get(parse_mac(key) or key) or self._nodes.get(self._leases.get(key, ""))
+        """A node by MAC (any spelling), or by the IP that it has or had last."""
+        return self._nodes.get(parse_mac(key) or key) or self._nodes.get(self._holders.get(key, ""))
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -152,7 +153,10 @@ class Nodes:
         if mac is None:
             ip = name
             mac, hostname = self._identify(ip)
-            mac = mac or self._leases.get(ip)
+            if mac:
+                self._note_holder(mac, ip)
+            else:
+                mac = self._holders.get(ip)
         key = mac or ip
         if mac and ip and ip in self._nodes:
             self._adopt(ip, key)
@@ -172,13 +176,13 @@ class Nodes:
         self._dirty[key] = None
         return node
 
-    def _note_lease(self, mac: str | None, address: object) -> None:
+    def _note_holder(self, mac: str | None, address: object) -> None:
         if mac is None or not isinstance(address, str):
             return
-        self._leases[address] = mac
-        self._leases.move_to_end(address)
-        if len(self._leases) > self._limit:
-            self._leases.popitem(last=False)
+        self._holders[address] = mac
+        self._holders.move_to_end(address)
+        if len(self._holders) > self._limit:
+            self._holders.popitem(last=False)
 
     def _adopt(self, ip: str, mac: str) -> None:
         """What was seen of an address belongs to the machine that has it."""
@@ -264,8 +268,10 @@ class Nodes:
         for node in sorted(found, key=lambda node: node.last_seen):
             self._make_room()
             self._nodes[node.key] = node
+            if node.ip:
+                self._note_holder(node.mac, node.ip)
             if node.boot is not None:
-                self._note_lease(node.mac, node.boot.facts.get("address"))
+                self._note_holder(node.mac, node.boot.facts.get("address"))
             if node.mac is None:
                 self._strangers[node.key] = None
         return len(self._nodes)

@@ -389,6 +389,32 @@ def test_who_the_neighbour_table_knows_is_nobody_else_whatever_dhcp_showed() -> 
     assert nodes.nodes()[0].mac == MAC
 
 
+def test_a_machine_that_fell_silent_keeps_its_timeline(tmp_path: Path) -> None:
+    """The neighbour table forgets it in seconds, often before a transfer is given up."""
+    known: dict[str, tuple[str | None, str | None]] = {IP: (MAC, "node-1")}
+    nodes = Nodes(lambda ip: known.get(ip, (None, None)))
+    clock = Clock(nodes)
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="start")
+    known.clear()
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="error", message="never answered")
+    (node,) = nodes.nodes()
+    assert node.mac == MAC
+    assert node.boot is not None
+    assert node.boot.phases["loader"].error == "never answered"
+    nodes.save(tmp_path)
+    again = Nodes()
+    again.load(tmp_path)
+    Clock(again).see("nbd", "detach", reason="gone")
+    assert [one.key for one in again.nodes()] == [MAC]
+    # The address is another machine's now.
+    known[IP] = ("52:54:00:00:00:02", None)
+    clock.tftp("/ltsp/amd64/grub/i386-pc/core.0", status="start")
+    assert len(nodes) == 2
+    known.clear()
+    clock.see("beacon", "initramfs", status="ok")
+    assert nodes.nodes()[0].mac == "52:54:00:00:00:02"
+
+
 def test_leases_are_bounded() -> None:
     nodes = Nodes(limit=3)
     for number in range(9):
