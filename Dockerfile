@@ -26,6 +26,12 @@ COPY . /farm/context
 WORKDIR /farm/context
 RUN PYTHONDONTWRITEBYTECODE=1 python3 -m imagebuild.container slice "$RECIPE" /farm/slices
 
+# The server's own C, compiled; one file leaves this stage.
+FROM ltsp-base AS fastpath
+COPY container/compile-fastpath /farm/compile-fastpath
+COPY server/fastpath /farm/fastpath
+RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
+
 # 2. basesystem: bootstrap, updates, base packages, kernel, patches.
 FROM ltsp-base AS basesystem
 ENV PYTHONPATH=/farm/src PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -79,6 +85,7 @@ COPY container/bootfarm /usr/local/bin/bootfarm
 COPY container/*.py /usr/lib/bootfarm/container/
 COPY netboot-config /usr/lib/bootfarm/netboot-config
 COPY server /usr/lib/bootfarm/server
+COPY --from=fastpath /farm/_fastpath.so /usr/lib/bootfarm/server/fastpath/_fastpath.so
 ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     PROMETHEUS_DISABLE_CREATED_SERIES=True \
     BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state

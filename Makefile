@@ -17,7 +17,7 @@ install: system-packages $(STAMP) ## Debian packages and .venv/bin/bootfarm
 system-packages:
 	@.ci/system-packages
 
-$(STAMP): pyproject.toml requirements.txt
+$(STAMP): pyproject.toml requirements.txt $(wildcard server/fastpath/*.[ch])
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --requirement requirements.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .

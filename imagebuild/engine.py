@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,8 @@ CONTEXT = ("Dockerfile", ".dockerignore", "container", "imagebuild", "netboot-co
 PACKED_AT = "recipes/packed"
 IMAGES = "/usr/share/bootfarm/store/images"
 REFERENCE_FILE = "/usr/share/bootfarm/image"
-_LEFT_OUT = ("__pycache__", ".mypy_cache", ".ruff_cache")
+_LEFT_OUT = ("__pycache__", ".mypy_cache", ".ruff_cache", "*.so")
+"""What stands in .dockerignore too, which engines do not apply to a packed context."""
 _REFERENCE = re.compile(
     r"(?P<repository>(?:[a-zA-Z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:(?:[._]|__|-+|/)[a-z0-9]+)*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
@@ -245,7 +247,7 @@ def write_context(recipe: Recipe, target: IO[bytes], house: Path = HOUSE) -> Non
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Nobody's and of no time: the same files make the same context."""
-    if Path(member.name).name in _LEFT_OUT:
+    if any(fnmatchcase(Path(member.name).name, pattern) for pattern in _LEFT_OUT):
         return None
     member.uid = member.gid = 0
     member.uname = member.gname = ""

@@ -33,7 +33,7 @@ FLOORS = [
     ["imagebuild.imagecli"],
     ["imagebuild.cli"],
     ["server.errors"],
-    ["server.events", "server.content", "server.quantities"],
+    ["server.events", "server.content", "server.quantities", "server.fastpath"],
     ["server.ltsconf", "server.protocols", "server.yamlfile", "server.templates"],
     [
         *("server.inventory", "server.stamp", "server.background", "server.extras"),

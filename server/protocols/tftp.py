@@ -12,7 +12,7 @@ from typing import Final, Literal
 from server.protocols.tftp_wire import (
     ErrorCode,
     Opcode,
-    make_acks,
+    pack_ack,
     pack_error,
     pack_oack,
     unpack_error,
@@ -106,7 +106,6 @@ class Transfer:
     """
 
     __slots__ = (
-        "_acks",
         "_awaited",
         "_backoff",
         "_give_up",
@@ -153,7 +152,6 @@ class Transfer:
         """Retransmissions so far."""
         self.confirmed = False
         """True once the client has answered from its address."""
-        self._acks = make_acks()
         self._awaited: bytes | None = None
         """Lockstep: the ACK of the block under way, if another block comes after it."""
         self._timeout = negotiated.timeout
@@ -196,7 +194,7 @@ class Transfer:
             return False
         self.acked = first = self.first
         self.first = self._sent = first = first + 1
-        self._awaited = self._acks[first & 0xFFFF] if first < self.total else None
+        self._awaited = pack_ack(first) if first < self.total else None
         if self._resent:
             self._resent = False
             self._backoff = 0
@@ -205,6 +203,19 @@ class Transfer:
         self._progress = self._sent_at = now
         self.deadline = now + self._rto
         return True
+
+    def passed(self, first: int, sent_at: float, rtt: float) -> None:
+        """Lockstep went on outside: all blocks before `first` were acknowledged, and that
+        was sent at `sent_at`. rtt: the latest round trip measured there, in seconds; 0: none."""
+        self.acked = first - 1
+        self.first = self._sent = first
+        self._awaited = pack_ack(first) if first < self.total else None
+        self._resent = False
+        self._backoff = 0
+        if rtt > 0:
+            self._measure(rtt)
+        self._progress = self._sent_at = sent_at
+        self.deadline = sent_at + self._rto
 
     def receive(self, packet: bytes, now: float) -> bool:
         """Take a packet from the client's address; True when blocks are to be sent."""
@@ -243,7 +254,7 @@ class Transfer:
         self.count = count
         self._sent = acked + count
         if self.windowsize == 1 and self._sent < self.total:
-            self._awaited = self._acks[self._sent & 0xFFFF]
+            self._awaited = pack_ack(self._sent)
         # As `sent`, without the back-off, in line: this is the fast path.
         self._sent_at = now
         self.deadline = now + self._rto

@@ -218,6 +218,12 @@ class Reader:
         packets = self.packets(block, 1)
         return None if packets is None else packets[0]
 
+    def stretch(self, block: int) -> tuple[memoryview, int] | None:
+        """The stretch at hand, if it has this block; and the number of its first block."""
+        if 0 <= (block - self._base) * self._stride < self._length:
+            return self._stretch, self._base
+        return None
+
     def packets(self, first: int, count: int) -> list[memoryview] | None:
         """The packets [first, first + count) in few slices; None: load them first."""
         stride = self._stride

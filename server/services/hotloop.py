@@ -6,7 +6,8 @@ which polls again without a turn of the loop as long as nothing else wants one.
 Everything else of asyncio (timers, tasks, signals, threads) is as it was.
 
 One turn of the selector: read from all that has something (readers), send the short
-answers (`after_reads`), a few of the long ones (`in_bulk`), and look again.
+answers (`after_reads`), a few of the long ones (`in_bulk`), and look again. What has
+a lane (server/fastpath) is served before that, without a line of Python.
 
 Belongs to the loop's thread, as all of asyncio's calls that do not say otherwise.
 """
@@ -22,13 +23,14 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Final, TypeVarTuple, Unpack
 
-EVENTS_PER_POLL: Final = 256
+from server.fastpath import Lane, Poller
+
 BULK_PER_POLL: Final = 4
 MIXED_TURNS: Final = 1000
 """After a short answer, so many long ones are sent one by one."""
 WATCH_SECONDS: Final = 60e-6
-"""So long a loop with a single client looks again before it sleeps."""
-MAX_VAIN: Final = 10
+"""So long a loop with a single client looks again before it sleeps, where there is
+another core for that client."""
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _NOT_IN: Final = ~select.EPOLLIN
@@ -55,15 +57,19 @@ class HotLoop(asyncio.SelectorEventLoop):
     def remove_reader(self, fd: Any) -> bool:
         return self._hot.set_reader(_number(fd), None)
 
-    def add_edge_reader(self, fd: int, ready: "Ready") -> None:
+    def add_edge_reader(self, fd: int, ready: "Ready", lane: Lane | None = None) -> None:
         """As add_reader, but told once of what has arrived (EPOLLET): it takes all of it,
-        or as much as lets more arrive. Spares the kernel a second look at each event."""
+        or as much as lets more arrive. Spares the kernel a second look at each event.
+
+        lane: is asked first, and lets it be told of what it leaves, until it is removed."""
         self._hot.set_reader(fd, ready, edge=True)
+        if lane is not None:
+            self._hot.poller.attach(lane)
 
     @property
-    def clock(self) -> "HotSelector":
+    def clock(self) -> Poller:
         """Has `now`: when the events were told of that are handled right now."""
-        return self._hot
+        return self._hot.poller
 
     @property
     def after_reads(self) -> Callable[["Ready"], object]:
@@ -130,20 +136,13 @@ class HotSelector(selectors.BaseSelector):
     def __init__(self, on_error: Callable[[Exception, Ready], None]) -> None:
         self.wanted = False
         """Set it when the loop has to have a turn."""
-        self.now = time.monotonic()
-        """When the latest events were told of."""
+        self.poller = Poller(WATCH_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0)
         self.after: list[Ready] = []
         """Called, and forgotten, when the readers and writers of a poll have been."""
         self.bulk: deque[Ready] = deque()
         """Called after those, a few after each poll."""
         self._mixed = 0
         """Above 0: there are short answers too, which wait for one long one at most."""
-        self._may_watch = len(os.sched_getaffinity(0)) > 1
-        self._pause = 0
-        """Waits to come in which it does not look again."""
-        self._vain = 0
-        """Times in a row that it was in vain."""
-        self._epoll = select.epoll()
         self._edges: set[int] = set()
         self._on_error = on_error
         self._readers: dict[int, Ready] = {}
@@ -175,14 +174,14 @@ class HotSelector(selectors.BaseSelector):
             return had
         if not after:
             try:
-                self._epoll.unregister(fd)
+                self.poller.unregister(fd)
             except OSError:
                 pass  # closed before it was removed
         elif before:
-            self._epoll.modify(fd, after)
+            self.poller.modify(fd, after)
         else:
             try:
-                self._epoll.register(fd, after)
+                self.poller.register(fd, after)
             except OSError:
                 del table[fd]
                 raise
@@ -194,25 +193,15 @@ class HotSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Call readers and writers until the loop is wanted, or for `timeout` seconds."""
-        poll, keys = self._epoll.poll, self._keys
+        poll, keys = self.poller.poll, self._keys
         reader_of, writer_of = self._readers.get, self._writers.get
         wait = -1.0 if timeout is None else max(timeout, 0.0)
         end = time.monotonic() + wait
         told: list[tuple[selectors.SelectorKey, int]] = []
         self.wanted = False
         after, bulk = self.after, self.bulk
-        alone = False
         while True:
-            events: list[tuple[int, int]] = []
-            try:
-                if alone and not bulk and self._watches():
-                    events = self._watch()
-                if not events:
-                    events = poll(0 if bulk or after else wait, EVENTS_PER_POLL)
-            except InterruptedError:
-                return told
-            alone = len(events) == 1
-            self.now = time.monotonic()
+            events = poll(0.0 if bulk or after else wait)
             for fd, mask in events:
                 # Looked up now: an earlier one of these events may have changed it.
                 if mask & _NOT_OUT:
@@ -259,42 +248,20 @@ class HotSelector(selectors.BaseSelector):
             if wait == 0 or (timeout is not None and wait <= 0):
                 return told
 
-    # A single client that waits for each answer asks again before this process has gone
-    # to sleep and been woken: that takes longer than all the rest. So it looks a few
-    # times more, letting others run, unless that was in vain of late.
-
-    def _watches(self) -> bool:
-        if self._pause:
-            self._pause -= 1
-            return False
-        return self._may_watch
-
-    def _watch(self) -> list[tuple[int, int]]:
-        end = self.now + WATCH_SECONDS
-        while time.monotonic() < end:
-            os.sched_yield()
-            events = self._epoll.poll(0, EVENTS_PER_POLL)
-            if events:
-                self._vain = 0
-                return events
-        self._vain = min(self._vain + 1, MAX_VAIN)
-        self._pause = 1 << self._vain
-        return []
-
     # What BaseSelector asks for: asyncio's own descriptors.
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         fd = _number(fileobj)
         if fd in self._keys or fd in self._readers or fd in self._writers:
             raise KeyError(f"descriptor {fd} is registered already")
-        self._epoll.register(fd, _to_epoll(events))
+        self.poller.register(fd, _to_epoll(events))
         key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         key = self._keys.pop(_number(fileobj))
         try:
-            self._epoll.unregister(key.fd)
+            self.poller.unregister(key.fd)
         except OSError:
             pass  # closed before
         return key
@@ -303,7 +270,7 @@ class HotSelector(selectors.BaseSelector):
         fd = _number(fileobj)
         key = self._keys[fd]
         if events != key.events:
-            self._epoll.modify(fd, _to_epoll(events))
+            self.poller.modify(fd, _to_epoll(events))
         key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
         return key
 
@@ -314,7 +281,7 @@ class HotSelector(selectors.BaseSelector):
         return self._keys
 
     def close(self) -> None:
-        self._epoll.close()
+        self.poller.close()
         self._keys.clear()
         self.after.clear()
         self.bulk.clear()

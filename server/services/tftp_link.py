@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from server.fastpath import Lockstep
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
 from server.services.hotloop import HotLoop, Ready
@@ -51,6 +52,7 @@ class Link:
         "_after",
         "_block",
         "_clock",
+        "_lane",
         "_loading",
         "_local",
         "_more",
@@ -113,10 +115,15 @@ class Link:
         self.sock: socket.socket | None = None
         self._recv: Callable[[int], bytes]
         self._post: Callable[[memoryview], int]
+        self._lane: Lockstep | None = None
+        """Answers the usual ACKs, of as many blocks as there are at hand."""
         if not service.single_port:
             self.sock = sock = self._open(local)
             self._recv = sock.recv
             self._post = sock.send
+            if self._plain:
+                self._lane = Lockstep(sock.fileno())
+                self._recv = self._lane.recv
 
     def _open(self, local: str) -> socket.socket:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -137,7 +144,7 @@ class Link:
     def start(self, now: float) -> None:
         self.transfer.start(now)
         if self.sock is not None:
-            self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable)
+            self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable, self._lane)
         self._send()
         self._watch()
 
@@ -154,6 +161,12 @@ class Link:
     def _on_readable(self) -> bool:
         """Take packets off the link's own socket, up to one that asks for more, as after
         it none can wait that matters; False when there is none, or too many for one turn."""
+        self._follow()
+        found = self._take()
+        self._lead()
+        return found
+
+    def _take(self) -> bool:
         taken = 0
         while taken < MAX_CATCH_UP:
             try:
@@ -184,6 +197,24 @@ class Link:
     def _take_more(self) -> None:
         self._more = False
         self._on_readable()
+
+    # The lane.
+
+    def _lead(self) -> None:
+        """Let the lane answer from here on, if it has what comes next."""
+        lane, transfer = self._lane, self.transfer
+        if lane is None or lane.armed or self.closed or self._loading or transfer.first < 1:
+            return
+        at_hand = self._reader.stretch(transfer.first + 1)
+        if at_hand is not None:
+            stretch, base = at_hand
+            lane.arm(stretch, self._reader.layout.stride, base, transfer.first)
+
+    def _follow(self) -> None:
+        """Have the transfer where the lane has brought it."""
+        lane = self._lane
+        if lane is not None and lane.block > self.transfer.first:
+            self.transfer.passed(lane.block, lane.sent_at, lane.rtt)
 
     def on_packet(self, packet: bytes) -> None:
         """Take a packet from the client."""
@@ -220,18 +251,21 @@ class Link:
         return wait > 0
 
     def on_timer(self, now: float) -> None:
+        self._follow()
         transfer = self.transfer
         if not self._loading and transfer.timeout(max(now, min(transfer.deadline, now + TICK))):
             self._send()
         if transfer.outcome is not None:
             self.finish()
         elif not self.closed:
+            self._lead()
             self._watch()
 
     def finish(self) -> None:
         """The transfer has its outcome: send the last word, close, report."""
         if self.closed:
             return
+        self._follow()
         self.closed = True
         transfer = self.transfer
         if transfer.farewell:
@@ -247,6 +281,8 @@ class Link:
             self._service.loop.remove_reader(self.sock.fileno())
             self.sock.close()
             self.sock = None
+            if self._lane is not None:
+                self._lane.disarm()
         self._service.ended(self)
 
     def refused(self) -> None:
@@ -266,6 +302,8 @@ class Link:
     def _send(self) -> None:
         """Send what the transfer wants sent."""
         transfer = self.transfer
+        if self._lane is not None:
+            self._lane.disarm()  # what is sent from here is not measured by it
         first, count = transfer.first, transfer.count
         if first == 0:
             self._put([memoryview(transfer.oack)], 0)
@@ -354,4 +392,5 @@ class Link:
         self.transfer.sent(self._service.loop.time())
         self._send()
         if not self.closed:
+            self._lead()
             self._watch()

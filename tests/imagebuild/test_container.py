@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.imagebuild.test_store import make_image
 
 HOUSE = Path(__file__).parents[2]
 DOCKERFILE = (HOUSE / "Dockerfile").read_text()
+HELPERS = ("recipe", "fastpath")
+"""Stages beside the article's five, of which one thing is taken each."""
 
 
 def instructions() -> list[str]:
@@ -37,10 +40,12 @@ def stages() -> dict[str, tuple[str, list[str]]]:
 
 def test_the_articles_five_stages_in_order() -> None:
     found = stages()
-    assert [name for name in found if name != "recipe"] == [stage.NAME for stage in STAGES]
+    own = [name for name in found if name not in HELPERS]
+    assert own == [stage.NAME for stage in STAGES]
     assert {name: parent for name, (parent, _) in found.items()} == {
         "ltsp-base": "${BASE_IMAGE}",
         "recipe": "ltsp-base",
+        "fastpath": "ltsp-base",
         "basesystem": "ltsp-base",
         "builder": "basesystem",
         "ltsp-image": "basesystem",
@@ -62,7 +67,11 @@ def test_run_lines_call_the_stages_and_nothing_else() -> None:
     calls = [match[1] for line in run if (match := re.search(r"container (\S+)", line))]
     assert calls == ["slice", *(stage.NAME for stage in STAGES)]
     others = [line for line in run if "imagebuild.container" not in line]
-    assert others == ["RUN sh /farm/setup-base", "RUN sh /farm/setup-build"]
+    assert others == [
+        "RUN sh /farm/setup-base",
+        "RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so",
+        "RUN sh /farm/setup-build",
+    ]
 
 
 def module_path(module: str) -> Path | None:
@@ -124,10 +133,23 @@ def test_each_run_has_the_code_that_it_imports_and_no_later_stages(stage: str) -
 def test_server_and_examples_enter_in_the_final_stage_only() -> None:
     for name, (_, lines) in stages().items():
         for line in lines:
+            if name == "fastpath" and line == "COPY server/fastpath /farm/fastpath":
+                continue
             if line.startswith("COPY ") and name not in ("final", "recipe"):
                 assert "server" not in line.replace("${", "")
                 assert "netboot-config" not in line
                 assert not line.startswith("COPY . ")
+
+
+def test_the_fast_path_is_compiled_as_make_install_compiles_it() -> None:
+    (module,) = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "ext-modules"
+    ]
+    sources = sorted(str(path.relative_to(HOUSE)) for path in HOUSE.glob("server/fastpath/*.c"))
+    assert sorted(module["sources"]) == sources
+    script = (HOUSE / "container/compile-fastpath").read_text()
+    assert f"gcc {' '.join(module['extra-compile-args'])} " in script
+    assert "COPY --from=fastpath /farm/_fastpath.so" in " ".join(stages()["final"][1])
 
 
 def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:

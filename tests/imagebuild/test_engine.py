@@ -158,6 +158,7 @@ def house(tmp_path: Path) -> Path:
         "imagebuild/__pycache__/run.pyc",
         "netboot-config/grub.cfg.j2",
         "server/app.py",
+        "server/fastpath/_fastpath.cpython-311-x86_64-linux-gnu.so",
         "tests/test.py",
     ):
         (house / path).parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from server.protocols import tftp as core
 from server.protocols.tftp_wire import pack_ack, pack_error, pack_request
 from server.services.limits import TftpLimits
 from server.services.tftp import TftpService
-from server.services.tftp_link import MAX_CATCH_UP
+from server.services.tftp_link import MAX_CATCH_UP, Link
 from tests.server.services.running import Running, Seen, running
 
 DATA = random.Random(6).randbytes(100_000)
@@ -375,6 +375,47 @@ def test_a_client_that_floods_its_transfer_lets_others_in_between(kernel: Path) 
         left = asyncio.run_coroutine_threadsafe(flood(), service.loop).result(20)
         assert left == pack_ack(0)
         assert peer.receive()[:4] == b"\0\3\0\2"
+
+
+def test_most_of_a_lockstep_transfer_never_comes_to_python(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen()
+    taken = 0
+    take = Link._take
+
+    def counted(link: Link) -> bool:
+        nonlocal taken
+        taken += 1
+        return take(link)
+
+    monkeypatch.setattr(Link, "_take", counted)
+    with serving(kernel, seen) as service, Peer(service) as peer:
+        assert peer.fetch(blksize="100") == DATA
+        blocks = len(DATA) // 100 + 1
+        assert seen.wait_status("ok")["bytes"] == len(DATA)
+        assert 2 <= taken <= blocks // 10
+
+
+def test_a_client_that_falls_silent_midway_is_asked_again_and_reported_to_the_byte(
+    kernel: Path,
+) -> None:
+    seen = Seen()
+    limits = TftpLimits(give_up_seconds=0.5, stop_seconds=0.1)
+    with serving(kernel, seen, limits=limits) as service, Peer(service) as peer:
+        peer.request(blksize="100")
+        assert peer.receive()[:2] == b"\0\6"
+        peer.send(pack_ack(0))
+        for block in range(1, 21):
+            while peer.receive()[2:4] != block.to_bytes(2, "big"):
+                continue  # a busy machine acknowledges late
+            peer.send(pack_ack(block))
+        detail = seen.wait_status("error")
+        assert detail["bytes"] == 2000
+        assert int(detail["retries"]) >= 1
+        assert "at block 21 of" in str(detail["message"])
+        repeated = [peer.receive() for _ in range(2)]
+        assert [packet[:4] for packet in repeated] == [b"\0\3\0\x15"] * 2
 
 
 def test_strangers_packets_change_nothing(kernel: Path) -> None:

@@ -1,0 +1,77 @@
+"""What the C of this folder gives. All methods belong to one thread, the loop's."""
+
+from typing import final
+
+from typing_extensions import Buffer
+
+@final
+class Poller:
+    """epoll(7), with lanes.
+
+    watch_seconds: for so long a poll whose last one found a single event looks again,
+    yielding the core, before it sleeps; it gives that up for up to 1,024 polls when it
+    was in vain. 0: never.
+    """
+
+    watch_seconds: float
+    def __init__(self, watch_seconds: float = 0.0) -> None: ...
+    @property
+    def now(self) -> float:
+        """Seconds of CLOCK_MONOTONIC (time.monotonic): when the latest events were found."""
+    @property
+    def looks(self) -> int:
+        """How often it has looked again,"""
+    @property
+    def finds(self) -> int:
+        """and how often it found something so, within that time."""
+    def poll(self, seconds: float, /) -> list[tuple[int, int]]:
+        """Serve the lanes, and give the (descriptor, EPOLL* mask) of what is left to others.
+
+        seconds: to wait for that, below 0: for ever. Empty when the time is over, a signal
+        came, or lanes alone had something for 10 ms: let others have their turn. Lets other
+        threads run. Raises OSError.
+        """
+    def register(self, fd: int, events: int, /) -> None:
+        """As select.epoll's, as the next two. Raises OSError."""
+    def modify(self, fd: int, events: int, /) -> None: ...
+    def unregister(self, fd: int, /) -> None:
+        """A lane of that descriptor goes too, also where it raises OSError (closed before)."""
+    def attach(self, lane: Lockstep, /) -> None:
+        """Have a registered descriptor served by its lane. Raises TypeError, ValueError."""
+    def close(self) -> None: ...
+
+@final
+class Lockstep:
+    """A lane: TFTP with a window of one block (RFC 1350) on a connected, non-blocking socket.
+
+    While `armed`, the ACK of `block` is answered by the next block, which is under way
+    then. Anything else disarms it and is kept: a packet of up to 512 bytes, an errno.
+    """
+
+    def __init__(self, fd: int) -> None: ...
+    @property
+    def armed(self) -> bool: ...
+    @property
+    def block(self) -> int:
+        """The block under way, counted from 1 without wrapping."""
+    @property
+    def sent_at(self) -> float:
+        """When it was sent, seconds of CLOCK_MONOTONIC; 0 where not by the lane."""
+    @property
+    def rtt(self) -> float:
+        """Seconds of the latest round trip that was measured, of one in eight of the
+        lane's own blocks, since it was armed; 0: none was."""
+    def arm(self, packets: Buffer, stride: int, base: int, block: int) -> None:
+        """Answer from now on. `block` was sent, or is about to be, by the caller.
+
+        packets: DATA packets `stride` bytes apart (the last may be shorter), of which
+        the first is block `base`; held until it is armed again, disarmed or gone.
+        Raises ValueError, RuntimeError (something is kept that nobody has taken).
+        """
+    def disarm(self) -> None:
+        """Answer nothing, and let go of the packets."""
+    def recv(self, most: int, /) -> bytes:
+        """The packet that was kept, or the next of the socket, cut at `most` bytes.
+
+        Raises OSError: the error that was kept, or the socket's (BlockingIOError: no packet).
+        """

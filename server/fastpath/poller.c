@@ -1,0 +1,260 @@
+/* epoll with lanes: descriptors of theirs are served in here, the others' events are told.
+ *
+ * One turn: read from all that has something, then send what is to be sent, so that answers
+ * leave in a row: it is the first that wakes a sleeping receiver, not each.
+ */
+#define _GNU_SOURCE
+#include "fastpath.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stddef.h>
+#include <structmember.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EVENTS 256
+#define MAX_VAIN 10
+#define MAX_STAY 0.01 /* seconds; after so long of lanes alone the loop has a turn */
+
+struct poller {
+    PyObject_HEAD
+    int epoll;
+    struct lane **lanes; /* by descriptor; NULL where there is none */
+    int size;            /* of `lanes` */
+    double now;
+    double watch_seconds;
+    bool alone; /* the latest wait found a single event */
+    int pause;  /* waits to come in which it does not look again */
+    int vain;   /* times in a row that it was in vain */
+    unsigned long long looks, finds;
+};
+
+static double read_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* A single client that waits for each answer asks again before this process has gone to
+ * sleep and been woken: that takes longer than all the rest. So it looks a few times more,
+ * letting others run, unless that was in vain of late. */
+static int look_again(struct poller *self, struct epoll_event *events) {
+    if (self->pause) {
+        self->pause--;
+        return 0;
+    }
+    self->looks++;
+    double end = self->now + self->watch_seconds;
+    int count = 0;
+    while (!count && read_clock() < end) {
+        sched_yield();
+        count = epoll_wait(self->epoll, events, EVENTS, 0);
+    }
+    /* Others may have had the core for so long that sleeping would have been no slower. */
+    if (count > 0 && read_clock() < end) {
+        self->finds++;
+        self->vain = 0;
+    } else {
+        if (self->vain < MAX_VAIN) self->vain++;
+        self->pause = 1 << self->vain;
+    }
+    return count;
+}
+
+/* Rounded up: whoever waits for a time is not woken before it. Below 0: for ever. */
+static int to_milliseconds(double seconds) {
+    if (seconds < 0) return -1;
+    if (seconds > 1e6) return 1000000000;
+    int ms = (int)(seconds * 1e3);
+    return ms < seconds * 1e3 ? ms + 1 : ms;
+}
+
+static int wait_for(struct poller *self, struct epoll_event *events, double seconds) {
+    int count = 0;
+    if (self->alone && seconds != 0 && self->watch_seconds > 0) count = look_again(self, events);
+    if (!count) {
+        count = epoll_wait(self->epoll, events, EVENTS, to_milliseconds(seconds));
+    }
+    self->alone = count == 1;
+    self->now = read_clock();
+    return count;
+}
+
+static struct lane *lane_of(const struct poller *self, int fd) {
+    return fd < self->size ? self->lanes[fd] : NULL;
+}
+
+/* Serve the lanes among the events; the others' are moved to the front, and counted. */
+static int serve(struct poller *self, struct epoll_event *events, int count) {
+    struct lane *due[EVENTS];
+    int dues = 0, told = 0;
+    for (int i = 0; i < count; i++) {
+        struct lane *lane = lane_of(self, events[i].data.fd);
+        enum verdict verdict = PASS;
+        if (lane && events[i].events & ~(uint32_t)EPOLLOUT) verdict = lane->ready(lane, self->now);
+        if (verdict == SEND_LATER) due[dues++] = lane;
+        if (verdict == PASS) events[told++] = events[i];
+    }
+    for (int i = 0; i < dues; i++) {
+        if (due[i]->send(due[i]) != PASS) continue;
+        /* Its own event was not told: there is room for this one. */
+        events[told].data.u64 = 0;
+        events[told].data.fd = due[i]->fd;
+        events[told++].events = EPOLLIN;
+    }
+    return told;
+}
+
+static PyObject *poller_poll(PyObject *object, PyObject *argument) {
+    struct poller *self = (struct poller *)object;
+    double seconds = PyFloat_AsDouble(argument);
+    if (seconds == -1 && PyErr_Occurred()) return NULL;
+    struct epoll_event events[EVENTS];
+    int count, told = 0, error;
+    Py_BEGIN_ALLOW_THREADS;
+    double began = read_clock(), left = seconds;
+    while (true) {
+        count = wait_for(self, events, left);
+        if (count <= 0 || (told = serve(self, events, count)) > 0) break;
+        double past = self->now - began;
+        if (seconds >= 0 && (left = seconds - past) <= 0) break;
+        if (past >= MAX_STAY) break;
+    }
+    error = errno;
+    Py_END_ALLOW_THREADS;
+    if (count < 0) {
+        if (error == EINTR) {
+            if (PyErr_CheckSignals()) return NULL;
+            return PyList_New(0);
+        }
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *list = PyList_New(told);
+    for (int i = 0; list && i < told; i++) {
+        PyObject *event = Py_BuildValue("iI", events[i].data.fd, (unsigned)events[i].events);
+        if (!event) Py_CLEAR(list);
+        else PyList_SET_ITEM(list, i, event);
+    }
+    return list;
+}
+
+static PyObject *control(struct poller *self, int operation, int fd, unsigned mask) {
+    struct epoll_event event = {.events = mask, .data.u64 = 0};
+    event.data.fd = fd;
+    if (epoll_ctl(self->epoll, operation, fd, &event)) return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *poller_register(PyObject *object, PyObject *args) {
+    int fd;
+    unsigned mask;
+    if (!PyArg_ParseTuple(args, "iI", &fd, &mask)) return NULL;
+    return control((struct poller *)object, EPOLL_CTL_ADD, fd, mask);
+}
+
+static PyObject *poller_modify(PyObject *object, PyObject *args) {
+    int fd;
+    unsigned mask;
+    if (!PyArg_ParseTuple(args, "iI", &fd, &mask)) return NULL;
+    return control((struct poller *)object, EPOLL_CTL_MOD, fd, mask);
+}
+
+static void detach(struct poller *self, int fd) {
+    if (fd < 0 || fd >= self->size) return;
+    struct lane *lane = self->lanes[fd];
+    self->lanes[fd] = NULL;
+    Py_XDECREF(lane);
+}
+
+static PyObject *poller_unregister(PyObject *object, PyObject *argument) {
+    struct poller *self = (struct poller *)object;
+    int fd = (int)PyLong_AsLong(argument);
+    if (fd == -1 && PyErr_Occurred()) return NULL;
+    detach(self, fd);
+    return control(self, EPOLL_CTL_DEL, fd, 0);
+}
+
+static PyObject *poller_attach(PyObject *object, PyObject *lane) {
+    struct poller *self = (struct poller *)object;
+    if (!is_lane(lane)) return PyErr_Format(PyExc_TypeError, "not a lane: %R", lane);
+    int fd = ((struct lane *)lane)->fd;
+    if (fd < 0 || fd >= 1 << 24) return PyErr_Format(PyExc_ValueError, "no descriptor: %d", fd);
+    if (fd >= self->size) {
+        int size = self->size ? self->size : 64;
+        while (size <= fd) size *= 2;
+        struct lane **lanes = PyMem_Realloc(self->lanes, (size_t)size * sizeof *lanes);
+        if (!lanes) return PyErr_NoMemory();
+        for (int i = self->size; i < size; i++) lanes[i] = NULL;
+        self->lanes = lanes;
+        self->size = size;
+    }
+    detach(self, fd);
+    self->lanes[fd] = (struct lane *)Py_NewRef(lane);
+    Py_RETURN_NONE;
+}
+
+static void close_poller(struct poller *self) {
+    for (int fd = 0; fd < self->size; fd++) detach(self, fd);
+    PyMem_Free(self->lanes);
+    self->lanes = NULL;
+    self->size = 0;
+    if (self->epoll >= 0) close(self->epoll);
+    self->epoll = -1;
+}
+
+static PyObject *poller_close(PyObject *object, PyObject *Py_UNUSED(none)) {
+    close_poller((struct poller *)object);
+    Py_RETURN_NONE;
+}
+
+static PyObject *poller_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"watch_seconds", NULL};
+    double watch_seconds = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|d", names, &watch_seconds)) return NULL;
+    struct poller *self = (struct poller *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->watch_seconds = watch_seconds;
+    self->now = read_clock();
+    self->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (self->epoll < 0) {
+        Py_DECREF(self);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return (PyObject *)self;
+}
+
+static void poller_dealloc(PyObject *object) {
+    close_poller((struct poller *)object);
+    Py_TYPE(object)->tp_free(object);
+}
+
+static PyMethodDef poller_methods[] = {
+    {"poll", poller_poll, METH_O, NULL},
+    {"register", poller_register, METH_VARARGS, NULL},
+    {"modify", poller_modify, METH_VARARGS, NULL},
+    {"unregister", poller_unregister, METH_O, NULL},
+    {"attach", poller_attach, METH_O, NULL},
+    {"close", poller_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef poller_members[] = {
+    {"now", T_DOUBLE, offsetof(struct poller, now), READONLY, NULL},
+    {"watch_seconds", T_DOUBLE, offsetof(struct poller, watch_seconds), 0, NULL},
+    {"looks", T_ULONGLONG, offsetof(struct poller, looks), READONLY, NULL},
+    {"finds", T_ULONGLONG, offsetof(struct poller, finds), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyTypeObject PollerType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "server.fastpath._fastpath.Poller",
+    .tp_basicsize = sizeof(struct poller),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = poller_new,
+    .tp_dealloc = poller_dealloc,
+    .tp_methods = poller_methods,
+    .tp_members = poller_members,
+};
