@@ -8,8 +8,8 @@ the protocols stay in server/protocols; a lane only does again what they have be
 What the parts do stands in `_fastpath.pyi`. Why C, and what it gives: docs/performance.md.
 """
 
-from server.fastpath._fastpath import Lockstep, Poller
+from server.fastpath._fastpath import Lockstep, Poller, Reads
 
-Lane = Lockstep
+Lane = Lockstep | Reads
 
-__all__ = ["Lane", "Lockstep", "Poller"]
+__all__ = ["Lane", "Lockstep", "Poller", "Reads"]

@@ -36,7 +36,7 @@ class Poller:
     def modify(self, fd: int, events: int, /) -> None: ...
     def unregister(self, fd: int, /) -> None:
         """A lane of that descriptor goes too, also where it raises OSError (closed before)."""
-    def attach(self, lane: Lockstep, /) -> None:
+    def attach(self, lane: Lockstep | Reads, /) -> None:
         """Have a registered descriptor served by its lane. Raises TypeError, ValueError."""
     def close(self) -> None: ...
 
@@ -74,4 +74,50 @@ class Lockstep:
         """The packet that was kept, or the next of the socket, cut at `most` bytes.
 
         Raises OSError: the error that was kept, or the socket's (BlockingIOError: no packet).
+        """
+
+@final
+class Reads:
+    """A lane: NBD's plain reads on a connected, non-blocking socket (the NBD protocol
+    text, "Transmission"), of what is in memory.
+
+    view: the export. hot: a byte for each 2**shift bytes of it, 0 where a disk would have
+    to be waited for; read at each request. structured: replies are structured. maximum:
+    bytes of a read. turn_bytes: of all reads that one turn may answer.
+
+    While `armed`, whole requests are answered, in order, by one sendmsg; answers of 96 KiB
+    and more wait until the poller has looked at the others. Anything else disarms it and is
+    kept: what came, answers that were not sent whole, an errno.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        view: memoryview,
+        hot: Buffer,
+        shift: int,
+        structured: bool,
+        maximum: int,
+        turn_bytes: int,
+    ) -> None: ...
+    @property
+    def armed(self) -> bool: ...
+    @property
+    def payload(self) -> int:
+        """Bytes of the export in the answers so far,"""
+    @property
+    def requests(self) -> int:
+        """and requests that were answered."""
+    def arm(self) -> None:
+        """Answer from now on: the next byte from the client begins a request, and all that
+        was asked before was sent. Raises RuntimeError where something is kept."""
+    def disarm(self) -> None: ...
+    def take_unsent(self) -> list[bytes | memoryview]:
+        """Answers that the socket did not take, or that wait for their turn; the caller
+        sends them before anything else."""
+    def recv_into(self, target: Buffer, /) -> int:
+        """What was kept, or the next of the socket; the number of bytes, 0 at the end.
+
+        Raises OSError: the error that was kept, or the socket's (BlockingIOError: nothing
+        there); ValueError: no room for what was kept (3,584 bytes at most).
         """

@@ -1,7 +1,8 @@
 /* epoll with lanes: descriptors of theirs are served in here, the others' events are told.
  *
  * One turn: read from all that has something, then send what is to be sent, so that answers
- * leave in a row: it is the first that wakes a sleeping receiver, not each.
+ * leave in a row: it is the first that wakes a sleeping receiver, not each. Of long answers
+ * a few leave in a turn: who has a short question does not wait for all of them.
  */
 #define _GNU_SOURCE
 #include "fastpath.h"
@@ -15,6 +16,8 @@
 #include <unistd.h>
 
 #define EVENTS 256
+#define BULK_PER_TURN 4
+#define MIXED_TURNS 1000 /* after a short answer, so many long ones are sent one by one */
 #define MAX_VAIN 10
 #define MAX_STAY 0.01 /* seconds; after so long of lanes alone the loop has a turn */
 
@@ -22,13 +25,16 @@ struct poller {
     PyObject_HEAD
     int epoll;
     struct lane **lanes; /* by descriptor; NULL where there is none */
-    int size;            /* of `lanes` */
+    int size;            /* of `lanes`, and of `bulk` */
     double now;
     double watch_seconds;
     bool alone; /* the latest wait found a single event */
     int pause;  /* waits to come in which it does not look again */
     int vain;   /* times in a row that it was in vain */
     unsigned long long looks, finds;
+    struct lane **bulk; /* a ring of those whose long answers wait for their turn */
+    int bulk_first, bulk_count;
+    int mixed; /* above 0: there are short answers, too */
 };
 
 static double read_clock(void) {
@@ -86,7 +92,29 @@ static struct lane *lane_of(const struct poller *self, int fd) {
     return fd < self->size ? self->lanes[fd] : NULL;
 }
 
-/* Serve the lanes among the events; the others' are moved to the front, and counted. */
+/* Each lane is in the ring once at most, so all that there can be have room. */
+static void put_into_bulk(struct poller *self, struct lane *lane) {
+    if (lane->queued) return;
+    lane->queued = true;
+    self->bulk[(self->bulk_first + self->bulk_count++) % self->size] = lane;
+}
+
+static struct lane *take_from_bulk(struct poller *self) {
+    struct lane *lane = self->bulk[self->bulk_first];
+    self->bulk_first = (self->bulk_first + 1) % self->size;
+    self->bulk_count--;
+    lane->queued = false;
+    return lane;
+}
+
+static void tell(struct epoll_event *event, int fd) {
+    event->data.u64 = 0;
+    event->data.fd = fd;
+    event->events = EPOLLIN;
+}
+
+/* Serve the lanes among `count` events, and some of those that wait. What is to be told to
+ * others is moved to the front, and counted; it is `count + BULK_PER_TURN` at most. */
 static int serve(struct poller *self, struct epoll_event *events, int count) {
     struct lane *due[EVENTS];
     int dues = 0, told = 0;
@@ -95,14 +123,18 @@ static int serve(struct poller *self, struct epoll_event *events, int count) {
         enum verdict verdict = PASS;
         if (lane && events[i].events & ~(uint32_t)EPOLLOUT) verdict = lane->ready(lane, self->now);
         if (verdict == SEND_LATER) due[dues++] = lane;
+        if (verdict == SEND_IN_BULK) put_into_bulk(self, lane);
         if (verdict == PASS) events[told++] = events[i];
     }
-    for (int i = 0; i < dues; i++) {
-        if (due[i]->send(due[i]) != PASS) continue;
-        /* Its own event was not told: there is room for this one. */
-        events[told].data.u64 = 0;
-        events[told].data.fd = due[i]->fd;
-        events[told++].events = EPOLLIN;
+    /* Events of those that send now were not told: there is room for them. */
+    for (int i = 0; i < dues; i++)
+        if (due[i]->send(due[i]) == PASS) tell(&events[told++], due[i]->fd);
+    if (dues) self->mixed = MIXED_TURNS;
+    else if (self->bulk_count && self->mixed > 0) self->mixed--;
+    int most = self->mixed > 0 ? 1 : BULK_PER_TURN;
+    for (int i = 0; i < most && self->bulk_count; i++) {
+        struct lane *lane = take_from_bulk(self);
+        if (lane->send(lane) == PASS) tell(&events[told++], lane->fd);
     }
     return told;
 }
@@ -111,13 +143,14 @@ static PyObject *poller_poll(PyObject *object, PyObject *argument) {
     struct poller *self = (struct poller *)object;
     double seconds = PyFloat_AsDouble(argument);
     if (seconds == -1 && PyErr_Occurred()) return NULL;
-    struct epoll_event events[EVENTS];
+    struct epoll_event events[EVENTS + BULK_PER_TURN];
     int count, told = 0, error;
     Py_BEGIN_ALLOW_THREADS;
     double began = read_clock(), left = seconds;
     while (true) {
-        count = wait_for(self, events, left);
-        if (count <= 0 || (told = serve(self, events, count)) > 0) break;
+        bool waiting = self->bulk_count > 0;
+        count = wait_for(self, events, waiting ? 0 : left);
+        if (count < 0 || (!count && !waiting) || (told = serve(self, events, count)) > 0) break;
         double past = self->now - began;
         if (seconds >= 0 && (left = seconds - past) <= 0) break;
         if (past >= MAX_STAY) break;
@@ -166,7 +199,35 @@ static void detach(struct poller *self, int fd) {
     if (fd < 0 || fd >= self->size) return;
     struct lane *lane = self->lanes[fd];
     self->lanes[fd] = NULL;
+    /* Once around the ring: the others stay, in their order. */
+    for (int left = lane && lane->queued ? self->bulk_count : 0; left > 0; left--) {
+        struct lane *other = take_from_bulk(self);
+        if (other != lane) put_into_bulk(self, other);
+    }
     Py_XDECREF(lane);
+}
+
+/* Have room for descriptors below `wanted`; false when there is no memory. */
+static bool grow(struct poller *self, int wanted) {
+    int size = self->size ? self->size : 64;
+    while (size < wanted) size *= 2;
+    if (size == self->size) return true;
+    struct lane **lanes = PyMem_Calloc((size_t)size, sizeof *lanes);
+    struct lane **bulk = PyMem_Calloc((size_t)size, sizeof *bulk);
+    if (!lanes || !bulk) {
+        PyMem_Free(lanes);
+        PyMem_Free(bulk);
+        return false;
+    }
+    for (int i = 0; i < self->size; i++) lanes[i] = self->lanes[i];
+    for (int i = 0; i < self->bulk_count; i++) bulk[i] = self->bulk[(self->bulk_first + i) % self->size];
+    PyMem_Free(self->lanes);
+    PyMem_Free(self->bulk);
+    self->lanes = lanes;
+    self->bulk = bulk;
+    self->bulk_first = 0;
+    self->size = size;
+    return true;
 }
 
 static PyObject *poller_unregister(PyObject *object, PyObject *argument) {
@@ -182,15 +243,7 @@ static PyObject *poller_attach(PyObject *object, PyObject *lane) {
     if (!is_lane(lane)) return PyErr_Format(PyExc_TypeError, "not a lane: %R", lane);
     int fd = ((struct lane *)lane)->fd;
     if (fd < 0 || fd >= 1 << 24) return PyErr_Format(PyExc_ValueError, "no descriptor: %d", fd);
-    if (fd >= self->size) {
-        int size = self->size ? self->size : 64;
-        while (size <= fd) size *= 2;
-        struct lane **lanes = PyMem_Realloc(self->lanes, (size_t)size * sizeof *lanes);
-        if (!lanes) return PyErr_NoMemory();
-        for (int i = self->size; i < size; i++) lanes[i] = NULL;
-        self->lanes = lanes;
-        self->size = size;
-    }
+    if (!grow(self, fd + 1)) return PyErr_NoMemory();
     detach(self, fd);
     self->lanes[fd] = (struct lane *)Py_NewRef(lane);
     Py_RETURN_NONE;
@@ -199,7 +252,8 @@ static PyObject *poller_attach(PyObject *object, PyObject *lane) {
 static void close_poller(struct poller *self) {
     for (int fd = 0; fd < self->size; fd++) detach(self, fd);
     PyMem_Free(self->lanes);
-    self->lanes = NULL;
+    PyMem_Free(self->bulk);
+    self->lanes = self->bulk = NULL;
     self->size = 0;
     if (self->epoll >= 0) close(self->epoll);
     self->epoll = -1;

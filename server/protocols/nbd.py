@@ -164,32 +164,6 @@ class Transmission:
         Works through at most a turn's worth of requests; `more` tells that
         some are left. After `closed` is set nothing is read any more.
         """
-        if end == _REQUEST_SIZE and not self._rest and not self._drain and self.closed is None:
-            # A kernel that reads one block after another: one read, and nothing else.
-            magic, flags, command, cookie, offset, length = REQUEST.unpack_from(data)
-            after = offset + length
-            if (
-                command == _READ
-                and flags == self._fast_flags
-                and magic == REQUEST_MAGIC
-                and 0 < length <= self._sizes.maximum
-                and after <= self.size
-            ):
-                granules = self._granules
-                shift = granules.shift
-                if granules.hot.find(0, offset >> shift, ((after - 1) >> shift) + 1) < 0:
-                    self.more = False
-                    self.requests += 1
-                    self.payload += length
-                    if self._structured:
-                        self.queued = length + 28
-                        head = DATA_CHUNK.pack(
-                            STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset
-                        )
-                    else:
-                        self.queued = length + 16
-                        head = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
-                    return [head, self._view[offset:after]]
         if self._rest:
             data = self._rest + data[:end]
             end = len(data)
@@ -256,6 +230,17 @@ class Transmission:
         self.queued = queued
         self.requests += count
         return out
+
+    @property
+    def plain(self) -> bool:
+        """Whether a read within bounds, of what is in memory, needs no second thought."""
+        return self._fast_flags == 0
+
+    @property
+    def between_requests(self) -> bool:
+        """Whether all that has come was answered, or waits in `cold`: the next byte
+        from the client begins a request."""
+        return not (self._rest or self._drain or self.more) and self.closed is None
 
     def complete(self, request: ColdRequest, error: Errno | None = None) -> list[Buffer]:
         """Answer a request of `cold` once its part was loaded, or could not be."""

@@ -12,7 +12,6 @@ from typing import Final, Literal
 from server.protocols.tftp_wire import (
     ErrorCode,
     Opcode,
-    pack_ack,
     pack_error,
     pack_oack,
     unpack_error,
@@ -29,8 +28,6 @@ MAX_RTO: Final = 5.0
 UNCONFIRMED_RETRIES: Final = 2
 """Retransmissions to an address that has not answered: whoever forged it hurts nobody."""
 NEVER: Final = float("inf")
-RTT_MASK: Final = 7
-"""In lockstep one round trip of eight is measured: each block is one."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,6 @@ class Transfer:
     """
 
     __slots__ = (
-        "_awaited",
         "_backoff",
         "_give_up",
         "_progress",
@@ -152,8 +148,6 @@ class Transfer:
         """Retransmissions so far."""
         self.confirmed = False
         """True once the client has answered from its address."""
-        self._awaited: bytes | None = None
-        """Lockstep: the ACK of the block under way, if another block comes after it."""
         self._timeout = negotiated.timeout
         self._give_up = max(give_up, 5.0 * (negotiated.timeout or 0))
         self._sent = self.acked
@@ -187,29 +181,11 @@ class Transfer:
         self._sent_at = now
         self.deadline = now + min(self._rto * (1 << self._backoff), self._ceiling())
 
-    def advance(self, packet: bytes, now: float) -> bool:
-        """Lockstep's shortest way: True when the packet is the ACK of the block under way,
-        and `first` is to be sent; else it is `receive`'s."""
-        if packet != self._awaited:
-            return False
-        self.acked = first = self.first
-        self.first = self._sent = first = first + 1
-        self._awaited = pack_ack(first) if first < self.total else None
-        if self._resent:
-            self._resent = False
-            self._backoff = 0
-        elif not first & RTT_MASK:
-            self._measure(now - self._sent_at)
-        self._progress = self._sent_at = now
-        self.deadline = now + self._rto
-        return True
-
     def passed(self, first: int, sent_at: float, rtt: float) -> None:
         """Lockstep went on outside: all blocks before `first` were acknowledged, and that
         was sent at `sent_at`. rtt: the latest round trip measured there, in seconds; 0: none."""
         self.acked = first - 1
         self.first = self._sent = first
-        self._awaited = pack_ack(first) if first < self.total else None
         self._resent = False
         self._backoff = 0
         if rtt > 0:
@@ -219,8 +195,6 @@ class Transfer:
 
     def receive(self, packet: bytes, now: float) -> bool:
         """Take a packet from the client's address; True when blocks are to be sent."""
-        if self.advance(packet, now):
-            return True
         if len(packet) < 4 or packet[0] != 0 or packet[1] != 4:
             return self._receive_other(packet)
         acked = self.acked
@@ -253,8 +227,6 @@ class Transfer:
             count = self.windowsize
         self.count = count
         self._sent = acked + count
-        if self.windowsize == 1 and self._sent < self.total:
-            self._awaited = pack_ack(self._sent)
         # As `sent`, without the back-off, in line: this is the fast path.
         self._sent_at = now
         self.deadline = now + self._rto

@@ -209,15 +209,6 @@ class Reader:
         """The stretch of the latest packet: `_length` bytes, block `_base` first."""
         self._base = self._length = 0
 
-    def packet(self, block: int) -> memoryview | None:
-        """One packet; None: load it first."""
-        stride = self._stride
-        start = (block - self._base) * stride
-        if 0 <= start < self._length:
-            return self._stretch[start : start + stride]
-        packets = self.packets(block, 1)
-        return None if packets is None else packets[0]
-
     def stretch(self, block: int) -> tuple[memoryview, int] | None:
         """The stretch at hand, if it has this block; and the number of its first block."""
         if 0 <= (block - self._base) * self._stride < self._length:

@@ -57,14 +57,15 @@ class HotLoop(asyncio.SelectorEventLoop):
     def remove_reader(self, fd: Any) -> bool:
         return self._hot.set_reader(_number(fd), None)
 
-    def add_edge_reader(self, fd: int, ready: "Ready", lane: Lane | None = None) -> None:
+    def add_edge_reader(self, fd: int, ready: "Ready") -> None:
         """As add_reader, but told once of what has arrived (EPOLLET): it takes all of it,
-        or as much as lets more arrive. Spares the kernel a second look at each event.
-
-        lane: is asked first, and lets it be told of what it leaves, until it is removed."""
+        or as much as lets more arrive. Spares the kernel a second look at each event."""
         self._hot.set_reader(fd, ready, edge=True)
-        if lane is not None:
-            self._hot.poller.attach(lane)
+
+    def attach(self, lane: Lane) -> None:
+        """Have a descriptor's lane asked before its reader, which is told of what the
+        lane leaves. It goes when reader and writer are removed."""
+        self._hot.poller.attach(lane)
 
     @property
     def clock(self) -> Poller:

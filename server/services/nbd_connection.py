@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from server.content import Export
+from server.fastpath import Reads
 from server.protocols.nbd import Buffer, ColdRequest, Transmission
 from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
 from server.protocols.nbd_tap import ReadTap
@@ -65,10 +66,12 @@ class Connection:
         "_finish",
         "_handshake",
         "_in_bulk",
+        "_lane",
         "_out",
         "_paused",
         "_reading",
         "_ready",
+        "_recv_into",
         "_service",
         "_size",
         "_sock",
@@ -87,6 +90,9 @@ class Connection:
         self._fd = sock.fileno()
         self._file: MappedFile | None = None
         self._core: Transmission | None = None
+        self._lane: Reads | None = None
+        """Answers plain reads, whenever nothing is left over from what came before."""
+        self._recv_into: Callable[[bytearray], int] = sock.recv_into
         self._tap = service.make_tap()
         self._throttle = service.throttle
         self._paused = False
@@ -144,6 +150,7 @@ class Connection:
         """Hang up as soon as everything is sent."""
         if self._finish is None:
             self._finish = reason
+            self._reclaim()
             seconds = self._service.limits.close_seconds
             if self._timer is not None:
                 self._timer.cancel()
@@ -157,8 +164,12 @@ class Connection:
 
     def traffic(self) -> tuple[int, int]:
         """Bytes of the export that were sent, and requests answered, up to now."""
-        core = self._core
-        return (core.payload, core.requests) if core is not None else (0, 0)
+        payload = requests = 0
+        for part in (self._core, self._lane):
+            if part is not None:
+                payload += part.payload
+                requests += part.requests
+        return payload, requests
 
     def close(self, reason: str) -> None:
         """Hang up now."""
@@ -176,7 +187,7 @@ class Connection:
         payload, requests = self.traffic()
         if self._tap is not None and self.export is not None:
             self._service.note_reads(self, self._tap)
-        self._core = self._handshake = self._file = None
+        self._core = self._lane = self._handshake = self._file = None
         self._service.detached(self, reason, payload, requests)
 
     def _find(self, name: str) -> Export | None:
@@ -195,9 +206,12 @@ class Connection:
             return
         if self._ready:
             return  # what was asked before is answered first
+        if self._reclaim():
+            self._settle()
+            return
         scratch = self._service.scratch
         try:
-            count = self._sock.recv_into(scratch)
+            count = self._recv_into(scratch)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -215,6 +229,41 @@ class Connection:
             self._offer(out, core.queued)
         if core.attention or not out:
             self._settle()
+
+    # The lane.
+
+    def _lead(self) -> None:
+        """Let the lane answer from here on, if nothing is left over for Python."""
+        lane, core = self._lane, self._core
+        if lane is None or core is None or lane.armed or not self._reading:
+            return
+        if not (self._out or self._ready or self._cold) and core.between_requests:
+            lane.arm()
+
+    def _reclaim(self) -> bool:
+        """Take back from the lane what it could not send; False when there is nothing."""
+        if self._lane is None:
+            return False
+        self._lane.disarm()
+        unsent = self._lane.take_unsent()
+        self._send(unsent)
+        return bool(unsent)
+
+    def _make_lane(self, core: Transmission, file: MappedFile, structured: bool) -> None:
+        # A throttle and a recording want to see each request.
+        if core.plain and self._throttle is None and self._tap is None:
+            self._lane = Reads(
+                self._fd,
+                file.view[: core.size],
+                file.granules.hot,
+                file.granules.shift,
+                structured,
+                self._service.sizes.maximum,
+                self._service.limits.turn_bytes,
+            )
+            self._recv_into = self._lane.recv_into
+            if self._reading:
+                self._service.loop.attach(self._lane)
 
     def _pay(self, throttle: Throttle, core: Transmission) -> None:
         """Count what the core has just answered; a client that had too much is heard later."""
@@ -285,6 +334,7 @@ class Connection:
             turn_requests=service.limits.turn_requests,
             turn_bytes=service.limits.turn_bytes,
         )
+        self._make_lane(self._core, file, outcome.structured)
         service.attached(self, outcome.export)
         if outcome.leftover:
             if self._tap is not None:
@@ -361,6 +411,7 @@ class Connection:
                 return
             else:
                 if sent == self._size and self._finish is None and not self._attention():
+                    self._lead()
                     return
                 self._out = _after(out, sent)
         self._settle()
@@ -433,6 +484,8 @@ class Connection:
             self._reading = reading
             if reading:
                 loop.add_reader(self._fd, self._on_readable)
+                if self._lane is not None:
+                    loop.attach(self._lane)
             else:
                 loop.remove_reader(self._fd)
         if blocked != self._blocked:
@@ -441,6 +494,7 @@ class Connection:
                 loop.add_writer(self._fd, self._on_writable)
             else:
                 loop.remove_writer(self._fd)
+        self._lead()
 
 
 def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:

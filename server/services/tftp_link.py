@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from server.fastpath import Lockstep
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
-from server.services.hotloop import HotLoop, Ready
+from server.services.hotloop import HotLoop
 from server.services.limits import TftpLimits
 from server.services.throttle import Throttle
 
@@ -49,15 +49,11 @@ class Link:
     """One transfer with its socket (None: the service's own)."""
 
     __slots__ = (
-        "_after",
-        "_block",
         "_clock",
         "_lane",
         "_loading",
         "_local",
         "_more",
-        "_plain",
-        "_post",
         "_reader",
         "_recv",
         "_segmenting",
@@ -105,23 +101,17 @@ class Link:
         self._segments = max(1, min(MAX_SEGMENTS, MAX_DATAGRAM // stride))
         """Packets in one call; 1: the kernel cannot segment for this path."""
         self._segmenting = False
-        self._block = memoryview(b"")
-        self._plain = transfer.windowsize == 1 and service.throttle is None
-        """One packet at a time, whenever the client has the one before."""
-        self._after: Callable[[Ready], object] = service.loop.after_reads
         self._clock = service.loop.clock
         self._more = False
         """Its socket may hold more than was taken; the loop will call again."""
         self.sock: socket.socket | None = None
         self._recv: Callable[[int], bytes]
-        self._post: Callable[[memoryview], int]
         self._lane: Lockstep | None = None
         """Answers the usual ACKs, of as many blocks as there are at hand."""
         if not service.single_port:
             self.sock = sock = self._open(local)
             self._recv = sock.recv
-            self._post = sock.send
-            if self._plain:
+            if transfer.windowsize == 1 and service.throttle is None:
                 self._lane = Lockstep(sock.fileno())
                 self._recv = self._lane.recv
 
@@ -144,7 +134,9 @@ class Link:
     def start(self, now: float) -> None:
         self.transfer.start(now)
         if self.sock is not None:
-            self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable, self._lane)
+            self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable)
+            if self._lane is not None:
+                self._service.loop.attach(self._lane)
         self._send()
         self._watch()
 
@@ -154,45 +146,31 @@ class Link:
 
     def catch_up(self) -> None:
         """Take what has come to the link's own socket up to now."""
-        for _ in range(MAX_CATCH_UP):
-            if self.sock is None or not self._on_readable():
-                return
+        if self.sock is not None:
+            self._on_readable()
 
-    def _on_readable(self) -> bool:
-        """Take packets off the link's own socket, up to one that asks for more, as after
-        it none can wait that matters; False when there is none, or too many for one turn."""
+    def _on_readable(self) -> None:
+        """Take the packets that the link's own socket has, as many as one turn may."""
         self._follow()
-        found = self._take()
+        self._take()
         self._lead()
-        return found
 
-    def _take(self) -> bool:
-        taken = 0
-        while taken < MAX_CATCH_UP:
+    def _take(self) -> None:
+        for _ in range(MAX_CATCH_UP):
+            if self.closed:
+                return
             try:
                 packet = self._recv(MAX_ANSWER)
             except (BlockingIOError, InterruptedError):
-                return False
+                return
             except OSError:  # closed too
                 self._gone()
-                return False
-            if self._plain and not self._loading and self.transfer.advance(packet, self._clock.now):
-                # Lockstep, the usual case of all firmware: one packet, by one call.
-                if (block := self._reader.packet(self.transfer.first)) is None:
-                    self._load()
-                else:
-                    self._block = block
-                    self._after(self._put_block)
-                if self.transfer.deadline < self.watched:
-                    self._watch()
-                return True
+                return
             self.on_packet(packet)
-            taken += 1
         if not self._more:
             # The loop tells of a socket once (EPOLLET), and others wait.
             self._more = True
             self._service.loop.call_soon(self._take_more)
-        return False
 
     def _take_more(self) -> None:
         self._more = False
@@ -230,13 +208,6 @@ class Link:
         self._send()
         if transfer.deadline < self.watched:
             self._watch()
-
-    def _put_block(self) -> None:
-        if not self.closed:
-            try:
-                self._post(self._block)
-            except OSError:
-                self._put([self._block], 1)  # tries again, and sees to what is wrong
 
     def _waits(self, throttle: Throttle) -> bool:
         """Count what is to be sent; True when the client has had too much: it comes later."""
