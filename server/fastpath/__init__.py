@@ -8,7 +8,13 @@ the protocols stay in server/protocols; a lane only does again what they have be
 What the parts do stands in `_fastpath.pyi`. Why C, and what it gives: docs/performance.md.
 """
 
-from server.fastpath._fastpath import Lockstep, Poller, Reads
+try:
+    from server.fastpath._fastpath import Lockstep, Poller, Reads
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "the server's fast path (server/fastpath/*.c) is not compiled for this Python:"
+        " run `make install`, or `pip install .` with gcc and Python's headers at hand"
+    ) from error
 
 Lane = Lockstep | Reads
 

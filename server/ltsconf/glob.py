@@ -14,6 +14,7 @@ Token = frozenset[int] | None
 
 _ANY = frozenset(range(256))
 _FOLD = bytes(range(256)).lower()
+_UNFOLDED = [frozenset(byte for byte in _ANY if _FOLD[byte] == folded) for folded in range(256)]
 _CLASSES = {
     "alpha": string.ascii_letters,
     "digit": string.digits,
@@ -118,9 +119,7 @@ class _Bracket:
         self.accepted: set[int] = set()
 
     def add_range(self, first: int, last: int) -> None:
-        for byte in range(256):
-            if first <= _FOLD[byte] <= last:
-                self.accepted.add(byte)
+        self.accepted.update(*_UNFOLDED[first : last + 1])
 
     def add_class(self, name: str) -> None:
         members = _CLASSES.get(name)
