@@ -83,9 +83,11 @@ class Reads:
 
     view: the export. hot: a byte for each 2**shift bytes of it, 0 where a disk would have
     to be waited for; read at each request. structured: replies are structured. maximum:
-    bytes of a read. turn_bytes: of all reads that one turn may answer.
+    bytes of a read. turn_bytes: of all reads that one turn may answer. file: a descriptor
+    of what the view is a map of, open as long as that; long reads are sent from it, without
+    a copy. -1: there is none.
 
-    While `armed`, whole requests are answered, in order, by one sendmsg; answers of 96 KiB
+    While `armed`, whole requests are answered, in order, by one call; answers of 96 KiB
     and more wait until the poller has looked at the others. Anything else disarms it and is
     kept: what came, answers that were not sent whole, an errno.
     """
@@ -99,6 +101,7 @@ class Reads:
         structured: bool,
         maximum: int,
         turn_bytes: int,
+        file: int = -1,
     ) -> None: ...
     @property
     def armed(self) -> bool: ...

@@ -2,9 +2,10 @@
  *
  * A lane takes what a client has asked for since the last turn, all or nothing: whole
  * requests, all of them reads within bounds, of parts that are in memory, few enough for one
- * turn. They are answered by one sendmsg out of the map. Anything else (another command, half
- * a request, a part that a disk has to be waited for, an error) is kept for Python as it came,
- * and so are answers that the socket does not take whole.
+ * turn. They are answered by one sendmsg out of the map; long ones by sendfile, which copies
+ * nothing. Anything else (another command, half a request, a part that a disk has to be waited
+ * for, an error) is kept for Python as it came, and so are answers that the socket does not
+ * take whole.
  */
 #define _GNU_SOURCE
 #include "fastpath.h"
@@ -14,6 +15,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -26,6 +28,7 @@
 #define MOST 128         /* requests of a turn; their buffers fit into one sendmsg (IOV_MAX) */
 #define FEW 8            /* so many may wait for their turn to be sent */
 #define BULK (96 * 1024) /* answers of so many bytes are sent a few at a time */
+#define LONG (64 * 1024) /* a read of so many bytes costs less without its copy */
 
 /* A request as it comes; all numbers in network byte order, as in the headers below. */
 struct __attribute__((packed)) request {
@@ -58,6 +61,7 @@ struct reads {
     bool armed, structured;
     PyObject *view;      /* the export, as a memoryview of bytes */
     Py_buffer map, hot;  /* its bytes; a byte for each 2**shift of them, 1: in memory */
+    int file;            /* that it is a map of; -1: of none */
     unsigned shift, maximum;
     unsigned long long turn_bytes;
     unsigned long long payload, requests; /* bytes, and requests, taken from here */
@@ -106,21 +110,8 @@ static bool is_plain(const struct reads *self, const struct request *request) {
     return last < (uint64_t)self->hot.len && !memchr((char *)self->hot.buf + first, 0, last - first + 1);
 }
 
-/* Send the answers of some requests; PASS where not all has left. */
-static enum verdict answer(struct reads *self, const struct request *requests, int count) {
-    union head heads[MOST];
-    struct iovec buffers[2 * MOST];
-    size_t whole = 0;
-    for (int i = 0; i < count; i++) {
-        size_t length = be32toh(requests[i].length);
-        write_head(self, &requests[i], &heads[i]);
-        buffers[2 * i] = (struct iovec){&heads[i], head_bytes(self)};
-        buffers[2 * i + 1] = (struct iovec){(char *)self->map.buf + be64toh(requests[i].offset), length};
-        whole += head_bytes(self) + length;
-    }
-    struct msghdr message = {.msg_iov = buffers, .msg_iovlen = (size_t)count * 2};
-    ssize_t sent = sendmsg(self->lane.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent == (ssize_t)whole) return DONE;
+/* Python's from here on: answers of which `sent` bytes have left; below 0: errno says why none. */
+static enum verdict leave_unsent(struct reads *self, const struct request *requests, int count, ssize_t sent) {
     if (sent < 0 && errno != EAGAIN && errno != EINTR) {
         self->error = errno;
         return pass(self);
@@ -135,6 +126,50 @@ static enum verdict answer(struct reads *self, const struct request *requests, i
     self->unsent_count = count;
     self->sent = sent < 0 ? 0 : (size_t)sent;
     return pass(self);
+}
+
+/* Send the answers of some requests; PASS where not all has left. */
+static enum verdict answer(struct reads *self, const struct request *requests, int count) {
+    union head heads[MOST];
+    struct iovec buffers[2 * MOST];
+    size_t whole = 0;
+    for (int i = 0; i < count; i++) {
+        size_t length = be32toh(requests[i].length);
+        write_head(self, &requests[i], &heads[i]);
+        buffers[2 * i] = (struct iovec){&heads[i], head_bytes(self)};
+        buffers[2 * i + 1] = (struct iovec){(char *)self->map.buf + be64toh(requests[i].offset), length};
+        whole += head_bytes(self) + length;
+    }
+    struct msghdr message = {.msg_iov = buffers, .msg_iovlen = (size_t)count * 2};
+    ssize_t sent = sendmsg(self->lane.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent == (ssize_t)whole ? DONE : leave_unsent(self, requests, count, sent);
+}
+
+/* The same without a copy: each page is the file's own until the client has it. */
+static enum verdict answer_from_file(struct reads *self, const struct request *requests, int count) {
+    ssize_t sent = 0; /* of all that is to be sent */
+    for (int i = 0; i < count; i++) {
+        union head head;
+        write_head(self, &requests[i], &head);
+        ssize_t done = send(self->lane.fd, &head, head_bytes(self), MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
+        if (done != (ssize_t)head_bytes(self)) {
+            if (done < 0 && (!sent || (errno != EAGAIN && errno != EINTR)))
+                return leave_unsent(self, requests, count, -1);
+            return leave_unsent(self, requests, count, sent + (done < 0 ? 0 : done));
+        }
+        sent += done;
+        off_t offset = (off_t)be64toh(requests[i].offset);
+        size_t length = be32toh(requests[i].length);
+        done = sendfile(self->lane.fd, self->file, &offset, length);
+        if (!done) { /* it was cut short under us */
+            errno = EIO;
+            return leave_unsent(self, requests, count, -1);
+        }
+        if (done < 0 && errno != EAGAIN && errno != EINTR) return leave_unsent(self, requests, count, -1);
+        sent += done < 0 ? 0 : done;
+        if (done != (ssize_t)length) return leave_unsent(self, requests, count, sent);
+    }
+    return DONE;
 }
 
 static enum verdict keep(struct reads *self, const void *data, size_t size) {
@@ -179,17 +214,20 @@ static enum verdict reads_send(struct lane *lane) {
     struct reads *self = (struct reads *)lane;
     int count = self->count;
     self->count = 0;
-    return count ? answer(self, self->waiting, count) : DONE;
+    bool is_long = self->file >= 0;
+    for (int i = 0; i < count; i++) is_long = is_long && be32toh(self->waiting[i].length) >= LONG;
+    if (!count) return DONE;
+    return is_long ? answer_from_file(self, self->waiting, count) : answer(self, self->waiting, count);
 }
 
 static PyObject *reads_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fd", "view", "hot", "shift", "structured", "maximum", "turn_bytes", NULL};
-    int fd, structured;
+    static char *names[] = {"fd", "view", "hot", "shift", "structured", "maximum", "turn_bytes", "file", NULL};
+    int fd, structured, file = -1;
     PyObject *view, *hot;
     unsigned shift, maximum;
     unsigned long long turn_bytes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO!OIpIK", names, &fd, &PyMemoryView_Type, &view, &hot, &shift,
-                                     &structured, &maximum, &turn_bytes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO!OIpIK|i", names, &fd, &PyMemoryView_Type, &view, &hot, &shift,
+                                     &structured, &maximum, &turn_bytes, &file))
         return NULL;
     if (shift > 40) return PyErr_Format(PyExc_ValueError, "no shift: %u", shift);
     struct reads *self = (struct reads *)type->tp_alloc(type, 0);
@@ -206,6 +244,7 @@ static PyObject *reads_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->structured = structured;
     self->maximum = maximum;
     self->turn_bytes = turn_bytes;
+    self->file = file;
     return (PyObject *)self;
 }
 

@@ -130,8 +130,9 @@ def _unmap(address: int, size: int, fd: int) -> None:
 class MappedFile:
     """One immutable file, shared by all who read it.
 
-    view: its bytes. granules: what of it is in memory. holes: (start, end) of
-    ranges that are not stored. All methods belong to the loop's thread.
+    view: its bytes. fd: the file itself, open as long as the view is held. granules:
+    what of it is in memory. holes: (start, end) of ranges that are not stored.
+    All methods belong to the loop's thread.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class MappedFile:
         finally:
             os.close(fd)
         self.view = self._mapping.view()
+        self.fd = self._mapping.fd
         self.granules = Granules(self.size, hot=False)
         self._rescanning = False
         self.rescan(first=True)

@@ -260,6 +260,7 @@ class Connection:
                 structured,
                 self._service.sizes.maximum,
                 self._service.limits.turn_bytes,
+                file.fd,
             )
             self._recv_into = self._lane.recv_into
             if self._reading:

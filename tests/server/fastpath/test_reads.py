@@ -1,6 +1,7 @@
 """The lane of NBD's plain reads: the same bytes as the core gives, and all else is Python's."""
 
 import errno
+import os
 import random
 import select
 import socket
@@ -15,6 +16,8 @@ from server.protocols.nbd_wire import Command
 
 SIZE = 1_000_003
 IMAGE = memoryview(random.Random(3).randbytes(SIZE))
+FILE = os.memfd_create("image")
+os.write(FILE, IMAGE)
 READ = Command.READ
 TURN_BYTES = 512 * 1024
 
@@ -22,7 +25,7 @@ TURN_BYTES = 512 * 1024
 class Wire:
     """A lane's end of a stream, and its client's."""
 
-    def __init__(self, *, structured: bool = False, room: int = 0) -> None:
+    def __init__(self, *, structured: bool = False, room: int = 0, file: int = FILE) -> None:
         self.poller = Poller()
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
@@ -32,6 +35,7 @@ class Wire:
         self.granules = Granules(SIZE, hot=True)
         self.core = Transmission(IMAGE, self.granules, structured=structured)
         """What it is to give."""
+        self.file = file
         self.lane = self.make_lane(self.ours.fileno(), structured)
         self.poller.register(self.ours.fileno(), select.EPOLLIN)
         self.poller.attach(self.lane)
@@ -40,7 +44,9 @@ class Wire:
     def make_lane(self, fd: int, structured: bool = False) -> Reads:
         granules = self.granules
         maximum = 32 * 1024 * 1024
-        return Reads(fd, IMAGE, granules.hot, granules.shift, structured, maximum, TURN_BYTES)
+        return Reads(
+            fd, IMAGE, granules.hot, granules.shift, structured, maximum, TURN_BYTES, self.file
+        )
 
     def __enter__(self) -> "Wire":
         return self
@@ -75,8 +81,10 @@ class Wire:
 
 
 @pytest.mark.parametrize("structured", [False, True])
-def test_reads_are_answered_as_the_core_answers_them(structured: bool) -> None:
-    with Wire(structured=structured) as wire:
+@pytest.mark.parametrize("file", [FILE, -1])
+def test_reads_are_answered_as_the_core_answers_them(structured: bool, file: int) -> None:
+    """Long ones from the file, short ones from the map: the same."""
+    with Wire(structured=structured, file=file) as wire:
         for offset, length in ((0, 1), (0, 131072), (131071, 2), (SIZE - 1, 1), (7, 200_000)):
             request = pack_request(READ, 77 + offset, offset, length)
             wire.theirs.send(request)
@@ -171,11 +179,15 @@ def test_more_than_a_turn_is_for_python() -> None:
 
 
 @pytest.mark.parametrize("structured", [False, True])
-@pytest.mark.parametrize("sizes", [[400_000], [150_000, 100_000, 99_000], [9_000] * 10])
+@pytest.mark.parametrize("room", [1, 4096, 20_000])
+@pytest.mark.parametrize("file", [FILE, -1])
+@pytest.mark.parametrize(
+    "sizes", [[400_000], [150_000, 100_000, 99_000], [70_000] * 6, [300_000, 1], [4_000] * 24]
+)
 def test_what_the_socket_does_not_take_is_pythons_to_send(
-    sizes: list[int], structured: bool
+    sizes: list[int], structured: bool, file: int, room: int
 ) -> None:
-    with Wire(structured=structured, room=4096) as wire:
+    with Wire(structured=structured, room=room, file=file) as wire:
         requests = b"".join(pack_request(READ, n, 50 * n, c) for n, c in enumerate(sizes))
         wire.theirs.send(requests)
         assert wire.told()
@@ -272,6 +284,22 @@ def test_the_end_of_the_stream_and_its_errors_are_pythons() -> None:
             wire.lane.recv_into(bytearray(100))
         with pytest.raises(BlockingIOError):
             wire.lane.recv_into(bytearray(100))
+
+
+def test_a_file_cut_short_is_an_error() -> None:
+    short = os.memfd_create("short")
+    os.write(short, IMAGE[:100_000])
+    for offset, left in ((0, 100_000), (100_000, 0)):
+        with Wire(file=short) as wire:
+            wire.theirs.send(pack_request(READ, 1, offset, 150_000))
+            assert wire.told()
+            if left:
+                # What is left over is Python's to send, which meets the same fate.
+                assert len(b"".join(wire.lane.take_unsent())) == 150_000 - left
+                continue
+            with pytest.raises(OSError, match="Input/output error"):
+                wire.lane.recv_into(bytearray(100))
+    os.close(short)
 
 
 def test_too_little_room_for_what_was_kept() -> None:
