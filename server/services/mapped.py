@@ -162,12 +162,13 @@ class MappedFile:
 
     def load(self, offset: int, length: int, done: Callable[[OSError | None], None]) -> None:
         """Have a range in memory; done is called in the loop's thread, never at once."""
-        hot, shift = self.granules.hot, self.granules.shift
+        hot = self.granules.hot
         granules = []
         for index in self.granules.cold(offset, length):
             # Read ahead for somebody, most likely: no thread is needed to find it.
-            if index not in self._waiting and self._mapping.is_resident(index << shift, 1 << shift):
+            if self._is_there(index):
                 hot[index] = 1
+                self._look_ahead(index)
             else:
                 granules.append(index)
         if not granules:
@@ -184,6 +185,27 @@ class MappedFile:
                 waiters.append(wait)
         for run in _runs(fresh):
             self._submit(run)
+
+    def _is_there(self, index: int) -> bool:
+        shift = self.granules.shift
+        return index not in self._waiting and self._mapping.is_resident(index << shift, 1 << shift)
+
+    def _look_ahead(self, index: int) -> None:
+        """Somebody reads in order what was read ahead: find how far that reaches, so that
+        nothing of it comes here any more, and have the next part read in time."""
+        hot, shift = self.granules.hot, self.granules.shift
+        if index > 0 and not hot[index - 1]:
+            return
+        end = min(index + 1 + AHEAD, len(hot))
+        following = index + 1
+        while following < end and (hot[following] or self._is_there(following)):
+            hot[following] = 1
+            following += 1
+        if following < len(hot) and not hot[following]:
+            try:
+                self._threads.submit(self._mapping.read_ahead, following << shift, AHEAD << shift)
+            except RuntimeError:
+                pass  # the cache is closed
 
     def _submit(self, run: range) -> None:
         hot = self.granules.hot

@@ -280,7 +280,7 @@ class PooledTftp:
         # SO_REUSEPORT would silently share with another server of this user.
         with bind_port("tftp", "udp", self._address, self._port) as probe:
             self._port = int(probe.getsockname()[1])
-        for _ in range(tftp_workers(self._pool.count)):
+        for _ in range(self._pool.count):
             self._sockets.append(bind_listener(self._address, self._port, reuse_port=True))
 
     def start(self) -> None:
@@ -292,7 +292,7 @@ class PooledTftp:
             sock.close()
 
     def part(self, number: int) -> TftpPart | None:
-        if number >= len(self._sockets):
+        if not self._sockets:
             return None
         limits = share(self.limits, len(self._sockets))
         return TftpPart(self._sockets[number].fileno(), limits, self._single_port)
@@ -343,11 +343,11 @@ class PooledNbd:
 
 
 def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
-    """How many workers suit this machine: one for each core, at most 8, none on a single one.
+    """How many workers suit this machine: one for two cores, at most 8, none on a single one.
 
-    The parent has little to do beside them: two on two cores serve up to 1.6 times
-    what one does (docs/performance.md). A container may have less than the machine
-    has: its quota counts. root: where /sys is looked for.
+    The kernel spends more on what is asked for than a worker does, on whatever core is
+    free (docs/performance.md). A container may have less than the machine has: its
+    quota counts. root: where /sys is looked for.
     """
     count = float(cores if cores is not None else len(os.sched_getaffinity(0)))
     try:
@@ -355,17 +355,7 @@ def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
         count = min(count, int(quota) / int(period))
     except (OSError, ValueError, ZeroDivisionError):
         pass  # no quota (`max`), or none that is told
-    return 0 if count < 2 else min(8, int(count))
-
-
-def tftp_workers(count: int) -> int:
-    """How many of the workers serve TFTP too: every other one.
-
-    The kernel spends more on a small packet than the server does, on whatever core
-    is free: on two cores one of two workers serves 1.25 times what both do
-    (docs/performance.md), and NBD, which gains by more, has the other for itself.
-    """
-    return (count + 1) // 2
+    return min(8, int(count) // 2)
 
 
 def share(limits: TftpLimits, count: int) -> TftpLimits:

@@ -479,6 +479,40 @@ class TestCold:
                 struct.pack(">IIQ", 0x67446698, 0, n) + IMAGE[n : n + 1] for n in range(50)
             )
 
+    def test_what_was_read_ahead_is_found_at_once_and_the_next_part_asked_for(
+        self, tmp_path: Path, disk: "Disk", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        granule = 1 << 17
+        path = tmp_path / "large"
+        path.write_bytes(os.urandom(40 * granule))
+        there = set(range(14))
+        looked: list[int] = []
+        ahead: list[tuple[int, int]] = []
+
+        def is_resident(_: object, start: int, length: int) -> bool:
+            looked.append(start // granule)
+            return start // granule in there
+
+        monkeypatch.setattr(mapped._Mapping, "is_resident", is_resident)
+        monkeypatch.setattr(
+            mapped._Mapping, "read_ahead", lambda _, start, length: ahead.append((start, length))
+        )
+        with serving(path) as service, attach(service) as sock:
+            for index in range(14):
+                sock.sendall(pack_request(READ, 1, index * granule, 512))
+                receive(sock, 16 + 512)
+            assert disk.ranges == [], "no thread has loaded any of it"
+            # The first looks as far as it may, the tenth up to what is not there.
+            assert looked == list(range(15))
+            eventually(lambda: len(ahead) == 2)
+            assert ahead == [(9 * granule, 8 * granule), (14 * granule, 8 * granule)]
+            # Not in order: it is found, and nothing is read for it.
+            there.update((30, 31))
+            sock.sendall(pack_request(READ, 1, 30 * granule, 512))
+            receive(sock, 16 + 512)
+            assert looked[15:] == [30]
+            assert len(ahead) == 2
+
 
 class Disk:
     """A disk that waits for a word before it reads."""

@@ -20,7 +20,6 @@ from server.services.workers import (
     WorkerPool,
     default_workers,
     share,
-    tftp_workers,
 )
 from tests.server.services.catalog import FilesCatalog
 from tests.server.services.running import Running, Seen
@@ -240,17 +239,18 @@ def test_a_taken_port_is_named_though_ports_could_be_shared(pool: Pool) -> None:
     ("cores", "quota", "workers"),
     [
         (1, None, 0),
-        (2, None, 2),
-        (6, None, 6),
+        (2, None, 1),
+        (3, None, 1),
+        (6, None, 3),
         (64, None, 8),
         (64, "max 100000", 8),
-        (64, "250000 100000", 2),
+        (64, "450000 100000", 2),
         (64, "150000 100000", 0),
-        (4, "800000 100000", 4),
-        (4, "nonsense", 4),
+        (4, "800000 100000", 2),
+        (4, "nonsense", 2),
     ],
 )
-def test_default_workers_are_as_many_as_there_are_cores_to_use(
+def test_default_workers_are_one_for_two_cores_that_there_are_to_use(
     tmp_path: Path, cores: int, quota: str | None, workers: int
 ) -> None:
     if quota is not None:
@@ -262,13 +262,8 @@ def test_default_workers_are_as_many_as_there_are_cores_to_use(
 def test_default_workers_count_the_cores_that_this_process_may_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
-    assert default_workers(tmp_path) == 3
-
-
-@pytest.mark.parametrize(("workers", "serving"), [(1, 1), (2, 1), (3, 2), (8, 4)])
-def test_every_other_worker_serves_tftp_too(workers: int, serving: int) -> None:
-    assert tftp_workers(workers) == serving
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7})
+    assert default_workers(tmp_path) == 2
 
 
 def test_what_may_go_to_a_forged_address_is_shared_out_between_workers() -> None:
