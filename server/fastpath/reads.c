@@ -165,6 +165,11 @@ static enum verdict answer_from_file(struct reads *self, const struct request *r
             errno = EIO;
             return leave_unsent(self, requests, count, -1);
         }
+        if (done < 0 && (errno == EINVAL || errno == ENOSYS)) {
+            /* A file system that cannot: by the map from now on. */
+            self->file = -1;
+            return leave_unsent(self, requests, count, sent);
+        }
         if (done < 0 && errno != EAGAIN && errno != EINTR) return leave_unsent(self, requests, count, -1);
         sent += done < 0 ? 0 : done;
         if (done != (ssize_t)length) return leave_unsent(self, requests, count, sent);

@@ -5,6 +5,7 @@ import os
 import random
 import select
 import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -300,6 +301,22 @@ def test_a_file_cut_short_is_an_error() -> None:
             with pytest.raises(OSError, match="Input/output error"):
                 wire.lane.recv_into(bytearray(100))
     os.close(short)
+
+
+def test_where_the_file_system_cannot_the_map_is_sent(tmp_path: Path) -> None:
+    request = pack_request(READ, 1, 5, 150_000)
+    folder = os.open(tmp_path, os.O_RDONLY)  # sendfile says EINVAL of one
+    with Wire(file=folder) as wire:
+        wire.theirs.send(request)
+        assert wire.told()
+        wanted = wire.wanted(request)
+        rest = b"".join(wire.lane.take_unsent())
+        assert wire.receive(len(wanted) - len(rest)) + rest == wanted
+        wire.lane.arm()
+        wire.theirs.send(request)
+        assert not wire.told()
+        assert wire.receive(len(wanted)) == wanted
+    os.close(folder)
 
 
 def test_too_little_room_for_what_was_kept() -> None:
