@@ -12,13 +12,6 @@ from tests.server.fastpath.lanes import STRIDE, Wire, ack, data, make_packets
 
 
 @pytest.fixture
-def poller() -> Iterator[Poller]:
-    poller = Poller()
-    yield poller
-    poller.close()
-
-
-@pytest.fixture
 def wire(poller: Poller) -> Iterator[Wire]:
     with Wire(poller) as wire:
         yield wire

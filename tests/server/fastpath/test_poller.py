@@ -20,13 +20,6 @@ FOLDER = Path(__file__).resolve().parents[3] / "server" / "fastpath"
 
 
 @pytest.fixture
-def poller() -> Iterator[Poller]:
-    poller = Poller()
-    yield poller
-    poller.close()
-
-
-@pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     yield ours, theirs

@@ -28,6 +28,7 @@ class Wire:
 
     def __init__(self, *, structured: bool = False, room: int = 0, file: int = FILE) -> None:
         self.poller = Poller()
+        self.guests: list[Wire] = []
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.theirs.settimeout(20)
@@ -52,7 +53,18 @@ class Wire:
     def __enter__(self) -> "Wire":
         return self
 
+    def invite(self, count: int, request: bytes) -> list["Wire"]:
+        """Others on this poller, who have just asked for something."""
+        self.guests += [Wire() for _ in range(count)]
+        for guest in self.guests:
+            self.poller.register(guest.ours.fileno(), select.EPOLLIN)
+            self.poller.attach(guest.lane)
+            guest.theirs.send(request)
+        return self.guests
+
     def __exit__(self, *error: object) -> None:
+        for guest in self.guests:
+            guest.__exit__()
         self.poller.close()
         self.ours.close()
         self.theirs.close()
@@ -209,11 +221,7 @@ def test_an_answer_that_waits_for_its_turn_can_be_taken_back() -> None:
     """As before a connection is ended: the lane has nothing under way then."""
     request = pack_request(READ, 1, 0, 200_000)
     with Wire() as wire:
-        others = [Wire() for _ in range(5)]
-        for other in others:
-            wire.poller.register(other.ours.fileno(), select.EPOLLIN)
-            wire.poller.attach(other.lane)
-            other.theirs.send(request)
+        others = wire.invite(5, request)
         assert wire.poller.poll(0) == []
         sent = [not other.is_quiet() for other in others]
         assert sorted(sent) == [False, True, True, True, True]
@@ -222,18 +230,12 @@ def test_an_answer_that_waits_for_its_turn_can_be_taken_back() -> None:
         assert b"".join(late.lane.take_unsent()) == late.wanted(request)
         assert wire.poller.poll(0) == []
         assert late.is_quiet()
-        for other in others:
-            other.__exit__()
 
 
 def test_a_lane_that_goes_while_its_answer_waits_is_forgotten() -> None:
     request = pack_request(READ, 1, 0, 200_000)
     with Wire() as wire:
-        others = [Wire() for _ in range(9)]
-        for other in others:
-            wire.poller.register(other.ours.fileno(), select.EPOLLIN)
-            wire.poller.attach(other.lane)
-            other.theirs.send(request)
+        others = wire.invite(9, request)
         assert wire.poller.poll(0) == []
         quiet = [other for other in others if other.is_quiet()]
         assert len(quiet) == 5
@@ -250,17 +252,11 @@ def test_a_lane_that_goes_while_its_answer_waits_is_forgotten() -> None:
         for pair in fds:
             for sock in pair:
                 sock.close()
-        for other in others:
-            other.__exit__()
 
 
 def test_short_answers_do_not_wait_for_all_the_long_ones() -> None:
     with Wire() as wire:
-        greedy = [Wire() for _ in range(8)]
-        for other in greedy:
-            wire.poller.register(other.ours.fileno(), select.EPOLLIN)
-            wire.poller.attach(other.lane)
-            other.theirs.send(pack_request(READ, 1, 0, 150_000))
+        greedy = wire.invite(8, pack_request(READ, 1, 0, 150_000))
         wire.theirs.send(pack_request(READ, 2, 0, 1))
         assert wire.poller.poll(0) == []
         assert sum(not other.is_quiet() for other in greedy) == 1
@@ -268,8 +264,6 @@ def test_short_answers_do_not_wait_for_all_the_long_ones() -> None:
         for _ in range(7):
             wire.poller.poll(0)
         assert not any(other.is_quiet() for other in greedy)
-        for other in greedy:
-            other.__exit__()
 
 
 def test_the_end_of_the_stream_and_its_errors_are_pythons() -> None:
