@@ -2,14 +2,15 @@
 #
 #   docker build -t farm --build-arg RECIPE=recipes/production.yaml .
 #
-# `bootfarm image build RECIPE` does the same for recipes with files outside of
+# `bootfarm container build RECIPE` does the same for recipes with files outside of
 # this directory. Works with the classic builder and with BuildKit: no mounts,
 # no privileges. docs/kubernetes.md says more.
 #
 # Each stage gets the code that it runs and its slice of the recipe, and
 # nothing else, so a change reruns the stages that it concerns and no others.
 
-ARG BASE_IMAGE=debian:bookworm-slim
+# By digest; `make lock-base` renews it (docs/dependencies.md).
+ARG BASE_IMAGE=debian:bookworm-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
 # 1. ltsp-base: what serving needs.
 FROM ${BASE_IMAGE} AS ltsp-base
@@ -22,9 +23,14 @@ RUN sh /farm/setup-base
 # here and nothing of this stage but the slices leaves it.
 FROM ltsp-base AS recipe
 ARG RECIPE=recipes/production.yaml
+# Other repositories in the recipe's place, as `bootfarm build --repository`: NAME=URI[,key=FILE]…,
+# with blanks between them; or a mirrors file. Paths are paths of the context.
+ARG REPOSITORIES=
+ARG MIRRORS=
 COPY . /farm/context
 WORKDIR /farm/context
-RUN PYTHONDONTWRITEBYTECODE=1 python3 -m imagebuild.container slice "$RECIPE" /farm/slices
+RUN PYTHONDONTWRITEBYTECODE=1 python3 -m imagebuild.container slice "$RECIPE" /farm/slices \
+        --repositories "$REPOSITORIES" --mirrors "$MIRRORS"
 
 # The server's own C, compiled; one file leaves this stage.
 FROM ltsp-base AS fastpath
@@ -37,23 +43,25 @@ FROM ltsp-base AS basesystem
 ENV PYTHONPATH=/farm/src PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY container/setup-build /farm/setup-build
 RUN sh /farm/setup-build
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/run.py imagebuild/yamlnode.py \
-     imagebuild/ingredients.py imagebuild/packing.py imagebuild/apt.py imagebuild/stage.py \
-     imagebuild/container.py \
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/wholefile.py imagebuild/yamlloader.py \
+     imagebuild/run.py imagebuild/apt.py imagebuild/stage.py imagebuild/container.py \
      /farm/src/imagebuild/
+COPY imagebuild/recipe/__init__.py imagebuild/recipe/ingredients.py imagebuild/recipe/packing.py \
+     /farm/src/imagebuild/recipe/
 COPY imagebuild/stages/__init__.py imagebuild/stages/ltsp_base.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/ltsp-base /farm/recipe/ltsp-base
 RUN python3 -m imagebuild.container ltsp-base
 # Packages of the day: give another value (a date) to fetch them anew.
 ARG PACKAGES_AS_OF=
-COPY imagebuild/chrootapt.py imagebuild/patches.py /farm/src/imagebuild/
+COPY imagebuild/chroot/__init__.py imagebuild/chroot/apt.py imagebuild/chroot/patches.py \
+     /farm/src/imagebuild/chroot/
 COPY imagebuild/stages/basesystem.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/basesystem /farm/recipe/basesystem
 RUN python3 -m imagebuild.container basesystem
 
 # 3. builder: drivers and tools from source; only the declared outputs leave it.
 FROM basesystem AS builder
-COPY imagebuild/kernel.py /farm/src/imagebuild/
+COPY imagebuild/chroot/kernel.py /farm/src/imagebuild/chroot/
 COPY imagebuild/stages/builder.py /farm/src/imagebuild/stages/
 COPY imagebuild/rootfs/usr/src /farm/src/imagebuild/rootfs/usr/src
 COPY --from=recipe /farm/slices/builder /farm/recipe/builder
@@ -63,13 +71,16 @@ RUN python3 -m imagebuild.container builder
 # boot loaders and the manifest.
 FROM basesystem AS ltsp-image
 COPY --from=builder /farm/work/builder /farm/work/builder
-COPY imagebuild/kernel.py imagebuild/configure.py imagebuild/runtime.py imagebuild/listing.py \
-     /farm/src/imagebuild/
+COPY imagebuild/chroot/kernel.py imagebuild/chroot/configure.py imagebuild/chroot/runtime.py \
+     imagebuild/chroot/listing.py \
+     /farm/src/imagebuild/chroot/
+COPY imagebuild/recipe/compatibility.py /farm/src/imagebuild/recipe/
 COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/
 COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
 COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
 RUN python3 -m imagebuild.container ltsp-image
-COPY imagebuild/manifest.py imagebuild/store.py /farm/src/imagebuild/
+COPY imagebuild/store/__init__.py imagebuild/store/manifest.py imagebuild/store/images.py \
+     /farm/src/imagebuild/store/
 COPY imagebuild/stages/final.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/final /farm/recipe/final
 RUN python3 -m imagebuild.container final
@@ -77,9 +88,9 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/imagescli.py imagebuild/inuse.py \
-     imagebuild/manifest.py imagebuild/store.py \
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/wholefile.py imagebuild/yamlloader.py \
      /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm
 COPY container/*.py /usr/lib/bootfarm/container/
@@ -94,6 +105,6 @@ WORKDIR /var/lib/bootfarm
 EXPOSE 69/udp 8080/tcp 10809/tcp
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["bootfarm", "healthcheck", "--config", "/etc/bootfarm/farm.yaml"]
+    CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
 ENTRYPOINT ["bootfarm"]
 CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]

@@ -5,10 +5,18 @@ import click
 import imagebuild.cli
 import rack.cli
 import server.cli
+from imagebuild.edge import EdgeGroup
+from imagebuild.recipe.read import LTS_CHECKS
+from server.commands.schema import schema_group
+from server.fastpath import COMPILED, NOT_COMPILED
+from server.ltsconf.lint_values import check_default
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="bootfarm")
+@click.group(cls=EdgeGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(
+    package_name="bootfarm",
+    message="%(prog)s, version %(version)s" + ("" if COMPILED else f"\n{NOT_COMPILED}"),
+)
 def main() -> None:
     """Build network-boot node images and serve them to bare metal.
 
@@ -16,6 +24,9 @@ def main() -> None:
     cluster admins try their lts.conf with `bootfarm lts`.
     """
 
+
+LTS_CHECKS.append(check_default)
+schema_group.add_command(imagebuild.cli.recipe_schema)
 
 for commands in (imagebuild.cli.COMMANDS, server.cli.COMMANDS, rack.cli.COMMANDS):
     for command in commands:

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from bench.client import compile_client
 from bench.data import make_data, warm
-from bench.marks import write_beside, write_between
+from bench.marks import write_between
 from bench.page import PAGE, PAGE_TITLE, measure_page
 from bench.place import BenchError, come_first, describe_machine, leave_network, load_average
 from bench.report import BEGIN, END, render_head, render_page, render_row
 from bench.rows import Row, Scale, make_rows, set_image_bytes
 from bench.run import run_row
 from bench.servers import Servers
+from imagebuild.wholefile import write_whole
 
 LONG: Final = ("tftp-whole",)
 """Rows that quick runs leave out."""
@@ -111,12 +112,16 @@ def run(rows: list[Row], page: bool, options: argparse.Namespace) -> bool:
         print(f"{key}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print(render_row(result), end="\n\n", flush=True)
         # After each row: a run of an hour is not lost with its last one.
-        write_beside(options.output, json.dumps(report, indent=1) + "\n")
+        _write_report(options.output, report)
     report["load_average"].append(round(load_average(), 1))
-    write_beside(options.output, json.dumps(report, indent=1) + "\n")
+    _write_report(options.output, report)
     if options.record:
         record(report, options.record)
     return not any("error" in row for row in report["rows"])
+
+
+def _write_report(path: Path, report: dict[str, Any]) -> None:
+    write_whole(path, f"{json.dumps(report, indent=1)}\n".encode(), mode=0o644)
 
 
 def record(report: dict[str, Any], page: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
-from imagebuild.store import Store
+from imagebuild.store.images import Store
+from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
 from server.simulate.profile import DEFAULT, Fetch, load_profile
 
 NAME: Final = "bench"

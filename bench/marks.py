@@ -3,13 +3,7 @@
 from pathlib import Path
 
 from bench.place import BenchError
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text)
-    beside.replace(path)
+from imagebuild.wholefile import write_whole
 
 
 def write_between(page: Path, begin: str, end: str, text: str) -> None:
@@ -18,4 +12,4 @@ def write_between(page: Path, begin: str, end: str, text: str) -> None:
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         raise BenchError(f"{page}: the marks {begin} and {end} are missing")
-    write_beside(page, f"{head}{begin}\n{text}\n{end}{tail}")
+    write_whole(page, f"{head}{begin}\n{text}\n{end}{tail}".encode(), mode=0o644)

@@ -5,8 +5,8 @@ from statistics import median
 from typing import Any, Final
 
 from server.events import Event
-from server.nodes import Nodes
-from server.overview import Overview
+from server.nodes.timelines import Nodes
+from server.observe.overview import Overview
 from server.web.page import render_nodes
 
 FEW: Final = 100
@@ -25,9 +25,7 @@ def make_overview(count: int, now: float) -> Overview:
     for number in range(count):
         node = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         phase = PHASES[number % len(PHASES)]
-        found = nodes.record(Event(now - number % 60, node, "beacon", phase, {}))
-        if found is not None:
-            overview.note(found.key)
+        nodes.record(Event(now - number % 60, node, "beacon", phase, {}))
     for _ in range(count):
         overview.turn(now)
     return overview

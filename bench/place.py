@@ -14,7 +14,9 @@ CLONE_NEWNET: Final = 0x40000000
 V1: Final = Path("/sys/fs/cgroup/cpuacct")
 V2: Final = Path("/sys/fs/cgroup")
 STOP_SECONDS: Final = 10.0
+"""For a server to end after SIGTERM, and then after SIGKILL."""
 PRIORITY: Final = -15
+"""Nice value of what is measured: nothing else of the machine comes before it."""
 
 
 class BenchError(Exception):

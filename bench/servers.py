@@ -15,6 +15,7 @@ from tests.peers import unpack
 
 EXPORT: Final = "/opt/ltsp/bench"
 START_SECONDS: Final = 30.0
+"""Until a server must answer."""
 TOGETHER: Final = ("nbd-server", "tftpd-hpa", "nginx-light")
 ALONE: Final = ("atftpd",)
 """atftpd and tftpd-hpa cannot be installed together: each is unpacked for itself."""

@@ -17,11 +17,13 @@ from typing import Any
 import click
 
 from container.healthcheck import healthcheck_command
-from imagebuild import imagescli
 from imagebuild.errors import BuildError
-from imagebuild.store import CURRENT, Image, Store
-from server.cli import COMMANDS, PROBLEMS
-from server.config import load_config
+from imagebuild.store import cli as store_cli
+from imagebuild.store.images import CURRENT, Image, Store
+from imagebuild.wholefile import write_whole
+from server.cli import COMMANDS
+from server.commands.serve import PROBLEMS
+from server.farm.config import load_config
 
 BAKED = Path("/usr/share/bootfarm/store")
 REMEMBERED = "baked.json"
@@ -72,9 +74,7 @@ def _recall(memory: Path | None) -> dict[str, str]:
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
-    beside = memory.with_name(f".{memory.name}.new")
-    beside.write_text(json.dumps(digests, sort_keys=True) + "\n")
-    beside.replace(memory)
+    write_whole(memory, json.dumps(digests, sort_keys=True).encode() + b"\n")
 
 
 def with_import(serve: click.Command) -> click.Command:
@@ -84,7 +84,7 @@ def with_import(serve: click.Command) -> click.Command:
 
     @functools.wraps(original)
     def callback(**words: Any) -> Any:
-        if BAKED.is_dir():
+        if BAKED.is_dir() and not words["check"]:
             problem = _import_for(words, BAKED)
             click.get_current_context().meta[PROBLEMS] = (problem,) if problem else ()
         return original(**words)
@@ -118,7 +118,7 @@ def _import_for(words: dict[str, Any], baked: Path) -> str:
     return ""
 
 
-def make_door(commands: Sequence[click.Command] = (*COMMANDS, *imagescli.COMMANDS)) -> click.Group:
+def make_door(commands: Sequence[click.Command] = (*COMMANDS, *store_cli.COMMANDS)) -> click.Group:
     """The click group of the container."""
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})

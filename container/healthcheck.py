@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 
-from server.config import Config, load_config, override, parse_services
 from server.errors import ServerError
+from server.farm.config import Config, load_config, override, parse_services
 
 TIMEOUT = 3.0
 """Seconds that each answer may take."""
+LIVE_TIMEOUT = 8.0
+"""The same for --live: less than the probe's own, and long for a loop that turns."""
 
 _RRQ, _DATA, _ERROR, _OACK = 1, 3, 5, 6
 _NBDMAGIC = b"NBDMAGIC"
@@ -102,6 +104,28 @@ def check_http(address: str, port: int) -> str:
         raise CheckError("/healthz is not the JSON that it should be") from None
 
 
+def check_turning(address: str, port: int) -> str:
+    """GET /livez: answered by the server's loop, which asks nobody else."""
+    connection = http.client.HTTPConnection(address, port, timeout=LIVE_TIMEOUT)
+    try:
+        connection.request("GET", "/livez")
+        response = connection.getresponse()
+        body = response.read(1000)
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise CheckError(f"/livez answered {response.status}")
+    return body.decode(errors="replace").strip()
+
+
+def check_greeting(address: str, port: int) -> str:
+    """Wait for the NBD server's greeting."""
+    with socket.create_connection((address, port), LIVE_TIMEOUT) as sock:
+        if sock.recv(len(_NBDMAGIC), socket.MSG_WAITALL) != _NBDMAGIC:
+            raise CheckError("no NBD newstyle greeting")
+    return "it greets"
+
+
 def find_file(store: Path | None) -> str:
     """The TFTP path of a file that is there: some image's boot loader."""
     try:
@@ -111,16 +135,29 @@ def find_file(store: Path | None) -> str:
     return f"/ltsp/{names[0] if names else 'none'}/grub/i386-pc/core.0"
 
 
-def check(config: Config) -> dict[str, str]:
-    """Each service of the config and what it answered; CheckError names who did not."""
+def check(config: Config, *, live: bool = False) -> dict[str, str]:
+    """Each service of the config and what it answered; CheckError names who did not.
+
+    live: only whether the server's loop turns, by one service: HTTP where it is
+    served, else NBD or TFTP. Who restarts the server upon it must not do so
+    because a service has much to do, or a file is missing.
+    """
     address = "127.0.0.1" if config.listen == "0.0.0.0" else config.listen
     checks: Mapping[str, Callable[[], str]] = {
         "tftp": lambda: check_tftp(address, config.tftp.port, find_file(config.store)),
         "nbd": lambda: check_nbd(address, config.nbd.port),
         "http": lambda: check_http(address, config.http.port),
     }
+    services: tuple[str, ...] = tuple(config.services)
+    if live:
+        checks = {
+            **checks,
+            "http": lambda: check_turning(address, config.http.port),
+            "nbd": lambda: check_greeting(address, config.nbd.port),
+        }
+        services = tuple(name for name in ("http", "nbd", "tftp") if name in services)[:1]
     answers: dict[str, str] = {}
-    for name in config.services:
+    for name in services:
         port = getattr(config, name).port
         try:
             answers[name] = checks[name]()
@@ -140,10 +177,11 @@ def check(config: Config) -> dict[str, str]:
     help="The farm.yaml that the server runs with.",
 )
 @click.option("--services", help="Ask only these, as `tftp,http`.")
-def healthcheck_command(config_file: Path | None, services: str | None) -> None:
+@click.option("--live", is_flag=True, help="Ask only whether the server's loop turns.")
+def healthcheck_command(config_file: Path | None, services: str | None, live: bool) -> None:
     """Ask TFTP, NBD and HTTP for something; exit code 1 names the first that fails."""
     config = load_config(config_file) if config_file else Config()
     if services is not None:
         config = override(config, services=parse_services(services))
-    for name, answer in check(config).items():
+    for name, answer in check(config, live=live).items():
         click.echo(f"{name}: {answer}")

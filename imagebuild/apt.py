@@ -13,14 +13,14 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Mirrors, Recipe, Repository
+from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
 from imagebuild.run import Log, run
-from imagebuild.yamlnode import did_you_mean
+from imagebuild.yamlloader import did_you_mean
 
 CANONICAL = {
     "debian": Mirrors("http://deb.debian.org/debian", "http://deb.debian.org/debian-security"),
@@ -42,6 +42,21 @@ _VERSIONED = ("kubelet", "kubeadm", "kubectl")
 _PROXY = re.compile(r'Acquire::https?::Proxy(::[\w.-]+)? "[^"]*";')
 _INSTALLED = re.compile(r"Inst (\S+) (?:\[\S+\] )?\((\S+) ")
 _MISSING = re.compile(r"Unable to locate package (\S+)|Package '(\S+)' has no installation cand")
+
+
+def parse_simulated(said: str) -> dict[str, str]:
+    """Package to version, from what `apt-get install --simulate` says that it would install."""
+    found = (_INSTALLED.match(line) for line in said.splitlines())
+    return {match[1]: match[2] for match in found if match}
+
+
+class NoPackageError(BuildError):
+    """Packages that no source has. where: recipe and key path. packages: name to remedy."""
+
+    def __init__(self, where: str, packages: Mapping[str, str]) -> None:
+        words = f"{where}: no such package: {', '.join(packages)}"
+        super().__init__(words, hint=next(iter(packages.values())))
+        self.packages = packages
 
 
 @dataclass(frozen=True)
@@ -148,8 +163,7 @@ class AptView:
     def update(self) -> None:
         """Fetch keys and indexes, and resolve pins; BuildError names what cannot be had."""
         for repository in self.recipe.repositories:
-            self._check_repository(repository)
-            self._keys[repository.name] = self._key_file(repository)
+            self.fetch_key(repository)
         self._write()
         run(
             ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"],
@@ -160,6 +174,12 @@ class AptView:
         )
         self.pins = tuple(self._resolve_pins())
         self._write()
+
+    def fetch_key(self, repository: Repository) -> None:
+        """Have the repository's key here; BuildError if it is not there, or not the right one."""
+        if repository.name not in self._keys:
+            self._check_repository(repository)
+            self._keys[repository.name] = self._key_file(repository)
 
     def key(self, repository: Repository) -> Path:
         """The file with the repository's key, on this machine."""
@@ -176,8 +196,7 @@ class AptView:
         )
         if result.returncode != 0:
             raise self._not_installable(result.stderr, where)
-        found = (_INSTALLED.match(line) for line in result.stdout.splitlines())
-        return {match[1]: match[2] for match in found if match}
+        return parse_simulated(result.stdout)
 
     def versions(self, package: str, repository: Repository | None = None) -> list[str]:
         """The package's versions, highest first; of one repository when given."""
@@ -309,11 +328,9 @@ class AptView:
         place = f"{self.recipe.file}: {where}"
         if missing:
             names = self._ask("apt-cache", "pkgnames").split()
-            return BuildError(
-                f"{place}: no such package: {', '.join(missing)}",
-                hint=did_you_mean(
-                    missing[0], names, "check the name and the recipe's components and repositories"
-                ),
+            otherwise = "check the name and the recipe's components and repositories"
+            return NoPackageError(
+                place, {name: did_you_mean(name, names, otherwise) for name in missing}
             )
         lines = [line for line in stderr.splitlines() if line.strip()][-8:]
         return BuildError(f"{place}: cannot be installed together:\n    " + "\n    ".join(lines))

@@ -1,27 +1,35 @@
-"""The builder's commands: `bootfarm build`; imagescli and imagecli have the others."""
+"""The builder's commands: `bootfarm build`; store/cli.py and docker/cli.py have the others."""
 
 import contextlib
 import dataclasses
+import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from imagebuild import imagecli, imagescli
+from imagebuild.check import check_recipe
+from imagebuild.chroot.configure import ROOTFS
+from imagebuild.docker import cli as docker_cli
+from imagebuild.docker.cli import MIRRORS_OPTION, REPOSITORY_OPTION
 from imagebuild.errors import BuildError
-from imagebuild.imagescli import STORE_OPTION
-from imagebuild.ingredients import Squashfs
-from imagebuild.manifest import is_image_name
 from imagebuild.pipeline import Options, build, cache_directory
 from imagebuild.progress import Progress
-from imagebuild.recipe import load_recipe
-from imagebuild.store import CURRENT, Store
+from imagebuild.recipe.ingredients import Squashfs
+from imagebuild.recipe.keys import describe
+from imagebuild.recipe.mirrors import load_recipe_with
+from imagebuild.store import cli as store_cli
+from imagebuild.store.cli import STORE_OPTION
+from imagebuild.store.images import CURRENT, Store
+from imagebuild.store.manifest import is_image_name
 
 
 @click.command("build")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument(
+    "recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @STORE_OPTION
 @click.option("--name", help="Name the image otherwise than the recipe does.")
 @click.option(
@@ -30,6 +38,8 @@ from imagebuild.store import CURRENT, Store
     multiple=True,
     help="Tag the image with this instead of `current`; may be repeated.",
 )
+@REPOSITORY_OPTION
+@MIRRORS_OPTION
 @click.option(
     "--squashfs-level",
     type=click.IntRange(1, 22),
@@ -39,14 +49,24 @@ from imagebuild.store import CURRENT, Store
 @click.option(
     "--log", type=click.Path(path_type=Path, dir_okay=False), help="Where commands' output goes."
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Build nothing: tell all that is wrong with RECIPE, its files and its packages.",
+)
+@click.option("--no-network", is_flag=True, help="With --check: ask no mirror.")
 def build_command(
-    recipe: Path,
+    recipes: tuple[Path, ...],
     store_path: Path,
     name: str | None,
     tags: tuple[str, ...],
+    repositories: tuple[str, ...],
+    mirrors_file: Path | None,
     squashfs_level: int | None,
     fresh: bool,
     log: Path | None,
+    check: bool,
+    no_network: bool,
 ) -> None:
     """Build RECIPE's node image and publish it in the store.
 
@@ -54,8 +74,28 @@ def build_command(
     builder, ltsp-image and final; finished stages and downloaded packages
     are kept in $BOOTFARM_CACHE (~/.cache/bootfarm). The last line on
     standard output is `<name>@<digest>`.
+
+    With --check, for which nobody needs root, of any number of recipes: exit status 0 if
+    nothing is wrong, else 1.
+
+    \b
+    bootfarm build recipes/production.yaml
+    bootfarm build recipes/production.yaml --check
     """
-    parsed = load_recipe(recipe)
+    if check:
+        _check(recipes, mirrors_file, repositories, not no_network)
+    if no_network:
+        raise click.UsageError("--no-network is for --check")
+    if len(recipes) > 1:
+        raise click.UsageError("several recipes are for --check; build them one after the other")
+    (recipe,) = recipes
+    if not ROOTFS.is_dir():
+        raise BuildError(
+            f"this bootfarm has not the node's own files ({ROOTFS}): as installed by pip, it"
+            " checks recipes and builds no image",
+            hint="build in a checkout (make install), or with the Debian package bootfarm-build",
+        )
+    parsed = load_recipe_with(recipe, mirrors_file, repositories)
     if name is not None:
         if not is_image_name(name):
             raise BuildError(f"--name {name!r}: not an image name")
@@ -68,6 +108,21 @@ def build_command(
         )
         image = build(parsed, Store(store_path), options, tags or (CURRENT,))
     click.echo(f"{image.name}@{image.digest}")
+
+
+def _check(
+    recipes: Sequence[Path], mirrors: Path | None, repositories: Sequence[str], network: bool
+) -> None:
+    """Print what is wrong with each recipe, and exit."""
+    with Progress() as progress:
+        line = progress.line if progress.live else None
+        options = Options(cache_directory(), progress.event, line)
+        reports = [
+            check_recipe(recipe, mirrors, repositories, options, network=network)
+            for recipe in recipes
+        ]
+    click.echo("\n".join(report.render() for report in reports))
+    click.get_current_context().exit(1 if any(report.faults for report in reports) else 0)
 
 
 @contextlib.contextmanager
@@ -89,4 +144,10 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-COMMANDS: list[click.Command] = [build_command, *imagescli.COMMANDS, *imagecli.COMMANDS]
+@click.command("recipe")
+def recipe_schema() -> None:
+    """Print a recipe's JSON Schema."""
+    click.echo(json.dumps(describe(), indent=2, ensure_ascii=False))
+
+
+COMMANDS: list[click.Command] = [build_command, *store_cli.COMMANDS, *docker_cli.COMMANDS]

@@ -23,8 +23,8 @@ from typing import cast
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
-from imagebuild.packing import PACKED, SLICES, pack_recipe, slice_recipe, unpack_recipe
+from imagebuild.recipe.ingredients import Recipe
+from imagebuild.recipe.packing import PACKED, SLICES, pack_recipe, slice_recipe, unpack_recipe
 from imagebuild.run import Log, can_isolate, check_tools
 from imagebuild.stage import Stage, StageContext, stage_id
 
@@ -37,9 +37,18 @@ BAKED = Path("/farm/baked")
 """What the final stage copies: `store/`, and `image` with the line `<name>@<digest>`."""
 
 
-def slice_all(source: Path, target: Path) -> None:
-    """Write a packed slice for each stage to `target/<stage>`; the source is YAML or packed."""
+def slice_all(
+    source: Path, target: Path, repositories: Sequence[str] = (), mirrors: Path | None = None
+) -> None:
+    """Write a packed slice for each stage to `target/<stage>`; the source is YAML or packed.
+
+    `repositories` and `mirrors`: what `bootfarm build --repository … --mirrors FILE` takes.
+    """
     recipe = _read_any(source)
+    if repositories or mirrors is not None:
+        elsewhere = importlib.import_module("imagebuild.recipe.mirrors")
+        found = elsewhere.gather_mirrors(mirrors, repositories, recipe.distribution)
+        recipe = cast(Recipe, elsewhere.take_from_elsewhere(recipe, found))
     for stage in STAGES:
         pack_recipe(slice_recipe(recipe, stage), target / stage)
 
@@ -48,7 +57,7 @@ def _read_any(source: Path) -> Recipe:
     if (source / PACKED).is_file():
         return unpack_recipe(source)
     # Only where a recipe is read from YAML: the layers of the stages do without its reader.
-    reader = importlib.import_module("imagebuild.recipe")
+    reader = importlib.import_module("imagebuild.recipe.read")
     return cast(Recipe, reader.load_recipe(source))
 
 
@@ -96,7 +105,7 @@ def run_stage(name: str, recipe: Recipe, work: Path, log: Log) -> None:
 
 def bake(work: Path, baked: Path) -> str:
     """Publish the final stage's product in a store of its own; its `<name>@<digest>`."""
-    from imagebuild.store import CURRENT, Store  # only the layer of the last stage has it
+    from imagebuild.store.images import CURRENT, Store
 
     product = work / "final" / "product" / "image"
     name = json.loads((product / "manifest.json").read_text())["name"]
@@ -133,13 +142,16 @@ def main(argv: Sequence[str]) -> int:
     slicing = commands.add_parser("slice", help="cut a recipe into what each stage reads of it")
     slicing.add_argument("recipe", type=Path)
     slicing.add_argument("target", type=Path)
+    slicing.add_argument("--repositories", default="", help="NAME=URI[,key=FILE]…, by blanks")
+    slicing.add_argument("--mirrors", default="", help="a mirrors file")
     for stage in STAGES:
         commands.add_parser(stage, help=f"run the stage {stage}")
     words = parser.parse_args(argv)
     os.umask(0o022)
     try:
         if words.command == "slice":
-            slice_all(words.recipe, words.target)
+            mirrors = Path(words.mirrors) if words.mirrors else None
+            slice_all(words.recipe, words.target, words.repositories.split(), mirrors)
         else:
             recipe = unpack_recipe(SLICED / words.command)
             log = Log(line=lambda text: print(text, flush=True))

@@ -1,18 +1,80 @@
-"""The builder's one error: what happened and where, and what to do about it."""
+"""The one error that a user can act on: what happened and where, and what to do about it."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
 
 import click
 
+LONGEST = 2000
+"""Characters of a message that are shown."""
 
-class BuildError(click.ClickException):
-    """An error that the user can act on.
 
-    Raised anywhere in the builder; click prints it at the edge as one line
-    (`Error: <message>`) and a second with the remedy, and exits with 1.
+def show_plain(text: str) -> str:
+    """A text of some lines, in which what a terminal would obey is written out.
+
+    Bytes that are not UTF-8 (lone surrogates) stay.
+    """
+    return "".join(
+        char
+        if char in "\n\t" or char.isprintable() or "\udc80" <= char <= "\udcff"
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+class HintedError(click.ClickException):
+    """Raised anywhere; click prints it at the edge as one line (`Error: <message>`) and a second
+    with the remedy, and exits with 1.
+
+    Each half of the house, and the rack, raises a kind of its own.
+    cause: one word of server.causes, where code goes by it.
     """
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", cause: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.cause = cause
+
+    def one_line(self) -> str:
+        """Message and remedy for a log, an event, or a page of one line."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """As click does; nothing in it is obeyed by a terminal."""
+        click.echo(f"Error: {show_plain(self.format_message())}", file=file, err=file is None)
 
     def format_message(self) -> str:
-        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+        message = self.message
+        if len(message) > LONGEST:
+            # A path or a value of thousands of characters helps nobody.
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 4 :]}"
+        return f"{message}\n  hint: {self.hint}" if self.hint else message
+
+
+class BuildError(HintedError):
+    """The builder's."""
+
+
+def give_up_stdout() -> None:
+    """Let what stands in the buffer of standard output, and what comes, go nowhere: a full disk
+    takes it neither now nor at the end."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def render_check(faults: Sequence[str], warnings: Sequence[str], checked: Sequence[str]) -> str:
+    """What a `--check` says to people: every fault, every warning, and the counts at the end."""
+    lines = [*faults, *(f"warning: {warning}" for warning in warnings)]
+    found = count_words(len(faults), "fault") if faults else "no faults"
+    if warnings:
+        found += f", {count_words(len(warnings), 'warning')}"
+    return "\n".join([*lines, f"checked: {', '.join(checked) or 'nothing'}: {found}"])
+
+
+def count_words(number: int, word: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

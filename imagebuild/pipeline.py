@@ -19,11 +19,11 @@ from typing import cast
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
+from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import Log, can_isolate, check_tools, run
 from imagebuild.stage import Stage, StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_base, ltsp_image
-from imagebuild.store import Image, Store
+from imagebuild.store.images import Image, Store
 
 STAGES = cast(tuple[Stage, ...], (ltsp_base, basesystem, builder, ltsp_image, final))
 ROOT_FROM = {builder.NAME: basesystem.NAME, ltsp_image.NAME: basesystem.NAME}
@@ -91,8 +91,8 @@ def _finished(
     if os.geteuid() != 0:
         raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
     check_tools({tool: package for stage in stages for tool, package in stage.TOOLS.items()})
-    with _locked(options):
-        log = Log(options.log or _new_log(options.cache, recipe.name), options.line)
+    with _usual_modes(), locked(options):
+        log = Log(options.log or new_log(options.cache, recipe.name), options.line)
         options.listen(Event("packages", "start"))
         started = time.monotonic()
         apt = AptView(recipe, options.cache, log)
@@ -106,6 +106,17 @@ def _finished(
                 directories[stage.NAME] = runner.finish(stage, directories)
         yield directories
         prune(options.cache, keep=set(ids.values()))
+
+
+@contextlib.contextmanager
+def _usual_modes() -> Iterator[None]:
+    """Files that are made without a mode get 0644, whatever the caller's umask is: a stricter one
+    would be the image's, where other users than root read them."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def stage_ids(recipe: Recipe, apt: AptView) -> dict[str, str]:
@@ -213,13 +224,14 @@ def prune(cache: Path, keep: Collection[str] = ()) -> None:
         path.unlink()
 
 
-def _new_log(cache: Path, name: str) -> Path:
+def new_log(cache: Path, name: str) -> Path:
+    """Where the output of one build's commands goes."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return cache / "logs" / f"build-{name}-{stamp}-{os.getpid()}.log"
 
 
 @contextlib.contextmanager
-def _locked(options: Options) -> Iterator[None]:
+def locked(options: Options) -> Iterator[None]:
     """One build at a time in a cache; apt's own locks would make the second one fail."""
     options.cache.mkdir(parents=True, exist_ok=True)
     with (options.cache / "build.lock").open("a+") as stream:

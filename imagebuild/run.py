@@ -1,7 +1,8 @@
 """The one door to subprocess, and the chroot.
 
-A command in a chroot runs in mount and process namespaces of its own, where
-the namespaces can be had: its `/proc`, `/sys` and `/dev` and every process
+A command in a chroot runs in mount, process and host name namespaces of its
+own, where the namespaces can be had: no package learns the name of the machine
+that builds (it is localhost), its `/proc`, `/sys` and `/dev` and every process
 that it started are gone when it ends, whatever ended it, and the machine's
 own mount table never changes. Where they cannot be had (`docker build`), the
 command runs in a plain chroot.
@@ -26,6 +27,7 @@ TAIL = 15
 
 _MOUNT_SCRIPT = """\
 set -e
+echo localhost >/proc/sys/kernel/hostname
 root=$1; shift
 while [ "$1" != -- ]; do
     mkdir -p "$root$2"
@@ -62,6 +64,7 @@ NAMESPACES = (
     "KILL",
     "unshare",
     "--mount",
+    "--uts",
     "--pid",
     "--fork",
     "--kill-child",

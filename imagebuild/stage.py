@@ -1,4 +1,4 @@
-"""What a stage is: a module with NAME, TOOLS, `inputs` and `run`.
+"""What a stage is: a module with NAME, TOOLS, CODE, `inputs` and `run`.
 
 A stage is given directories and never mounts; whether its chroot commands
 get `/proc`, `/sys` and `/dev` is the runner's affair (`isolate`).
@@ -12,10 +12,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imagebuild.apt import AptView
-from imagebuild.ingredients import Recipe
+from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import Chroot, Log
 
 ARCHIVES = "/var/cache/apt/archives"
+HOUSE = Path(__file__).parents[1]
+"""Where the paths of CODE count from: the checkout, or what stands for it in a container."""
+
+GROUND = (
+    "imagebuild/__init__.py",
+    "imagebuild/errors.py",
+    "imagebuild/run.py",
+    "imagebuild/apt.py",
+    "imagebuild/stage.py",
+    "imagebuild/recipe/__init__.py",
+    "imagebuild/recipe/ingredients.py",
+    "imagebuild/wholefile.py",
+    "imagebuild/yamlloader.py",
+    "imagebuild/stages/__init__.py",
+)
+"""The code that every stage runs."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,9 @@ class Stage(Protocol):
 
     NAME: str
     TOOLS: Mapping[str, str]
+    CODE: Sequence[str]
+    """Every file of the project that the stage runs; they are part of its id, and what the
+    Dockerfile copies for it. tests/imagebuild/stages/test_code.py compares all three."""
 
     def inputs(self, recipe: Recipe, apt: AptView) -> Inputs: ...
     def run(self, context: StageContext) -> None: ...
@@ -79,6 +98,11 @@ def stage_id(previous: str, name: str, inputs: Inputs) -> str:
         digest.update(f"{label}\0{path.stat().st_mode & 0o111:o}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def code_files(code: Sequence[str]) -> list[tuple[str, Path]]:
+    """The files of a CODE tuple, as `Inputs.files` wants them."""
+    return [(name, HOUSE / name) for name in code]
 
 
 def tree_files(directory: Path, label: str) -> list[tuple[str, Path]]:

@@ -22,8 +22,17 @@ def cache_directory() -> Path:
 
 
 def checkout_directory() -> Path:
-    """The checkout that this package lies in; `build/rack` is below it."""
-    return Path(__file__).resolve().parent.parent
+    """The checkout that this package lies in; `build/rack` is below it.
+
+    Raises RackError where there is none: as installed by pip, or by a package.
+    """
+    directory = Path(__file__).resolve().parent.parent
+    if not (directory / "pyproject.toml").is_file():
+        raise RackError(
+            f"the rack works in a checkout of bootfarm, and {directory} is none",
+            hint="clone bootfarm's repository and run `make install` there",
+        )
+    return directory
 
 
 def content_key(*parts: str | bytes | Path) -> str:

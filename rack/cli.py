@@ -15,8 +15,8 @@ from rack.control import ControlSocket, ask, state_directory, the_only_rack
 from rack.demo import DemoOptions, run_demo
 from rack.detach import Detach, run_detachable
 from rack.errors import RackError
-from rack.kubernetes.build import build
 from rack.kubernetes.repository import sources_line
+from rack.kubernetes.source import SOURCES, Source, build
 from rack.ltsconf import example_lts_conf, without_join
 from rack.machine import NodeSpec
 from rack.namespace import enter_argv
@@ -33,22 +33,35 @@ def default_store() -> Path:
     return checkout_directory() / "build" / "store"
 
 
+KUBERNETES = click.option(
+    "--kubernetes",
+    type=click.Choice(SOURCES),
+    default="modules",
+    show_default=True,
+    help="The present one, from its Go modules; or 1.20 from Debian's source package, "
+    "for machines that reach no Go proxy.",
+)
+
+
 @click.group()
 def rack() -> None:
     """A virtual rack: DHCP, QEMU nodes and a real control plane in a namespace."""
+    checkout_directory()  # or the reason why there is none
 
 
 @rack.command()
-def packages() -> None:
-    """Build Kubernetes from Debian's source into a local apt repository.
+@KUBERNETES
+def packages(kubernetes: Source) -> None:
+    """Build Kubernetes, containerd and cri-dockerd into a local apt repository.
 
-    Takes about 8 minutes the first time; later runs use the cache
-    ($BOOTFARM_CACHE or ~/.cache/bootfarm). The repository is build/rack/apt,
-    container images to preload are build/rack/images/*.tar.
+    The first time compiles for minutes, and says beforehand how many; later runs
+    use the cache ($BOOTFARM_CACHE or ~/.cache/bootfarm), a family of programs at a
+    time. The repository is build/rack/apt, container images to preload are
+    build/rack/images/*.tar; with `--kubernetes debian` below build/rack/debian.
     """
     began = time.monotonic()
     with printed_steps() as progress:
-        made = build(progress)
+        made = build(progress, kubernetes)
     click.echo(f"packages ready after {time.monotonic() - began:.0f} s: {made.directory}")
     click.echo(f"  {sources_line(made.apt)}")
 
@@ -63,7 +76,14 @@ def packages() -> None:
 )
 @click.option("--no-server", is_flag=True, help="DHCP only: run `bootfarm serve` yourself.")
 @click.option("--no-control-plane", is_flag=True, help="No Kubernetes.")
-def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_plane: bool) -> None:
+@KUBERNETES
+def up(
+    store: Path | None,
+    lts_conf: Path | None,
+    no_server: bool,
+    no_control_plane: bool,
+    kubernetes: Source,
+) -> None:
     """Put the rack up; it stays until `bootfarm rack down`."""
     store = store or default_store()
     if not no_server and not store.is_dir():
@@ -78,7 +98,7 @@ def up(store: Path | None, lts_conf: Path | None, no_server: bool, no_control_pl
         with the_only_rack(state):
             directory = state / "up"
             shutil.rmtree(directory, ignore_errors=True)
-            with Rack(directory) as here:
+            with Rack(directory, kubernetes=kubernetes) as here:
                 with printed_steps() as progress:
                     progress("network and DHCP")
                     here.report_to(progress)
@@ -235,20 +255,33 @@ def _is_zombie(pid: int) -> bool:
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the rack up; end it by `bootfarm rack down`.")
 @click.option("--store", type=click.Path(path_type=Path), help="Build into it [build/store].")
-@click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="[recipes/demo.yaml]")
+@click.option(
+    "--recipe",
+    type=click.Path(exists=True, path_type=Path),
+    help="[recipes/demo.yaml; with `--kubernetes debian` recipes/demo-1.20.yaml]",
+)
+@KUBERNETES
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
 @click.option("--memory", default=1536, show_default=True, help="The node's, MiB.")
 @click.option("--timeout", default=900, show_default=True, help="For the boot to Ready, seconds.")
 def demo(
-    keep: bool, store: Path | None, recipe: Path | None, firmware: str, memory: int, timeout: int
+    keep: bool,
+    store: Path | None,
+    recipe: Path | None,
+    kubernetes: Source,
+    firmware: str,
+    memory: int,
+    timeout: int,
 ) -> None:
     """Build, serve, boot a bare machine, and watch it join Kubernetes.
 
     Everything runs on this machine, in namespaces and below build/: packages,
     image, DHCP, server, control plane, one virtual node. Needs root.
     """
+    name = "demo-1.20.yaml" if kubernetes == "debian" else "demo.yaml"
     options = DemoOptions(
-        recipe=recipe or checkout_directory() / "recipes" / "demo.yaml",
+        kubernetes=kubernetes,
+        recipe=recipe or checkout_directory() / "recipes" / name,
         store=store or default_store(),
         firmware="uefi" if firmware == "uefi" else "bios",
         memory=memory,

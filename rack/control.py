@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from imagebuild.wholefile import write_whole
 from rack.cache import checkout_directory
 from rack.errors import RackError
 from rack.machine import NodeSpec
@@ -21,6 +22,7 @@ from rack.node import Node
 from rack.rack import Rack
 
 LINE_MAX = 1 << 20
+"""Bytes of one request."""
 
 
 def state_directory() -> Path:
@@ -76,9 +78,7 @@ class ControlSocket:
         self._socket.listen(8)
         threading.Thread(target=self._accept, daemon=True).start()
         state = directory / "state.json"
-        fresh = state.with_suffix(".new")
-        fresh.write_text(json.dumps({"pid": os.getpid(), "socket": str(self._path)}))
-        fresh.rename(state)
+        write_whole(state, json.dumps({"pid": os.getpid(), "socket": str(self._path)}).encode())
 
     def wait_down(self) -> None:
         """Wait until someone asks for the rack's end; signals are seen meanwhile."""

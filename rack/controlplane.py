@@ -17,8 +17,7 @@ import yaml
 
 from rack.apiclient import API_PORT, ApiClient, ready_status
 from rack.errors import RackError
-from rack.kubernetes.build import Packages
-from rack.kubernetes.packages import KUBERNETES
+from rack.kubernetes.stack import Packages
 from rack.namespace import Namespace
 from rack.network import API_IP
 from rack.process import Process, wait_for
@@ -27,6 +26,10 @@ from rack.progress import Progress
 ETCD_CLIENT = "http://127.0.0.1:2379"
 ETCD_PEER = "http://127.0.0.1:2380"
 SERVICE_SUBNET = "10.96.0.0/12"
+DNS_IP = "10.96.0.10"
+"""What kubeadm has kubelet tell to pods: the tenth address of SERVICE_SUBNET."""
+POD_SUBNET = "10.244.0.0/16"
+"""Each Node gets a /24 of it (spec.podCIDR), for a network that routes between nodes."""
 GRACE_PERIOD = "10m0s"
 """How long a silent Node stays Ready: so long that no test passes by luck."""
 OWN_NODE = "control-plane"
@@ -48,25 +51,39 @@ def make_token() -> str:
     return f"{secrets.token_hex(3)}.{secrets.token_hex(8)}"
 
 
-def render_kubeadm_config(pki: Path, token: str) -> str:
-    """kubeadm's configuration (kubeadm.k8s.io/v1beta2) with its certificates in `pki`."""
+def kubeadm_api(minor: tuple[int, int]) -> str:
+    """The newest configuration API that the kubeadm of a version reads."""
+    if minor >= (1, 31):
+        return "kubeadm.k8s.io/v1beta4"
+    return "kubeadm.k8s.io/v1beta3" if minor >= (1, 22) else "kubeadm.k8s.io/v1beta2"
+
+
+def render_kubeadm_config(packages: Packages, pki: Path, token: str) -> str:
+    """kubeadm's configuration, of the API that its version reads, certificates in `pki`."""
+    api = kubeadm_api(packages.minor)
+    # Nothing is run by it here; a socket that is named is not looked for.
+    socket = "unix:///run/containerd/containerd.sock"
     documents = [
         {
-            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "apiVersion": api,
             "kind": "InitConfiguration",
             "bootstrapTokens": [{"token": token, "ttl": "24h0m0s"}],
             "localAPIEndpoint": {"advertiseAddress": API_IP, "bindPort": API_PORT},
-            "nodeRegistration": {"name": OWN_NODE, "criSocket": "/var/run/dockershim.sock"},
+            "nodeRegistration": {"name": OWN_NODE, "criSocket": socket},
         },
         {
-            "apiVersion": "kubeadm.k8s.io/v1beta2",
+            "apiVersion": api,
             "kind": "ClusterConfiguration",
-            "kubernetesVersion": f"v{KUBERNETES}",
+            "kubernetesVersion": f"v{packages.version}",
             "clusterName": "rack",
             "controlPlaneEndpoint": f"{API_IP}:{API_PORT}",
             "certificatesDir": str(pki),
             "etcd": {"external": {"endpoints": [ETCD_CLIENT]}},
-            "networking": {"serviceSubnet": SERVICE_SUBNET, "dnsDomain": "cluster.local"},
+            "networking": {
+                "podSubnet": POD_SUBNET,
+                "serviceSubnet": SERVICE_SUBNET,
+                "dnsDomain": "cluster.local",
+            },
         },
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -90,11 +107,17 @@ def etcd_argv(program: Path, directory: Path) -> list[str]:
     ]
 
 
-def apiserver_argv(programs: Path, directory: Path) -> list[str]:
+def has_insecure_port(packages: Packages) -> bool:
+    """Whether its programs listen without TLS unless told not to (until 1.23)."""
+    return packages.minor <= (1, 23)
+
+
+def apiserver_argv(packages: Packages, directory: Path) -> list[str]:
     """kube-apiserver with the flags of kubeadm's static pod."""
     pki = directory / "pki"
     return [
-        str(programs / "kube-apiserver"),
+        str(packages.programs / "kube-apiserver"),
+        *(["--insecure-port=0"] if has_insecure_port(packages) else []),
         f"--advertise-address={API_IP}",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
@@ -102,7 +125,6 @@ def apiserver_argv(programs: Path, directory: Path) -> list[str]:
         "--enable-admission-plugins=NodeRestriction",
         "--enable-bootstrap-token-auth=true",
         f"--etcd-servers={ETCD_CLIENT}",
-        "--insecure-port=0",
         f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
         f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
         "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
@@ -123,16 +145,19 @@ def apiserver_argv(programs: Path, directory: Path) -> list[str]:
     ]
 
 
-def controller_manager_argv(programs: Path, directory: Path) -> list[str]:
+def controller_manager_argv(packages: Packages, directory: Path) -> list[str]:
     """kube-controller-manager as kubeadm's, with the long grace period."""
     pki = directory / "pki"
     config = directory / "controller-manager.conf"
     return [
-        str(programs / "kube-controller-manager"),
+        str(packages.programs / "kube-controller-manager"),
+        *(["--port=0"] if has_insecure_port(packages) else []),
         f"--authentication-kubeconfig={config}",
         f"--authorization-kubeconfig={config}",
+        "--allocate-node-cidrs=true",
         "--bind-address=127.0.0.1",
         f"--client-ca-file={pki / 'ca.crt'}",
+        f"--cluster-cidr={POD_SUBNET}",
         "--cluster-name=rack",
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
@@ -140,7 +165,6 @@ def controller_manager_argv(programs: Path, directory: Path) -> list[str]:
         f"--kubeconfig={config}",
         "--leader-elect=false",
         f"--node-monitor-grace-period={GRACE_PERIOD}",
-        "--port=0",
         f"--requestheader-client-ca-file={pki / 'front-proxy-ca.crt'}",
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--service-account-private-key-file={pki / 'sa.key'}",
@@ -148,17 +172,17 @@ def controller_manager_argv(programs: Path, directory: Path) -> list[str]:
     ]
 
 
-def scheduler_argv(programs: Path, directory: Path) -> list[str]:
+def scheduler_argv(packages: Packages, directory: Path) -> list[str]:
     """kube-scheduler as kubeadm's."""
     config = directory / "scheduler.conf"
     return [
-        str(programs / "kube-scheduler"),
+        str(packages.programs / "kube-scheduler"),
+        *(["--port=0"] if has_insecure_port(packages) else []),
         f"--authentication-kubeconfig={config}",
         f"--authorization-kubeconfig={config}",
         "--bind-address=127.0.0.1",
         f"--kubeconfig={config}",
         "--leader-elect=false",
-        "--port=0",
     ]
 
 
@@ -176,8 +200,13 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
-        return self._directory / "admin.conf"
+        """The administrator's.
+
+        From 1.29 on admin.conf has no right before `kubeadm init` has bound its group;
+        super-admin.conf goes past RBAC.
+        """
+        name = "super-admin" if self._packages.minor >= (1, 29) else "admin"
+        return self._directory / f"{name}.conf"
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -191,17 +220,17 @@ class ControlPlane:
 
     def start(self, progress: Progress) -> JoinFacts:
         """Start it and prepare it for joins; what a node needs to know to join."""
-        directory, programs = self._directory, self._packages.programs
+        directory, packages = self._directory, self._packages
         directory.mkdir(parents=True, exist_ok=True)
         for name, pki in (("local.yaml", directory / "pki"), ("cluster.yaml", NODE_PKI)):
-            (directory / name).write_text(render_kubeadm_config(pki, self._token))
+            (directory / name).write_text(render_kubeadm_config(packages, pki, self._token))
         progress("control plane: certificates and kubeconfigs (kubeadm)")
         self._phase("local.yaml", "certs", "all")
-        for name in ("admin", "controller-manager", "scheduler"):
+        for name in (self.kubeconfig.stem, "controller-manager", "scheduler"):
             self._phase("local.yaml", "kubeconfig", name, f"--kubeconfig-dir={directory}")
         progress("control plane: etcd and kube-apiserver")
-        self._start("etcd", etcd_argv(self._packages.etcd, directory))
-        apiserver = self._start("kube-apiserver", apiserver_argv(programs, directory))
+        self._start("etcd", etcd_argv(packages.etcd, directory))
+        apiserver = self._start("kube-apiserver", apiserver_argv(packages, directory))
         etcd = self._processes["etcd"]
         wait_for(
             lambda: self._answers("/healthz"),
@@ -210,8 +239,8 @@ class ControlPlane:
             processes=(apiserver, etcd),
         )
         progress("control plane: controller manager, scheduler, what joins need (kubeadm)")
-        self._start("kube-controller-manager", controller_manager_argv(programs, directory))
-        self._start("kube-scheduler", scheduler_argv(programs, directory))
+        self._start("kube-controller-manager", controller_manager_argv(packages, directory))
+        self._start("kube-scheduler", scheduler_argv(packages, directory))
         self._prepare_joins()
         return self.facts
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from rack.control import ControlSocket, state_directory, the_only_rack
 from rack.detach import Detach
 from rack.errors import RackError
-from rack.kubernetes.build import Packages, build
+from rack.kubernetes.source import Source, build
+from rack.kubernetes.stack import Packages
 from rack.live import LiveTable
 from rack.ltsconf import example_lts_conf
 from rack.machine import Firmware, NodeSpec
@@ -34,6 +35,7 @@ POD_COMMAND = (
 class DemoOptions:
     """recipe: what is built. memory: MiB. timeout: seconds for the boot to Ready."""
 
+    kubernetes: Source
     recipe: Path
     store: Path
     firmware: Firmware
@@ -71,7 +73,7 @@ def run_demo(options: DemoOptions, detach: Detach) -> None:
             stage(1, "Kubernetes' packages", "a signed apt repository at build/rack/apt"),
             printed_steps() as progress,
         ):
-            packages = build(progress)
+            packages = build(progress, options.kubernetes)
         with stage(2, f"the node image, {options.recipe.name}", f"an image in {options.store}"):
             build_image(options.recipe, options.store)
         _boot(options, packages, directory, state, began, detach)

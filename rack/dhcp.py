@@ -1,8 +1,8 @@
 """The rack's DHCP server: dnsmasq, with a static lease for each node.
 
-It is one of three: the site's server that names our loaders (`loader`), one that
-gives addresses and nothing else, on a machine of its own (`addresses`), and none
-at all (`none`: DNS and router advertisements only).
+It is one of four: the site's server that names our loaders (`loader`), the same that
+names GRUB (`grub`), one that gives addresses and nothing else, on a machine of its own
+(`addresses`), and none at all (`none`: DNS and router advertisements only).
 """
 
 import shutil
@@ -22,9 +22,9 @@ from rack.network import (
     plug_in,
 )
 from rack.process import Process, wait_for
-from server.dhcpconfig import DhcpSettings, render
+from server.boot.dhcpconfig import DhcpSettings, render
 
-Kind = Literal["loader", "addresses", "none"]
+Kind = Literal["loader", "grub", "addresses", "none"]
 CABLE = "site"
 """The network device of the site's server, where that is a machine of its own."""
 DOMAIN = "example.org"
@@ -61,7 +61,7 @@ def render_rack_options(directory: Path, interface: str = BRIDGE) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_boot_options(image: str) -> str:
+def render_boot_options(image: str, grub: bool = False) -> str:
     """What machines are told, as `bootfarm dhcp-config dnsmasq` says it."""
     settings = DhcpSettings(
         server=SERVER_IP,
@@ -71,6 +71,7 @@ def render_boot_options(image: str) -> str:
         router=SERVER_IP,
         dns=(SERVER_IP,),
         domain=DOMAIN,
+        grub=grub,
     )
     return render("dnsmasq", settings)
 
@@ -89,6 +90,7 @@ def render_addresses(image: str) -> str:
 
 RENDER: dict[Kind, Callable[[str], str]] = {
     "loader": render_boot_options,
+    "grub": lambda image: render_boot_options(image, grub=True),
     "addresses": render_addresses,
     "none": lambda image: "",
 }

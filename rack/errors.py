@@ -1,18 +1,7 @@
-"""The rack's one error: what happened and where, and what to do about it."""
+"""The rack's error: what happened and where, and what to do about it."""
 
-import click
+from imagebuild.errors import HintedError
 
 
-class RackError(click.ClickException):
-    """An error that the user can act on.
-
-    Raised anywhere in the rack; click prints it at the edge as one line
-    (`Error: <message>`) and a second with the remedy, and exits with 1.
-    """
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-    def format_message(self) -> str:
-        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+class RackError(HintedError):
+    """Raised anywhere in the rack."""

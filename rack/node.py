@@ -24,7 +24,7 @@ TYPING_SECONDS = 1.0
 
 SSH_OPTIONS = (
     *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
-    *("-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
+    *("-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"),
 )
 
 
@@ -72,6 +72,11 @@ class Node:
     def mac(self) -> str:
         return self.spec.mac
 
+    @property
+    def process(self) -> Process | None:
+        """Its QEMU since the last power-on; None before the first."""
+        return self._process
+
     # Power
 
     def power_on(self) -> None:
@@ -113,10 +118,10 @@ class Node:
         with self._qmp() as qmp:
             qmp.execute("system_reset")
 
-    def set_cable(self, index: int, plugged: bool) -> None:
-        """Pull or plug the cable of NIC `index`; the guest sees the carrier change."""
+    def set_cable(self, plugged: bool) -> None:
+        """Pull the cable out of the card that it boots from, or put it back."""
         with self._qmp() as qmp:
-            qmp.execute("set_link", name=f"net{index}", up=plugged)
+            qmp.execute("set_link", name=f"net{self.spec.boot_nic}", up=plugged)
 
     def is_on(self) -> bool:
         return self._process is not None and self._process.is_running()

@@ -22,16 +22,17 @@ class PodResult:
     seconds: float
 
 
-def render_pod(name: str, node: str, command: str) -> str:
-    """The manifest (JSON) of a pod that runs `command` in the preloaded test image.
+def render_pod(name: str, node: str, command: str, pull: str = "Never") -> str:
+    """The manifest (JSON) of a pod that runs `command` in the test image.
 
+    pull: its imagePullPolicy; the image is preloaded where no registry has it.
     A node selector, not nodeName: the scheduler has to find the node fit.
     """
     node_name = {"fieldRef": {"fieldPath": "spec.nodeName"}}
     container = {
         "name": "main",
         "image": TEST_IMAGE,
-        "imagePullPolicy": "Never",
+        "imagePullPolicy": pull,
         "command": ["/bin/sh", "-c", command],
         "env": [{"name": "NODE", "valueFrom": node_name}],
     }
@@ -54,6 +55,7 @@ def run_pod(
     *,
     name: str = "hello",
     command: str = DEFAULT_COMMAND,
+    pull: str = "Never",
     timeout: float = 300.0,
     check: Callable[[], None] = lambda: None,
 ) -> PodResult:
@@ -62,7 +64,7 @@ def run_pod(
     `check` is called at each try and raises to end the wait early.
     """
     began = time.monotonic()
-    _create(control_plane, render_pod(name, node, command), began + timeout)
+    _create(control_plane, render_pod(name, node, command, pull), began + timeout)
     phase = ""
     while phase not in ("Succeeded", "Failed"):
         check()

@@ -13,17 +13,22 @@ with the process, however that ends.
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from imagebuild.store import Store, StoreError
+from imagebuild.store.images import Store, StoreError
+from imagebuild.wholefile import write_whole
+from rack.addons import ADDONS, render_addon
 from rack.cache import need_tools, run
 from rack.controlplane import ControlPlane, JoinFacts
 from rack.dhcp import RENDER, Dhcp, Kind
 from rack.errors import RackError
-from rack.kubernetes.build import Packages, build
+from rack.kubernetes.network import build_network_images
+from rack.kubernetes.source import Source, build
+from rack.kubernetes.stack import Packages
 from rack.kvm import find_accelerator, static_busybox
 from rack.ltsconf import render_lts_conf
 from rack.machine import TCG, MachineFiles, NodeSpec
@@ -33,8 +38,10 @@ from rack.node import Node
 from rack.pods import PodResult, run_pod
 from rack.process import Process
 from rack.progress import Progress
+from rack.registry import ADDRESS as REGISTRY
+from rack.registry import Registry
 from rack.server import Server
-from rack.timeline import describe_timeline
+from rack.timeline import describe_timeline, is_up
 
 NETCONSOLE_PORT = 6666
 
@@ -46,7 +53,8 @@ def silent(_: str) -> None:
 class Rack:
     """A rack below `directory` (logs, disks, keys; kept when it is closed).
 
-    packages: what the control plane is run from; built when it is first needed.
+    packages: what the control plane is run from; built when it is first needed, from
+    `kubernetes`.
     accelerator: QEMU's; if None, KVM where it boots the served image's kernel, else TCG.
     image_name: whose boot loaders DHCP names. dhcp: what the site has of DHCP
     beside what `serve` does.
@@ -58,6 +66,7 @@ class Rack:
         *,
         progress: Progress = silent,
         packages: Packages | None = None,
+        kubernetes: Source = "modules",
         accelerator: Sequence[str] | None = None,
         image_name: str = "amd64",
         dhcp: Kind = "loader",
@@ -67,6 +76,7 @@ class Rack:
         self.server: Server | None = None
         self._progress = progress
         self._packages = packages
+        self._kubernetes: Source = kubernetes
         self._accelerator = accelerator
         self._image_name = image_name
         self._dhcp_kind: Kind = dhcp
@@ -134,7 +144,7 @@ class Rack:
     def packages(self) -> Packages:
         """Kubernetes' packages, built now if they are not yet."""
         if self._packages is None:
-            self._packages = build(self._progress)
+            self._packages = build(self._progress, self._kubernetes)
         return self._packages
 
     @property
@@ -150,6 +160,21 @@ class Rack:
         facts = control_plane.start(self._progress)
         self._control_plane = control_plane
         return facts
+
+    def start_cluster_network(self) -> Registry:
+        """Start the registry and give the cluster kube-router and CoreDNS from it.
+
+        For images with `cni: none`, whose nodes have the registry as docker.io's mirror
+        (`registry` among the values of an lts.conf). They are Ready once kube-router is.
+        """
+        registry = Registry(self.namespace, self._subdirectory("registry"))
+        registry.start()
+        images = build_network_images(self._progress)
+        self._progress("registry: pushing kube-router's and CoreDNS' images")
+        registry.push(images.archives)
+        for name in ADDONS:
+            self.kubectl("apply", "-f", "-", stdin=render_addon(name))
+        return registry
 
     def kubectl(self, *words: str, stdin: str = "", timeout: float = 60.0) -> str:
         """Run kubectl as the cluster's administrator; its output."""
@@ -174,7 +199,18 @@ class Rack:
         except RackError as error:
             raise node.explain(error) from None
 
-    def run_pod(self, node: Node, timeout: float = 300.0, **options: str) -> PodResult:
+    def wait_up(self, node: Node, timeout: float = 500.0) -> None:
+        """Wait until the node says that its system runs and its RCFILE_* lines have ended."""
+        end = time.monotonic() + timeout
+        while not is_up(self.timeline_or_nothing(node), node.powered_on_at):
+            node.check()
+            if time.monotonic() > end:
+                raise node.explain(
+                    RackError(f"{node.name} did not say that it is up within {timeout:g} s")
+                )
+            time.sleep(0.5)
+
+    def run_pod(self, node: Node, timeout: float = 600.0, **options: str) -> PodResult:
         """Run a pod to its end on the node (see pods.run_pod)."""
         try:
             return run_pod(
@@ -189,6 +225,7 @@ class Rack:
         """What the placeholders of an lts.conf stand for in this rack."""
         values = {
             "server": SERVER_IP,
+            "registry": REGISTRY,
             "ssh_key": self.ssh_key.with_suffix(".pub").read_text().strip(),
             "netconsole_interface": NodeSpec("any").boot_interface,
             "netconsole_target": NETCONSOLE_IP,
@@ -235,14 +272,6 @@ class Rack:
             return None
         return find_accelerator(image.path / "vmlinuz", busybox)
 
-    def write_lts_conf(self, template: str) -> None:
-        """Replace the served lts.conf, as an edited ConfigMap does (by rename)."""
-        if self.server is None:
-            raise RackError("the rack serves nothing", hint="call serve() first")
-        fresh = self.server.lts_conf.with_suffix(".new")
-        fresh.write_text(render_lts_conf(template, self.lts_values()))
-        fresh.rename(self.server.lts_conf)
-
     # Nodes
 
     def add_node(self, spec: NodeSpec) -> Node:
@@ -275,9 +304,7 @@ class Rack:
 
     def _write_hosts(self) -> None:
         text = "".join(f"{node.ip} {node.name}\n" for node in self.nodes.values())
-        fresh = self._hosts_file.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.rename(self._hosts_file)
+        write_whole(self._hosts_file, text.encode(), mode=0o644)
 
     def boot(self, spec: NodeSpec) -> Node:
         """Add a machine and switch it on."""

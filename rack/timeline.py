@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+ALL_LINES = "all_lines"
+"""The cause (server.causes) with which the phase rcfile ends well."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,6 +39,20 @@ def rows_of(timeline: Mapping[str, Any], powered_on_at: float) -> list[Row]:
         # What was seen before the power-on is the boot before this one.
         if float(seen["last"]) >= powered_on_at - 1.0
     ]
+
+
+def is_up(timeline: Mapping[str, Any], powered_on_at: float) -> bool:
+    """Whether the node itself has said, since its power-on, that its system runs, and that
+    its RCFILE_* lines have all been run or one has failed.
+
+    Not by the console: the kernel prints there whenever it likes, also behind `login: `.
+    """
+    seen = {row.phase for row in rows_of(timeline, powered_on_at)}
+    if not {"systemd", "rcfile"} <= seen:
+        return False
+    # Not the phase systemd's own status: units that nothing waits for may still be starting.
+    rcfile = timeline["boot"]["phases"]["rcfile"]
+    return bool(rcfile["status"] == "error" or rcfile.get("cause") == ALL_LINES)
 
 
 def describe_timeline(timeline: Mapping[str, Any]) -> str:

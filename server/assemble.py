@@ -1,56 +1,81 @@
 """The running server's parts, made from farm.yaml: state, sources, services, workers."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from server.boottree import BootTree, Site
-from server.catalog import SiteCatalog
-from server.config import Config, apply_limits
-from server.diagnosis import FarmFacts
-from server.directory import Directory, surround
+from imagebuild.store.manifest import ROOTFS
+from imagebuild.wholefile import check_writable
+from server.boot.catalog import SiteCatalog, find_address, warm_up
+from server.boot.loaders import make_find_loaders
+from server.boot.planner import Planner
+from server.boot.rehearsal import Rehearser
+from server.boot.tree import BootTree
+from server.diagnosis import FarmFacts, Finding, diagnose
 from server.errors import ServerError
-from server.events import Emit
-from server.explaining import Explainer
-from server.extras import Extras, open_extras
-from server.feed import Changes, Feed
-from server.identity import Identifier
-from server.keeping import Keeper
+from server.events import Emit, Event
+from server.farm.config import Config, apply_limits, refuse_grub_beside_another
+from server.farm.dns import DnsZone
+from server.farm.extras import Extras, open_extras
+from server.health import Health
 from server.kubernetes.api import find_api
 from server.kubernetes.refusals import Refusals
-from server.loaders import make_find_loaders
-from server.logbook import LogBook
+from server.ltsconf import LtsConf, NodeId
+from server.machines.identity import Identifier, make_identifier
+from server.machines.names import Directory, surround
+from server.metrics.gather import make_metrics
 from server.metrics.metrics import Metrics
-from server.nodes import Nodes
-from server.overview import Overview
+from server.nodes.given import Printer, load_key
+from server.nodes.node import Node
+from server.nodes.timelines import Nodes
+from server.observe.door import Door
+from server.observe.feed import Changes, Feed
+from server.observe.logbook import LogBook
+from server.observe.overview import Overview
+from server.observe.recording import Recorder
+from server.observe.roots import Roots
+from server.observe.secrecy import Secrecy
 from server.protocols.dns import DnsServer, Zone
 from server.protocols.http import HttpLimits, Request, Response
-from server.secrecy import Secrecy
-from server.secretsource import SecretsSource
 from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
 from server.services.dns import DnsLimits, DnsService
 from server.services.hotloop import HotLoop
 from server.services.http import HttpService
-from server.services.logs import LogsService, Take
+from server.services.logs import LogsService
 from server.services.nbd import NbdLimits, NbdService
 from server.services.ratelimit import RateLimit
+from server.services.running import OnePort, Running
 from server.services.tftp import TftpLimits, TftpService
 from server.services.workers import WorkerPool
-from server.sources import LtsConfSource, NoStore, Sources, StoreSource, format_reason
+from server.site import Site, make_site
+from server.sources.farm import FarmFile, FarmSource
+from server.sources.images import News, NoStore, StoreSource
+from server.sources.keeper import Keeper
+from server.sources.ltsconf import LtsConfSource, format_reason
+from server.sources.secrets import SecretsSource
+from server.sources.sources import Sources
+from server.sources.trial import Audience
+from server.upkeep import Upkeep
 from server.web.access import Access, Token
+from server.web.explainer import Explainer
+from server.web.hosts import Hosts
 from server.web.routes import Web, handle
 
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
+SEEN_SECONDS = 7 * 86400.0
+"""How long a machine that fell silent counts as one that lts.conf is for."""
 BEACONS_PER_SECOND = 10.0
+"""Reports of nodes, for one address; five seconds' worth may come at once."""
 LOOKS_PER_SECOND = 20.0
 """Pages and answers of the API, for one address."""
 TRIES_PER_SECOND = 0.1
 """Tokens that may be tried in the form, by one address; five at once."""
-ROOT = "rootfs.squashfs"
 LAST_WORDS_SECONDS = 5.0
 """So long may it take to tell the cluster why the server cannot start."""
 
@@ -58,24 +83,186 @@ T = TypeVar("T")
 L = TypeVar("L", TftpLimits, NbdLimits)
 
 
-class Service(Protocol):
-    """What each service is to the app."""
+@dataclass(frozen=True)
+class Parts:
+    """What a running server is made of: what App binds, runs, repeats and stops, and its door."""
 
-    def bind(self) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> Coroutine[Any, Any, None]: ...
+    config: Config
+    loop: HotLoop
+    sources: Sources
+    nodes: Nodes
+    token: Token | None
+    running: Running
+    health: Health
+    door: Door
+    upkeep: Upkeep
 
 
-class OnePort(Service, Protocol):
-    """A service that listens on one port."""
+def make_parts(
+    config: Config,
+    loop: HotLoop,
+    problems: Sequence[str] = (),
+    file: FarmFile | None = None,
+) -> Parts:
+    """Make all of them, in this order. ServerError says which setting does not fit.
 
-    @property
-    def port(self) -> int: ...
+    problems: what /healthz tells from the start on, a line each. file: what `config`
+    was read from, to be read again after edits.
+    """
+    # What is served, and who is who.
+    state = open_state(config.state)
+    keeper = make_keeper(config, state)
+    sources = open_sources(config, file)
+    farm_source = sources.farm
+    identifier = make_identifier(config.inventory, config.address_map, config.hosts_file)
+    identify = functools.partial(_identify, identifier)
+    # What is kept of nodes. Only a process that shows them keeps them: processes that share a
+    # state directory would overwrite each other's.
+    kept = state if "http" in config.services else None
+    nodes = open_nodes(config, identify, kept)
+    sources.audience.seen = functools.partial(list_seen, nodes)
+    logbook = _open_logbook(config, kept)
+    feed, changes = Feed(), Changes()
+    secrecy = Secrecy(lambda: sources.secrets.current, lambda: sources.ltsconf.current)
+    token = make_token(config)
+    recorder = Recorder(config.record_boot) if config.record_boot is not None else None
+    # Who judges and counts.
+    running = Running()
+    roots = Roots(nodes, functools.partial(_list_attached, running))
+    farm = KnownFarm(sources, roots)
+    overview = Overview(
+        nodes,
+        farm.diagnose,
+        inventory=lambda: farm_source.current.inventory,
+        images=lambda: sources.store.images,
+    )
+    health = Health(
+        sources=sources,
+        nodes=nodes,
+        secrecy=secrecy,
+        token=token,
+        running=running,
+        problems=problems,
+    )
+    metrics = make_metrics(
+        sources,
+        running,
+        troubles=health.troubles,
+        farm=farm.facts,
+        max_nodes=config.max_nodes,
+        machines=overview,
+    )
+    metrics.seed(nodes.nodes())
+    nodes.watch(metrics.change)
+    # Where events enter, and what is looked up.
+    door = Door(
+        secrecy=secrecy,
+        count=metrics.record,
+        nodes=nodes,
+        feed=feed,
+        changes=changes,
+        logbook=logbook,
+        identify=identify,
+        is_listed=functools.partial(_is_listed, farm_source, identifier),
+        recorder=recorder,
+    )
+    sources.store.tell = functools.partial(_tell_news, door.record)
+    planner = make_catalog(sources).make_planner(sources.site, identifier, door.record)
+    tree = BootTree(planner)
+    _keep_warm(sources)
+    # The services.
+    maker = ServiceMaker(
+        config=config,
+        loop=loop,
+        state=state,
+        sources=sources,
+        identifier=identifier,
+        nodes=nodes,
+        overview=overview,
+        feed=feed,
+        metrics=metrics,
+        changes=changes,
+        secrecy=secrecy,
+        logbook=logbook,
+        token=token,
+        tree=tree,
+        farm=farm,
+        health=health,
+        door=door,
+        pool=_make_pool(config, loop, sources, door.record),
+    )
+    running.pool = maker.pool
+    for name in config.services:
+        running.add(name, maker.make_data_service(name))
+    if (dhcp := maker.make_dhcp()) is not None:
+        running.add_dhcp(dhcp)
+    names = None
+    if (dns := maker.make_dns()) is not None:
+        service, names = dns
+        running.add("dns", service)
+        for node in nodes.nodes():
+            names.change(node.key, node)
+        nodes.watch(names.change)
+    if (logs := maker.make_logs()) is not None:
+        running.add_logs(logs)
+    sources.on_farm(
+        functools.partial(
+            _adopt_farm,
+            identifier=identifier,
+            planner=planner,
+            token=token,
+            keeper=keeper,
+            dhcp=dhcp,
+            names=names,
+        )
+    )
+    # What is done beside serving.
+    upkeep = Upkeep(
+        sources=sources,
+        nodes=nodes,
+        logbook=logbook,
+        overview=overview,
+        metrics=metrics,
+        changes=changes,
+        health=health,
+        running=running,
+        door=door,
+        state=state,
+        timelines=_timelines(kept),
+        keeper=keeper,
+        recorder=recorder,
+        names=names,
+        roots=roots,
+    )
+    return Parts(config, loop, sources, nodes, token, running, health, door, upkeep)
+
+
+class KnownFarm:
+    """What the diagnosis knows of the farm: made anew when the Site was replaced."""
+
+    def __init__(self, sources: Sources, roots: Roots) -> None:
+        self._sources = sources
+        self._roots = roots
+        self._made: tuple[Site, FarmFacts] | None = None
+
+    def facts(self) -> FarmFacts:
+        """As they are now."""
+        site = self._sources.current
+        if self._made is None or self._made[0] is not site:
+            facts = make_facts(self._sources.farm.current, self._sources)
+            facts = dataclasses.replace(facts, attached_at=self._roots.attached_at)
+            self._made = (site, facts)
+        return self._made[1]
+
+    def diagnose(self, node: Node, now: float) -> Finding | None:
+        """What is the matter with a node; see server.diagnosis. Nothing, while somebody works
+        on it."""
+        return None if node.maintenance else diagnose(node, now, self.facts())
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What services are made of. record: the door for events. health: the answer of /healthz."""
+class ServiceMaker:
+    """Makes each service from what it shows and asks. pool: the worker processes, or None."""
 
     config: Config
     loop: HotLoop
@@ -91,40 +278,40 @@ class Parts:
     logbook: LogBook
     token: Token | None
     tree: BootTree
-    record: Emit
-    health: Callable[[], Mapping[str, Any]]
+    farm: KnownFarm
+    health: Health
+    door: Door
+    pool: WorkerPool | None
 
-    def facts(self) -> FarmFacts:
-        """What the diagnosis knows of the farm now."""
-        return make_facts(self.config, self.sources)
+    def is_seen(self, client_ip: str) -> bool:
+        """Whether there is a timeline of the machine at an address."""
+        card = self.identifier.card(client_ip)
+        return self.nodes.get(card) is not None or self.nodes.get(client_ip) is not None
 
+    def is_known(self, client_ip: str) -> bool:
+        """Whether the inventory names the machine, or it is the server's own."""
+        return client_ip.startswith("127.") or self.identifier.is_listed(client_ip)
 
-class Assembly:
-    """Makes each service from the parts. pool: the worker processes, None without them."""
+    def make_data_service(self, name: str) -> OnePort:
+        """One of those that `services` names: tftp, nbd or http."""
+        makers = {"tftp": self._make_tftp, "nbd": self._make_nbd, "http": self._make_http}
+        return makers[name]()
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.pool = self._make_pool()
-
-    def make_data_services(self) -> dict[str, OnePort]:
-        """What `services` names: TFTP, NBD, HTTP."""
-        config, loop = self.parts.config, self.parts.loop
-        makers: dict[str, Callable[[], OnePort]] = {
-            "tftp": self._make_tftp,
-            "nbd": self._make_nbd,
-            "http": lambda: HttpService(
-                loop,
-                address=config.listen,
-                port=config.http.port,
-                handle=self._make_handler(),
-                emit=self.parts.record,
-                limits=self._limits(HttpLimits(), "http"),
-            ),
-        }
-        return {name: makers[name]() for name in config.services}
+    def _make_http(self) -> OnePort:
+        return HttpService(
+            self.loop,
+            address=self.config.listen,
+            port=self.config.http.port,
+            handle=self._make_handler(),
+            emit=self.door.record,
+            limits=self._limits(HttpLimits(), "http"),
+            is_known=self.is_known,
+            card=self.identifier.card,
+            spare_local=True,
+        )
 
     def _make_tftp(self) -> OnePort:
-        config = self.parts.config
+        config = self.config
         limits = _short_stop(self._limits(TftpLimits(), "tftp"), "stop_seconds")
         if self.pool is not None:
             return self.pool.tftp(
@@ -134,37 +321,45 @@ class Assembly:
                 single_port=config.single_port,
             )
         return TftpService(
-            self.parts.loop,
+            self.loop,
             address=config.listen,
             port=config.tftp.port,
-            lookup=self.parts.tree.lookup,
-            emit=self.parts.record,
+            lookup=self.tree.lookup,
+            emit=self.door.record,
             limits=limits,
             single_port=config.single_port,
+            is_known=self.is_known,
         )
 
     def _make_nbd(self) -> OnePort:
-        config = self.parts.config
+        config = self.config
         limits = _short_stop(self._limits(NbdLimits(), "nbd"), "close_seconds")
         record = config.record_boot is not None
         if self.pool is not None:
             return self.pool.nbd(
-                address=config.listen, port=config.nbd.port, limits=limits, record=record
+                address=config.listen,
+                port=config.nbd.port,
+                limits=limits,
+                record=record,
+                spare_local=True,
             )
         return NbdService(
-            self.parts.loop,
+            self.loop,
             address=config.listen,
             port=config.nbd.port,
-            exports=self.parts.tree.export,
-            list_exports=self.parts.tree.list_exports,
-            emit=self.parts.record,
+            exports=self.tree.export,
+            list_exports=self.tree.list_exports,
+            emit=self.door.record,
             limits=limits,
             record=record,
+            is_known=self.is_known,
+            card=self.identifier.card,
+            spare_local=True,
         )
 
     def make_dhcp(self) -> DhcpService | None:
         """DHCP beside another server, or alone; ServerError when its settings do not fit."""
-        config = self.parts.config
+        config = self.config
         if config.dhcp == "off":
             if config.dhcp_range is not None:
                 raise ServerError(
@@ -172,87 +367,72 @@ class Assembly:
                     hint="add `--dhcp full` (`dhcp: full` in farm.yaml), or leave the range out",
                 )
             return None
+        refuse_grub_beside_another(config)
         proxy = config.dhcp == "proxy"
         return DhcpService(
-            self.parts.loop,
+            self.loop,
             mode="proxy" if proxy else "full",
             find_loaders=make_find_loaders(
-                self.parts.sources.site,
-                config.inventory,
+                self.sources.site,
+                lambda: self.sources.farm.current.inventory,
                 proxy=proxy,
-                only_listed=config.unlisted == "refuse",
+                grub=lambda: self.sources.farm.current.loader == "grub",
             ),
-            emit=self.parts.record,
+            emit=self.door.record,
             address=config.address or config.listen,
             http_port=config.http.port or None if "http" in config.services else None,
-            addresses=_read_range(config) if config.dhcp_range is not None else None,
-            state=self.parts.state,
-            limits=apply_limits(DhcpLimits(), config.dhcp_limits, f"{config.source}: dhcp_limits"),
+            addresses=read_range(config) if config.dhcp_range is not None else None,
+            state=self.state,
+            limits=apply_limits(DhcpLimits(), config.dhcp_limits, config.source, "dhcp_limits"),
+            is_listed=lambda mac: mac in self.sources.farm.current.inventory.by_mac,
+            mac_of=self.identifier.mac_of,
         )
 
-    def make_logs(self, take: Take) -> LogsService | None:
+    def make_logs(self) -> LogsService | None:
         """Where syslog and netconsole are received: by the process that shows them."""
-        config = self.parts.config
+        config = self.config
         if not config.logs.ports or "http" not in config.services:
             return None
         return LogsService(
-            self.parts.loop, address=config.listen, ports=config.logs.ports, take=take
+            self.loop,
+            address=config.listen,
+            ports=config.logs.ports,
+            take=self.door.take_lines,
+            is_seen=self.is_seen,
+            is_known=self.is_known,
         )
-
-    def _catalog(self) -> SiteCatalog:
-        return SiteCatalog(self.parts.sources.current, self.parts.config)
 
     def make_dns(self) -> tuple[DnsService, Directory] | None:
         """DNS for the farm's zone, and the names in it; ServerError when it has no address."""
-        config, zone = self.parts.config, self.parts.config.dns
+        config, zone = self.config, self.config.dns
         if zone is None:
             return None
-        listen = zone.listen or config.listen
-        address = config.address or (None if listen == "0.0.0.0" else listen)
-        if address is None:
-            raise ServerError(
-                f"dns: {zone.server}.{zone.zone} has no address: the server listens on all of its",
-                hint="set `address:` in farm.yaml (--address) to the one that nodes shall use",
-            )
-        fixed = {zone.server: address, **zone.names}
-        machines = {machine.mac: machine.ip for machine in config.inventory.machines if machine.ip}
+        fixed = fix_names(config, zone)
+        address = fixed[zone.server]
+        machines = config.inventory.addresses
         networks = surround([*fixed.values(), *machines.values()], zone.networks)
         directory = Directory(
-            lambda: self.parts.sources.current, self.parts.identifier, fixed, networks, machines
+            lambda: self.sources.current, self.identifier, fixed, networks, machines
         )
         server = DnsServer(
             Zone(zone.zone, address, networks, zone.server, zone.ttl), lambda: directory.names
         )
         service = DnsService(
-            self.parts.loop,
-            address=listen,
+            self.loop,
+            address=zone.listen or config.listen,
             port=zone.port,
             server=server,
-            limits=apply_limits(DnsLimits(), zone.limits, f"{config.source}: dns.limits"),
+            limits=apply_limits(DnsLimits(), zone.limits, config.source, "dns.limits"),
+            is_known=self.is_known,
         )
         return service, directory
 
-    def _make_pool(self) -> WorkerPool | None:
-        """The worker processes, if any are wanted and there is something for them to do."""
-        count = self.parts.config.workers or 0
-        if count < 1 or not {"tftp", "nbd"} & set(self.parts.config.services):
-            return None
-        pool = WorkerPool(
-            self.parts.loop,
-            count=count,
-            catalog=make_catalog(self.parts.sources, self.parts.config),
-            emit=self.parts.record,
-        )
-        sources, config = self.parts.sources, self.parts.config
-        sources.on_change(lambda: pool.update(make_catalog(sources, config)))
-        return pool
-
     def _limits(self, defaults: T, service: str) -> T:
-        limits = getattr(self.parts.config, service).limits
-        return apply_limits(defaults, limits, f"{self.parts.config.source}: {service}.limits")
+        limits = getattr(self.config, service).limits
+        return apply_limits(defaults, limits, self.config.source, f"{service}.limits")
 
     def _make_handler(self) -> Callable[[Request], Response]:
-        web, metrics = self.make_web(), self.parts.metrics
+        web, metrics = self.make_web(), self.metrics
 
         def answer(request: Request) -> Response:
             try:
@@ -266,36 +446,144 @@ class Assembly:
         return answer
 
     def _make_access(self) -> Access:
-        token = self.parts.token
+        token = self.token
         if token is None:
             return Access()
         tries = RateLimit(TRIES_PER_SECOND, 5.0)
-        return Access(
-            lambda: token.value, lambda client: tries.allow(client, self.parts.loop.time())
-        )
+        return Access(lambda: token.value, lambda client: tries.allow(client, self.loop.time()))
 
     def make_web(self) -> Web:
         looks = RateLimit(LOOKS_PER_SECOND, 5 * LOOKS_PER_SECOND)
         beacons = RateLimit(BEACONS_PER_SECOND, 5 * BEACONS_PER_SECOND)
+        printer = Printer(load_key(self.state))
         return Web(
-            lookup=self.parts.tree.lookup,
-            identifier=self.parts.identifier,
-            nodes=self.parts.nodes,
-            overview=self.parts.overview,
-            feed=self.parts.feed,
-            metrics=self.parts.metrics.render,
-            changes=self.parts.changes,
-            logbook=self.parts.logbook,
-            hears_logs=bool(self.parts.config.logs.ports),
+            lookup=self.tree.lookup,
+            identifier=self.identifier,
+            nodes=self.nodes,
+            overview=self.overview,
+            feed=self.feed,
+            metrics=self.metrics.render,
+            changes=self.changes,
+            logbook=self.logbook,
+            hears_logs=bool(self.config.logs.ports),
             access=self._make_access(),
-            allow_look=lambda client: looks.allow(client, self.parts.loop.time()),
-            explainer=Explainer(self.parts.sources.site, self.parts.identifier, self.parts.secrecy),
-            health=self.parts.health,
-            emit=self.parts.record,
-            allow=lambda client: beacons.allow(client, self.parts.loop.time()),
-            facts=self.parts.facts,
-            whole_tree=self.parts.config.boot_tree is not None,
+            hosts=Hosts(lambda: self.sources.farm.current),
+            allow_look=lambda client: looks.allow(client, self.loop.time()),
+            explainer=Explainer(self.sources.site, self.identifier, self.secrecy, printer=printer),
+            printer=printer,
+            health=self.health.describe,
+            emit=self.door.record,
+            allow=lambda client: beacons.allow(client, self.loop.time()),
+            whole_tree=self.config.boot_tree is not None,
         )
+
+
+def _make_pool(config: Config, loop: HotLoop, sources: Sources, emit: Emit) -> WorkerPool | None:
+    """The worker processes, if any are wanted and there is something for them to do."""
+    count = config.workers or 0
+    if count < 1 or not {"tftp", "nbd"} & set(config.services):
+        return None
+    pool = WorkerPool(loop, count=count, catalog=make_catalog(sources), emit=emit)
+    sources.on_change(lambda: pool.update(make_catalog(sources)))
+    return pool
+
+
+def _keep_warm(sources: Sources) -> None:
+    """Have the renderer of a template started before the first node asks, now and after edits."""
+    warm_up(sources.current)
+    sources.on_change(lambda: warm_up(sources.current))
+
+
+def _timelines(kept: Path | None) -> Path | None:
+    return kept / "nodes" if kept is not None else None
+
+
+def open_nodes(
+    config: Config,
+    identify: Callable[[str], tuple[str | None, str | None]],
+    kept: Path | None,
+) -> Nodes:
+    """The timelines, those of the server before this one read."""
+    nodes = Nodes(identify, limit=config.max_nodes, events=config.events_per_node)
+    if (timelines := _timelines(kept)) is not None:
+        nodes.load(timelines)
+    return nodes
+
+
+def _list_attached(running: Running) -> Mapping[str, Sequence[str]] | None:
+    return running.attached() if "nbd" in running.services else None
+
+
+def _tell_news(emit: Emit, news: News) -> None:
+    """A change of the store as an event of no node."""
+    detail = {"image": news.image, "tag": news.tag, "message": news.words}
+    detail |= {"digest": news.digest, "before": news.before[:12]}
+    emit(Event(time.time(), "", "store", "tag" if news.tag else "image", detail))
+
+
+def list_seen(nodes: Nodes) -> list[NodeId]:
+    """The nodes that were heard of lately, the last first: lts.conf is tried on them."""
+    oldest = time.time() - SEEN_SECONDS
+    return [
+        NodeId(node.hostname, node.ip or None, node.mac)
+        for node in nodes.newest()
+        if node.last_seen >= oldest
+    ]
+
+
+def _open_logbook(config: Config, kept: Path | None) -> LogBook:
+    logbook = LogBook(
+        kept / "logs" if kept is not None else None,
+        limit=config.logs.bytes,
+        nodes=config.logs.nodes,
+    )
+    logbook.load()
+    return logbook
+
+
+def _adopt_farm(
+    config: Config,
+    *,
+    identifier: Identifier,
+    planner: Planner,
+    token: Token | None,
+    keeper: Keeper | None,
+    dhcp: DhcpService | None,
+    names: Directory | None,
+) -> None:
+    """Hand on what farm.yaml says now to each part that keeps something of it."""
+    identifier.adopt(config.inventory, config.address_map, config.hosts_file)
+    planner.adopt(functools.partial(find_address, config.address, config.listen))
+    if token is not None and config.token_file is not None:
+        token.move(config.token_file)
+    if keeper is not None:
+        keeper.adopt(config.collect_after)
+    if dhcp is not None:
+        dhcp.reserve(config.inventory.addresses, config.inventory.hostnames)
+    if names is not None and config.dns is not None:
+        names.adopt(fix_names(config, config.dns), config.inventory.addresses)
+
+
+def fix_names(config: Config, zone: DnsZone) -> dict[str, str]:
+    """Label to address of what is no node; ServerError when the server has no address."""
+    listen = zone.listen or config.listen
+    address = config.address or (None if listen == "0.0.0.0" else listen)
+    if address is None:
+        raise ServerError(
+            f"dns: {zone.server}.{zone.zone} has no address: the server listens on all of its",
+            hint="set `address:` in farm.yaml (--address) to the one that nodes shall use",
+        )
+    return {zone.server: address, **zone.names}
+
+
+def _is_listed(farm: FarmSource, identifier: Identifier, node: str) -> bool:
+    """Whether the inventory names a node, which is a MAC or an address."""
+    return node in farm.current.inventory.by_mac or identifier.is_listed(node)
+
+
+def _identify(identifier: Identifier, ip: str) -> tuple[str | None, str | None]:
+    identity = identifier.identify(ip)
+    return identity.mac, identity.hostname
 
 
 def make_token(config: Config) -> Token | None:
@@ -314,16 +602,16 @@ def make_facts(config: Config, sources: Sources) -> FarmFacts:
         dhcp=config.dhcp,
         single_port=config.single_port,
         images={
-            image.digest: image.manifest.files[ROOT].size
+            image.digest: image.manifest.files[ROOTFS].size
             for image in sources.store.images
-            if ROOT in image.manifest.files
+            if ROOTFS in image.manifest.files
         },
     )
 
 
-def make_catalog(sources: Sources, config: Config) -> SiteCatalog:
+def make_catalog(sources: Sources) -> SiteCatalog:
     """What the present Site serves, as the data path takes it."""
-    return SiteCatalog(sources.current, config)
+    return SiteCatalog(sources.current, sources.farm.current)
 
 
 def _short_stop(limits: L, field: str) -> L:
@@ -332,13 +620,12 @@ def _short_stop(limits: L, field: str) -> L:
     return dataclasses.replace(limits, **{field: seconds})
 
 
-def _read_range(config: Config) -> Range:
+def read_range(config: Config) -> Range:
     """Full mode's addresses, those that the inventory reserves, and the machines' names."""
-    machines = config.inventory.machines
     return dataclasses.replace(
         parse_range(config.dhcp_range or ""),
-        reserved={machine.mac: machine.ip for machine in machines if machine.ip},
-        hostnames={machine.mac: machine.hostname for machine in machines if machine.hostname},
+        reserved=config.inventory.addresses,
+        hostnames=config.inventory.hostnames,
     )
 
 
@@ -348,9 +635,7 @@ def open_state(path: Path | None) -> Path | None:
         return None
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink(missing_ok=True)  # another process of this directory may be as far
+        check_writable(path)
     except OSError as error:
         raise ServerError(
             f"--state {path}: {error.strerror}",
@@ -371,12 +656,14 @@ def make_keeper(config: Config, state: Path | None) -> Keeper | None:
     return Keeper(config.store, state, collect_after=config.collect_after)
 
 
-def _open_ltsconf(config: Config, secrecy: Secrecy) -> LtsConfSource:
+def _open_ltsconf(
+    config: Config, secrecy: Secrecy, site: Callable[[], Site], rehearser: Rehearser
+) -> LtsConfSource:
     """lts.conf, read for the first time; in a cluster a refused one is told by an Event."""
     api = find_api(os.environ)
     # Whoever gives lts.conf to nodes tells, so a process for NBD alone does not.
     if config.configmap is None or api is None or not {"tftp", "http"} & set(config.services):
-        source = LtsConfSource(config.lts_conf, config.state)
+        source = LtsConfSource(config.lts_conf, config.state, site=site, rehearser=rehearser)
         source.load_first()
         return source
     refusals = Refusals(api, config.configmap)
@@ -384,7 +671,9 @@ def _open_ltsconf(config: Config, secrecy: Secrecy) -> LtsConfSource:
     def tell(reason: str) -> None:
         refusals.tell(secrecy.mask(reason))  # an error may quote what it is about
 
-    source = LtsConfSource(config.lts_conf, config.state, refused=tell)
+    source = LtsConfSource(
+        config.lts_conf, config.state, refused=tell, site=site, rehearser=rehearser
+    )
     try:
         source.load_first()
     except ServerError as error:
@@ -394,29 +683,20 @@ def _open_ltsconf(config: Config, secrecy: Secrecy) -> LtsConfSource:
     return source
 
 
-def open_sources(config: Config) -> Sources:
+def open_sources(config: Config, file: FarmFile | None = None) -> Sources:
     """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
-    extras = _open_extras(config)
-    store = _open_store(config, extras)
+    extras = look_at_extras(config)
+    store = open_store(config, extras)
     store.poll()
     secrets = SecretsSource(config.secrets)
     secrets.load_first()
-    ltsconf = _open_ltsconf(config, Secrecy(lambda: secrets.current))
-    base = Site(
-        images=(),
-        ltsconf=ltsconf.current,
-        default_image=config.default_image,
-        cmdline=config.cmdline,
-        on_error=config.on_error,
-        menu=config.menu,
-        unlisted=config.unlisted,
-        facts=config.facts,
-        extras=extras,
-    )
-    return Sources(base, ltsconf, store, secrets)
+    base = make_site(config, store.images, LtsConf.parse(b""), secrets.current, extras)
+    rehearser = Rehearser(Audience(config.inventory, unlisted=config.unlisted))
+    ltsconf = _open_ltsconf(config, Secrecy(lambda: secrets.current), lambda: base, rehearser)
+    return Sources(base, ltsconf, store, secrets, rehearser, FarmSource(config, file))
 
 
-def _open_store(config: Config, extras: Extras) -> StoreSource:
+def open_store(config: Config, extras: Extras) -> StoreSource:
     """The store; with something else to serve, there need not be one."""
     if config.store is None:
         if extras:
@@ -426,13 +706,13 @@ def _open_store(config: Config, extras: Extras) -> StoreSource:
         )
     if not config.store.is_dir():
         raise ServerError(
-            f"--store {config.store}: there is no such directory",
+            f"the store {config.store}: there is no such directory",
             hint="build an image first (bootfarm build), or give its store",
         )
     return StoreSource(config.store)
 
 
-def _open_extras(config: Config) -> Extras:
+def look_at_extras(config: Config) -> Extras:
     """The further exports and the folder, looked at; ServerError if no service would serve them."""
     for given, flag, wanted in (
         (config.exports, "--export", {"nbd"}),

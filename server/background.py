@@ -34,9 +34,9 @@ class Job(Generic[T]):
 
     @property
     def outcome(self) -> T | Exception:
-        """What came of it; of use when it is done."""
+        """The result, or the exception, once it is done."""
         if self._outcome is None:
-            return ServerError("was not done, for nobody wanted it any more")
+            return ServerError("was not done, for nobody wanted it any more", cause="not_yet")
         return self._outcome
 
 

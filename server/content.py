@@ -19,7 +19,7 @@ class FileContent:
 
 @dataclass(frozen=True, slots=True)
 class BytesContent:
-    """Bytes made for who asks (a rendered menu, a node's lts.conf)."""
+    """Bytes made for one client (a rendered menu, a node's lts.conf)."""
 
     data: bytes
 
@@ -32,19 +32,24 @@ Content = FileContent | BytesContent
 
 
 class NotFound(Exception):  # noqa: N818 - an answer, named as the contract names it
-    """Nothing is served at this path. reason: one line, without the path's owner's secrets."""
+    """Nothing is served at this path. reason: one line, without the path's owner's secrets.
 
-    def __init__(self, reason: str) -> None:
+    cause: one word of server.causes; of `Refused`, too.
+    """
+
+    def __init__(self, reason: str, cause: str = "not_found") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.cause = cause
 
 
 class Refused(Exception):  # noqa: N818 - likewise
     """Something is there, but not for this client. reason: one line fit for the client."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, cause: str = "refused") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.cause = cause
 
 
 Lookup = Callable[[str, str], Content]

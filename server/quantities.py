@@ -1,7 +1,10 @@
-"""Amounts in words, as pages, terminal and diagnosis say them."""
+"""Amounts and lists of names in words, as pages, terminal and diagnosis say them."""
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
+_DIGITS: Final = re.compile(r"[0-9]+")
 _UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -33,3 +36,36 @@ def name_size(amount: float) -> str:
             text = f"{number:.0f}" if number >= 100 else f"{number:.1f}".removesuffix(".0")
             return f"{text} {unit}"
     return f"{amount:.0f} B"
+
+
+def sort_naturally(name: str) -> str:
+    """What a name sorts by: `n2` before `n10`, whatever the case."""
+    return _DIGITS.sub(lambda found: found[0].zfill(10), name.lower())
+
+
+def compress_names(names: Iterable[str], most: int = 6) -> str:
+    """Names in order, runs of numbers as r1-n[001-040]; the rest as a count."""
+    runs: list[tuple[str, int, int, int]] = []
+    for name in names:
+        stem = name.rstrip("0123456789")
+        digits = name[len(stem) :]
+        if not digits or len(digits) > 9:
+            runs.append((name, 0, -1, -1))
+            continue
+        number, width = int(digits), len(digits)
+        last = runs[-1] if runs else None
+        if last is not None and last[:2] == (stem, width) and last[3] + 1 == number:
+            runs[-1] = (stem, width, last[2], number)
+        else:
+            runs.append((stem, width, number, number))
+    words = []
+    for stem, width, first, end in runs[:most]:
+        if first < 0:
+            words.append(stem)
+        elif first == end:
+            words.append(f"{stem}{first:0{width}}")
+        else:
+            words.append(f"{stem}[{first:0{width}}-{end:0{width}}]")
+    if len(runs) > most:
+        words.append("…")
+    return ", ".join(words)

@@ -1,16 +1,22 @@
 """basesystem: bootstrap, updates, base packages, kernel, patches."""
 
-from pathlib import Path
-
-from imagebuild import chrootapt, patches
 from imagebuild.apt import KEYRING_PACKAGES, AptView, render_distribution
-from imagebuild.ingredients import Recipe
+from imagebuild.chroot import apt as chrootapt
+from imagebuild.chroot import patches
+from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import NAMESPACES
 from imagebuild.run import run as run_command
-from imagebuild.stage import ARCHIVES, Inputs, StageContext, tree_files
+from imagebuild.stage import ARCHIVES, GROUND, Inputs, StageContext, code_files, tree_files
 
 NAME = "basesystem"
 TOOLS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "chroot": "coreutils", "patch": "patch"}
+CODE = (
+    *GROUND,
+    "imagebuild/chroot/__init__.py",
+    "imagebuild/chroot/apt.py",
+    "imagebuild/chroot/patches.py",
+    "imagebuild/stages/basesystem.py",
+)
 
 BASE_PACKAGES = (
     "systemd-sysv",
@@ -42,11 +48,13 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
             "sources": render_distribution(recipe, apt.mirrors),
             "architecture": recipe.architecture,
             "skip": {name: list(value) for name, value in recipe.skip_maintainer_scripts.items()},
-            "patches": [[series.directory, series.strip] for series in recipe.patches],
+            "patches": [
+                {"directory": series.directory, "strip": series.strip} for series in recipe.patches
+            ],
             "conf": chrootapt.IMAGE_CONF,
         },
         [
-            ("basesystem.py", Path(__file__)),
+            *code_files(CODE),
             *(
                 item
                 for index, series in enumerate(recipe.patches)

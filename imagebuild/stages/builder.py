@@ -3,25 +3,26 @@
 Only the declared outputs leave it, as `outputs.tar` with paths from the root.
 """
 
+import dataclasses
 import hashlib
 import os
 import shutil
-import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from imagebuild import chrootapt
 from imagebuild.apt import AptView
+from imagebuild.chroot import apt as chrootapt
+from imagebuild.chroot.kernel import kernel_version
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Build, Recipe
-from imagebuild.kernel import kernel_version
+from imagebuild.recipe.ingredients import Build, Recipe
 from imagebuild.run import run as run_command
-from imagebuild.stage import Inputs, StageContext, tree_files
+from imagebuild.stage import Inputs, StageContext, code_files, tree_files
 from imagebuild.stages import basesystem
 
 NAME = "builder"
 TOOLS = {"chroot": "coreutils"}
+CODE = (*basesystem.CODE, "imagebuild/chroot/kernel.py", "imagebuild/stages/builder.py")
 OUTPUTS = "outputs.tar"
 
 NBDROOT_SOURCES = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm"
@@ -35,18 +36,19 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
     return Inputs(
         {
             "packages": apt.resolve(
-                [*basesystem.packages(recipe), *_all_packages(recipe)], "builds"
+                [*basesystem.packages(recipe), *all_packages(recipe)], "builds"
             ),
             "builds": [
-                [b.name, b.dkms, b.url, b.sha256, list(b.packages), list(b.commands), b.outputs]
-                for b in recipe.builds
+                {**dataclasses.asdict(build), "file": build.file.name if build.file else ""}
+                for build in recipe.builds
             ],
         },
-        [("builder.py", Path(__file__)), *tree_files(NBDROOT_SOURCES, "nbdroot")],
+        [*code_files(CODE), *tree_files(NBDROOT_SOURCES, "nbdroot")],
     )
 
 
-def _all_packages(recipe: Recipe) -> list[str]:
+def all_packages(recipe: Recipe) -> list[str]:
+    """Every package that the builds want, besides those of the base system."""
     packages = list(_COMPILER)
     for build in recipe.builds:
         packages += [*build.packages, *([build.dkms, "dkms"] if build.dkms else [])]
@@ -197,18 +199,28 @@ def find_outputs(root: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
+# Extended attributes of every namespace: file capabilities are one.
+_XATTRS = ("--xattrs", "--xattrs-include=*")
+
+
 def pack_outputs(root: Path, patterns: list[str], target: Path) -> None:
-    """A tar of everything that the patterns match, owners and modes kept."""
+    """A tar of everything that the patterns match: owners, modes, times, links, extended
+    attributes and capabilities are kept."""
     paths = sorted({path for pattern in patterns for path in find_outputs(root, pattern)})
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
-        for path in paths:
-            archive.add(root / path, str(path), recursive=False)
+    names = target.with_suffix(".names")
+    names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths))
+    times = "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"
+    argv: list[str | Path] = ["tar", "--create", "--file", target, "--directory", root]
+    argv += ["--format=posix", times]
+    argv += [*_XATTRS, "--numeric-owner", "--no-recursion", "--null", "--verbatim-files-from"]
+    run_command([*argv, "--files-from", names], what="cannot pack the builder's outputs")
+    names.unlink()
 
 
 def unpack_outputs(archive: Path, root: Path) -> None:
     """Lay the outputs into `root`; directories on the way are made as usual ones."""
     keep = ["--numeric-owner", "--same-owner", "--same-permissions", "--keep-directory-symlink"]
     run_command(
-        ["tar", "--extract", "--file", archive, "--directory", root, *keep],
+        ["tar", "--extract", "--file", archive, "--directory", root, *_XATTRS, *keep],
         what="cannot unpack the builder's outputs",
     )

@@ -9,15 +9,22 @@ from pathlib import Path
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
-from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
+from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import run as run_command
-from imagebuild.stage import Inputs, StageContext
+from imagebuild.stage import Inputs, StageContext, code_files
 from imagebuild.stages import ltsp_image
 from imagebuild.stages.ltsp_base import GRUB, PLATFORMS
+from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 NAME = "final"
 TOOLS = {"grub-mkimage": "grub-common"}
+CODE = (
+    *ltsp_image.CODE,
+    "imagebuild/stages/ltsp_base.py",
+    "imagebuild/store/__init__.py",
+    "imagebuild/store/manifest.py",
+    "imagebuild/stages/final.py",
+)
 IMAGE = "image"
 
 CORES = {"i386-pc": ("i386-pc-pxe", "core.0"), "x86_64-efi": ("x86_64-efi", "core.efi")}
@@ -35,8 +42,8 @@ IPXE_LOADERS = ("undionly.kpxe", "snponly.efi")
 """For BIOS and for UEFI x64; both use the firmware's own driver of the card."""
 _SHORT = re.compile(r"(?:\d+:)?(\d[\d.]*\d|\d)")
 _SHOWN = (
-    "kubelet kubeadm kubectl docker.io containerd systemd openssh-server nbd-client"
-    " containernetworking-plugins"
+    "kubelet kubeadm kubectl docker.io docker-ce cri-dockerd containerd containerd.io systemd"
+    " openssh-server nbd-client kubernetes-cni containernetworking-plugins"
 )
 
 
@@ -49,7 +56,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
             "lts_defaults": dict(recipe.lts_defaults),
             "distribution": recipe.distribution,
         },
-        [("final.py", Path(__file__)), *find_ipxe()],
+        [*code_files(CODE), *find_ipxe()],
     )
 
 

@@ -7,24 +7,22 @@ from pathlib import Path
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
-from imagebuild.stage import Inputs, StageContext
+from imagebuild.recipe.ingredients import Recipe
+from imagebuild.stage import GROUND, Inputs, StageContext, code_files, tree_files
 
 NAME = "ltsp-base"
 TOOLS = {"grub-mkimage": "grub-common"}
+CODE = (*GROUND, "imagebuild/stages/ltsp_base.py")
 
 GRUB = Path("/usr/lib/grub")
 PLATFORMS = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin"}
 
 
 def inputs(recipe: Recipe, apt: AptView) -> Inputs:
-    """The boot loaders' own bytes (their largest part stands for the whole)."""
-    files = [
-        (f"{platform}/{name}", GRUB / platform / name)
-        for platform in PLATFORMS
-        for name in ("kernel.img", "normal.mod", "net.mod", "linux.mod")
-        if (GRUB / platform / name).is_file()
-    ]
+    """The boot loaders' own bytes: `final` copies their modules and links their cores."""
+    files = code_files(CODE)
+    for platform in PLATFORMS:
+        files += tree_files(GRUB / platform, platform)
     return Inputs({}, files)
 
 

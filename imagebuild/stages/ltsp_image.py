@@ -1,22 +1,34 @@
 """ltsp-image: outputs of builder, runtime, Kubernetes, settings, initramfs, cleanup, squashfs."""
 
+import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from imagebuild import chrootapt, configure, runtime
 from imagebuild.apt import AptView
+from imagebuild.chroot import apt as chrootapt
+from imagebuild.chroot import configure, runtime
+from imagebuild.chroot.kernel import kernel_version
+from imagebuild.chroot.listing import render_listing
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
-from imagebuild.kernel import kernel_version
-from imagebuild.listing import render_listing
+from imagebuild.recipe import compatibility
+from imagebuild.recipe.ingredients import ContainerRuntime, Recipe, Repository
 from imagebuild.run import run as run_command
-from imagebuild.stage import Inputs, StageContext, tree_files, tree_links
+from imagebuild.stage import Inputs, StageContext, code_files, tree_files, tree_links
 from imagebuild.stages import basesystem, builder
 
 NAME = "ltsp-image"
 TOOLS = {"mksquashfs": "squashfs-tools", "chroot": "coreutils"}
+CODE = (
+    *builder.CODE,
+    "imagebuild/chroot/configure.py",
+    "imagebuild/chroot/runtime.py",
+    "imagebuild/chroot/listing.py",
+    "imagebuild/recipe/compatibility.py",
+    "imagebuild/stages/ltsp_image.py",
+)
 
 SQUASHFS = "rootfs.squashfs"
 LISTING = "rootfs.list"
@@ -24,44 +36,86 @@ KERNEL = "vmlinuz"
 INITRD = "initrd.img"
 PACKAGES = "packages.json"
 
-_CODE = ("configure.py", "runtime.py", "chrootapt.py", "listing.py")
+_READ = (
+    *("container_runtime", "kubernetes", "services", "initramfs", "lts_defaults", "console"),
+    *("squashfs", "mirrors"),
+)
+"""Fields of the recipe that this stage reads as they are."""
 _NEVER = ("etc/ssh/ssh_host_*", "var/lib/systemd/random-seed", "usr/sbin/policy-rc.d")
 
 
 def inputs(recipe: Recipe, apt: AptView) -> Inputs:
     """Everything of the recipe that stages before did not use, and the node's own files."""
-    here = Path(__file__)
-    files = [("ltsp_image.py", here)]
-    files += [(name, here.parents[1] / name) for name in _CODE]
+    chosen = _without_paths(recipe.container_runtime)
+    whole = dataclasses.asdict(dataclasses.replace(recipe, container_runtime=chosen))
+    files = code_files(CODE)
     files += tree_files(configure.ROOTFS, "rootfs")
     for index, file in enumerate(recipe.files):
         files += [(f"files/{index}/{path.name}", path) for path in _sources(file.source)]
+    files += _registry_cas(recipe.container_runtime)
     files += [(f"keys/{item.name}", apt.key(item)) for item in recipe.repositories]
+    files += [item for repository in recipe.repositories for item in _indexes(repository)]
+    packages = apt.resolve(
+        [*basesystem.packages(recipe), *runtime.packages(recipe)], "container_runtime, kubernetes"
+    )
+    refuse_pairs(recipe, packages)
     values = {
-        "packages": apt.resolve(
-            [*basesystem.packages(recipe), *runtime.packages(recipe)],
-            "container_runtime, kubernetes",
-        ),
-        "pins": [[pin.package, pin.version] for pin in apt.pins],
+        "packages": packages,
+        "pins": [{"package": pin.package, "version": pin.version} for pin in apt.pins],
         "links": tree_links(configure.ROOTFS),
         "repositories": [
-            [item.name, item.uri, item.suite, item.components] for item in recipe.repositories
+            {key: getattr(item, key) for key in ("name", "uri", "suite", "components")}
+            for item in recipe.repositories
         ],
-        "recipe": repr(
-            (
-                recipe.container_runtime,
-                recipe.kubernetes,
-                recipe.services,
-                [(f.path, f.content, f.mode, f.owner, f.optional) for f in recipe.files],
-                recipe.initramfs,
-                recipe.lts_defaults,
-                recipe.console,
-                recipe.squashfs,
-                recipe.mirrors,
-            )
-        ),
+        # Of the files' sources the bytes count, not where this machine has them.
+        "files": [{**file, "source": ""} for file in whole["files"]],
+        **{name: whole[name] for name in _READ},
     }
     return Inputs(values, files)
+
+
+def refuse_pairs(recipe: Recipe, packages: Mapping[str, str]) -> compatibility.Versions:
+    """The versions among `packages`; BuildError where kubelet and runtime cannot work together."""
+    versions = compatibility.packaged_versions(packages)
+    refusal = compatibility.find_refusal(recipe, versions)
+    if refusal is not None:
+        raise BuildError(f"{recipe.file}: {refusal.key}: {refusal.what}", hint=refusal.hint)
+    return versions
+
+
+def _registry_cas(chosen: ContainerRuntime | None) -> list[tuple[str, Path]]:
+    mirrors = chosen.mirrors if chosen else ()
+    return [
+        (f"registry-ca/{index}", Path(mirror.ca))
+        for index, mirror in enumerate(mirrors)
+        if mirror.ca
+    ]
+
+
+def _without_paths(chosen: ContainerRuntime | None) -> ContainerRuntime | None:
+    """The runtime as the id has it: of CAs the bytes count (`_registry_cas`), not the places."""
+    if chosen is None:
+        return None
+    mirrors = tuple(dataclasses.replace(mirror, ca="") for mirror in chosen.mirrors)
+    return dataclasses.replace(chosen, mirrors=mirrors)
+
+
+def _indexes(repository: Repository) -> list[tuple[str, Path]]:
+    """The indexes of a `file:` repository: they hold the digest of each package, so that one
+    that was built anew under its old version is another input.
+    """
+    directory = repository.directory
+    if directory is None:
+        return []
+    suite = repository.suite
+    place = directory / suite.lstrip("/") if suite.endswith("/") else directory / "dists" / suite
+    pattern = "Packages*" if suite.endswith("/") else "*/binary-*/Packages*"
+    label = f"repositories/{repository.name}"
+    return [
+        (f"{label}/{path.relative_to(place)}", path)
+        for path in sorted(place.glob(pattern))
+        if path.is_file()
+    ]
 
 
 def _sources(pattern: str) -> list[Path]:
@@ -82,6 +136,9 @@ def run(context: StageContext) -> None:
     chrootapt.install(context, runtime.packages(recipe), "container_runtime, kubernetes")
     context.say("settings")
     settle(context)
+    # Before the initramfs, whose hooks copy settings (open-iscsi's the initiator's name).
+    brought = {file.path for file in recipe.files}
+    configure.remove_identity(root, brought)
     context.say("initramfs")
     make_initramfs(context)
     context.say("cleanup")
@@ -90,7 +147,7 @@ def run(context: StageContext) -> None:
     chrootapt.finish(context)
     configure.clean(root)
     configure.leave_to_boot(root)
-    configure.remove_identity(root)
+    configure.remove_identity(root, brought)
     configure.date_passwords(root, build_epoch(root) // 86400)
     refuse_leftovers(root)
     (context.product / LISTING).write_text(
@@ -104,7 +161,11 @@ def settle(context: StageContext) -> None:
     """The node's own files and what the recipe says beside packages."""
     root, recipe = context.root, context.recipe
     configure.install_rootfs(root)
-    runtime.configure(root, recipe)
+    versions = refuse_pairs(recipe, chrootapt.installed(root))
+    gates: frozenset[str] = frozenset()
+    if runtime.asks_for_gates(recipe, versions):
+        gates = runtime.parse_gates(context.chroot.run(["kubelet", "--help"]))
+    runtime.configure(root, recipe, versions, gates)
     configure.disable_apparmor_profiles(root)
     configure.write_lts_defaults(root, recipe)
     configure.write_initramfs_modules(root, recipe)
@@ -112,6 +173,14 @@ def settle(context: StageContext) -> None:
     for file in recipe.files:
         configure.add_file(root, file)
     set_services(context)
+    catch_up(context)
+
+
+def catch_up(context: StageContext) -> None:
+    """What systemd does at every boot of a root that does not say that it was done."""
+    context.chroot.run(["ldconfig"])
+    context.chroot.run(["systemd-sysusers"], what="cannot make the users of sysusers.d")
+    configure.mark_updated(context.root)
 
 
 def set_services(context: StageContext) -> None:
@@ -127,8 +196,8 @@ def set_services(context: StageContext) -> None:
         if "apparmor.service" in known:
             # 6.6 s of boot for profiles that are disabled; dockerd loads its own.
             context.chroot.run(["systemctl", "--quiet", "disable", "apparmor.service"])
-        if context.recipe.container_runtime.name == "docker":
-            context.chroot.run(["systemctl", "--quiet", "reenable", "docker.service"])
+        # reenable: docker.service is one of our own by now.
+        context.chroot.run(["systemctl", "--quiet", "reenable", *runtime.units(context.recipe)])
     for verb in ("enable", "disable", "mask"):
         for index, unit in enumerate(getattr(services, verb)):
             context.chroot.run(
@@ -138,7 +207,14 @@ def set_services(context: StageContext) -> None:
             )
 
 
-_OFF = ("apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service")
+_OFF = (
+    # Another image is the update.
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"),
+    # They keep something for the next boot on a root that forgets: seconds of each boot for
+    # nothing. pstore's would move a crash's record from the firmware into memory.
+    *("systemd-networkd-persistent-storage.service", "systemd-random-seed.service"),
+    "systemd-pstore.service",
+)
 
 
 def _units(root: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Kubernetes from Debian's own source package: .deb files, a repository, images."""
+"""Kubernetes compiled for the rack: .deb files, a repository, images."""

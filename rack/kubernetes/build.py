@@ -1,184 +1,114 @@
-"""From Debian's source package to a local apt repository, each step cached."""
+"""From Go modules to a local apt repository, each family of programs cached by content."""
 
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from email.utils import formatdate
 from pathlib import Path
 
-from rack.cache import (
-    cache_directory,
-    checkout_directory,
-    content_key,
-    locked,
-    need_tools,
-    run,
-    whole_or_nothing,
-)
+from rack.cache import cache_directory, content_key, locked, need_tools, run, whole_or_nothing
 from rack.errors import RackError
+from rack.kubernetes.compile import Built, cached_directory, compile_family
+from rack.kubernetes.deb import build_package
+from rack.kubernetes.families import KUBERNETES, NODE_FAMILIES, Family
 from rack.kubernetes.images import write_images
-from rack.kubernetes.packages import KUBERNETES, build_package, kubernetes_packages
+from rack.kubernetes.packages import node_packages
+from rack.kubernetes.privateapt import PrivateApt, debian_mirror
 from rack.kubernetes.repository import publish
-from rack.kubernetes.source import SUITE, PrivateApt, debian_mirror
+from rack.kubernetes.stack import Packages, link_packages, rack_directory
+from rack.kubernetes.toolchain import Toolchain, find_toolchain
 from rack.progress import Progress
 
-SOURCE_VERSION = "1.20.5+really1.20.2-1.1+deb12u1"
-GO = "golang-1.19-go"
-BUILD_PACKAGES = (
-    *(GO, "golang-go", "golang-github-modern-go-reflect2-dev"),
-    *("make", "rsync", "gcc", "libc6-dev"),
-)
-CONTROL_PLANE = (
-    *("kubeadm", "kubectl"),
-    *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
-)
-
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Packages:
-    """What `build` made. apt: the repository. images: docker-archives.
-    programs: the control plane's programs, unpacked from the .deb files."""
-
-    directory: Path
-
-    @property
-    def apt(self) -> Path:
-        return self.directory / "apt"
-
-    @property
-    def images(self) -> Path:
-        return self.directory / "images"
-
-    @property
-    def programs(self) -> Path:
-        return self.directory / "root" / "usr" / "bin"
-
-    @property
-    def busybox(self) -> Path:
-        """Static: runs in any initramfs and any container."""
-        return self.directory / "root" / "bin" / "busybox"
-
-    @property
-    def etcd(self) -> Path:
-        return self.directory / "root" / "usr" / "bin" / "etcd"
-
-
-def _programs_key() -> str:
-    return content_key(SOURCE_VERSION, GO, KUBERNETES, HERE / "compile.sh")
-
-
-def _packages_key() -> str:
-    files = sorted((HERE / "files").iterdir())
-    code = [HERE / name for name in ("packages.py", "repository.py", "images.py")]
-    return content_key(_programs_key(), *code, *files)
-
-
-def cached_packages() -> Packages | None:
-    """The finished packages of these sources, or None if they are not built yet."""
-    found = Packages(cache_directory() / "kubernetes" / _packages_key())
-    return found if found.directory.is_dir() else None
+CODE = ("build.py", "deb.py", "images.py", "packages.py", "repository.py")
+"""What decides how the packages look, beside the programs."""
 
 
 def build(progress: Progress) -> Packages:
-    """Build what is missing and link it into the checkout's `build/rack`.
+    """Build what is missing of the present stack and link it into `build/rack`.
 
-    Minutes when nothing is cached (the compiler), else at once. Says each step
-    to `progress`. Needs root: the compiler runs in a chroot of its own.
+    Minutes when nothing is cached (the compiler), and says so first; else at once.
+    Each step is said to `progress`.
     """
-    home = cache_directory() / "kubernetes"
-    packages = Packages(home / _packages_key())
-    with locked(packages.directory):
-        if not packages.directory.is_dir():
-            need_tools("apt-ftparchive", "dpkg-deb", "dpkg-source", "gpg", "mmdebstrap", "unshare")
-            if os.geteuid() != 0:
-                raise RackError(
-                    "building Kubernetes' packages needs root (mmdebstrap, chroot)",
-                    hint="run the command as root",
-                )
-            _build_packages(packages.directory, _built_programs(home, progress), progress)
-    _link(checkout_directory() / "build" / "rack", packages)
+    need_tools("apt-ftparchive", "dpkg-deb", "gcc", "gpg", "pkg-config")
+    toolchain = find_toolchain(progress)
+    built = compile_families(NODE_FAMILIES, toolchain, progress)
+    files = sorted((HERE / "files").iterdir())
+    names = [one.directory.name for one in built.values()]
+    key = content_key(*names, *(HERE / name for name in CODE), *files)
+    directory = cache_directory() / "kubernetes" / f"packages-{KUBERNETES.version}-{key}"
+    with locked(directory):
+        if not directory.is_dir():
+            with whole_or_nothing(directory) as work:
+                _pack(work, built, progress)
+    kubernetes = built[KUBERNETES.name]
+    packages = Packages(
+        version=KUBERNETES.version,
+        directory=directory,
+        programs=kubernetes.directory / "bin",
+        etcd=built["etcd"].program("etcd"),
+        busybox=directory / "root" / "bin" / "busybox",
+        pause_image=(directory / "pause-image").read_text().strip(),
+    )
+    link_packages(packages, rack_directory())
     return packages
 
 
-def _link(into: Path, packages: Packages) -> None:
-    into.mkdir(parents=True, exist_ok=True)
-    for name, target in (("apt", packages.apt), ("images", packages.images)):
-        fresh = into / f".{name}.{os.getpid()}"
-        fresh.symlink_to(target)
-        fresh.rename(into / name)
+def compile_families(
+    families: Iterable[Family], toolchain: Toolchain, progress: Progress
+) -> dict[str, Built]:
+    """The families by name, compiled if need be; what is missing and its minutes come first."""
+    families = tuple(families)
+    missing = [one for one in families if not cached_directory(one, toolchain).is_dir()]
+    if missing:
+        progress(forecast(missing, toolchain.version, os.cpu_count() or 1))
+    return {family.name: compile_family(family, toolchain, progress) for family in families}
 
 
-def _built_programs(home: Path, progress: Progress) -> Path:
-    """The directory of the compiled programs (bin/*, epoch); compiled if need be."""
-    programs = home / f"programs-{_programs_key()}"
-    with locked(programs):
-        if programs.is_dir():
-            return programs
-        with whole_or_nothing(programs) as work:
-            # The log must outlive a failure, and the next try.
-            _compile(work, home / f"{programs.name}.log", progress)
-    return programs
+def forecast(missing: Iterable[Family], go: str, cores: int) -> str:
+    """One sentence: what will be compiled, and about how long that takes."""
+    missing = tuple(missing)
+    minutes = max(1, round(sum(family.cpu_seconds for family in missing) / cores / 60))
+    names = ", ".join(f"{family.name} {family.version}" for family in missing)
+    return (
+        f"compiling {names} with {go}: about {minutes} min on {cores} "
+        f"core{'s'[: cores - 1]}, once; then it is cached"
+    )
 
 
-def _compile(work: Path, log: Path, progress: Progress) -> None:
-    log.write_bytes(b"")
-    mirror = debian_mirror()
-    apt = PrivateApt(work / "apt", mirror)
-    progress(f"fetching Debian's source package kubernetes {SOURCE_VERSION} from {mirror}")
+def pause_image_of(kubeadm: Path, version: str) -> str:
+    """The sandbox image that this kubeadm names, for example registry.k8s.io/pause:3.10.2."""
+    said = run([kubeadm, "config", "images", "list", f"--kubernetes-version=v{version}"])
+    found = re.search(r"^\S+/pause:\S+$", said, re.M)
+    if found is None:
+        raise RackError(f"{kubeadm} names no pause image: {said.strip()!r}")
+    return found.group()
+
+
+def _pack(work: Path, built: Mapping[str, Built], progress: Progress) -> None:
+    kubernetes = built[KUBERNETES.name]
+    repository = work / "apt"
+    for package in node_packages(built):
+        progress(f"packing {package.filename}")
+        pool = repository / "pool" / "main" / package.name[:1] / package.name
+        build_package(package, work / "tree", pool, kubernetes.epoch)
+    progress("indexing and signing the repository")
+    publish(repository, formatdate(kubernetes.epoch, usegmt=True))
+    progress("fetching Debian's busybox-static (unpacked, not installed)")
+    apt = PrivateApt(work / "debian", debian_mirror())
     apt.update()
-    dsc = apt.fetch_source("kubernetes", SOURCE_VERSION, work / "source")
-    root = work / "root"
-    progress("making a build root with Go 1.19 (mmdebstrap)")
-    # In namespaces of their own, so that no mount outlives them, come what may.
-    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-    run(
-        [
-            *(*alone, "mmdebstrap", "--mode=root", "--variant=apt", "--quiet"),
-            '--aptopt=APT::Install-Recommends "0"',
-            f"--include={','.join(BUILD_PACKAGES)}",
-            *(SUITE, root, mirror),
-        ],
-        log=log,
-    )
-    (root / "build").mkdir()
-    run(["dpkg-source", "--extract", dsc, root / "build" / "source"], log=log)
-    changelog = root / "build" / "source" / "debian" / "changelog"
-    epoch = run(["dpkg-parsechangelog", "--file", changelog, "--show-field", "Timestamp"]).strip()
-    shutil.copy(HERE / "compile.sh", root / "build" / "compile.sh")
-    progress(f"compiling Kubernetes v{KUBERNETES}: 7 minutes on two cores; log {log}")
-    script = 'mount -t proc proc "$0/proc" && exec chroot "$0" sh /build/compile.sh "$1" "$2"'
-    run([*alone, "sh", "-c", script, root, f"v{KUBERNETES}", epoch], log=log)
-    shutil.copytree(root / "build" / "bin", work / "bin")
-    (work / "epoch").write_text(f"{epoch}\n")
-    (work / "go").write_text(
-        run(["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Version}\n", GO])
-    )
-    for leftover in (root, work / "apt", work / "source"):
-        shutil.rmtree(leftover)
-
-
-def _build_packages(directory: Path, programs: Path, progress: Progress) -> None:
-    epoch = int((programs / "epoch").read_text())
-    with whole_or_nothing(directory) as work:
-        repository = work / "apt"
-        for package in kubernetes_packages(programs / "bin"):
-            progress(f"packing {package.filename}")
-            initial = package.name[:1]
-            pool = repository / "pool" / "main" / initial / package.name
-            deb = build_package(package, work / "tree", pool, epoch)
-            if package.name in CONTROL_PLANE:
-                run(["dpkg-deb", "--extract", deb, work / "root"])
-        progress("indexing and signing the repository")
-        publish(repository, formatdate(epoch, usegmt=True))
-        apt = PrivateApt(work / "debian", debian_mirror())
-        progress("fetching Debian's etcd-server and busybox-static (unpacked, not installed)")
-        apt.update()
-        for name in ("etcd-server", "busybox-static"):
-            deb = apt.fetch_package(name, work / "debian")
-            run(["dpkg-deb", "--extract", deb, work / "root"])
-        progress("writing the pause and the test image")
-        write_images(work / "images", programs / "bin" / "pause", work / "root" / "bin" / "busybox")
-        for leftover in ("tree", "debian"):
-            shutil.rmtree(work / leftover, ignore_errors=True)
+    deb = apt.fetch_package("busybox-static", work / "debian")
+    run(["dpkg-deb", "--extract", deb, work / "root"])
+    progress("compiling pause, writing its image and the test image")
+    image = pause_image_of(kubernetes.program("kubeadm"), KUBERNETES.version)
+    (work / "pause-image").write_text(f"{image}\n")
+    source = work / "tree" / "pause.c"
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(kubernetes.file("build/pause/linux/pause.c"))
+    pause = work / "tree" / "pause"
+    tag = image.rpartition(":")[2]
+    run(["gcc", "-Os", "-static", "-s", f"-DVERSION=v{tag}", "-o", pause, source])
+    write_images(work / "images", image, pause, work / "root" / "bin" / "busybox")
+    for leftover in ("tree", "debian"):
+        shutil.rmtree(work / leftover)

@@ -1,7 +1,7 @@
 """Container images as docker-archive tarballs, made without a container engine.
 
-The layout is that of `docker save` (Docker Image Specification v1.2): one layer,
-its configuration named by its digest, and manifest.json. `docker load` and
+The layout is that of `docker save` (Docker Image Specification v1.2): layers, the
+configuration named by its digest, and manifest.json. `docker load` and
 `ctr images import` both read it.
 """
 
@@ -12,7 +12,6 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PAUSE_IMAGE = "k8s.gcr.io/pause:3.2"
 TEST_IMAGE = "bootfarm.local/test:1"
 # What the test image's busybox answers to; the rest is there as `busybox NAME`.
 APPLETS = (
@@ -51,9 +50,11 @@ def pack_layer(files: Mapping[str, tuple[bytes, int]], links: Mapping[str, str])
     return sink.getvalue()
 
 
-def pack_image(tag: str, layer: bytes, command: Sequence[str], entrypoint: Sequence[str]) -> bytes:
-    """The docker-archive of an image of one layer, tagged `repository:tag`."""
-    layer_id = hashlib.sha256(layer).hexdigest()
+def pack_image(
+    tag: str, layers: Sequence[bytes], command: Sequence[str], entrypoint: Sequence[str]
+) -> bytes:
+    """The docker-archive of an image of layers (tar files), tagged `repository:tag`."""
+    ids = [hashlib.sha256(layer).hexdigest() for layer in layers]
     config: dict[str, object] = {"Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"]}
     if command:
         config["Cmd"] = list(command)
@@ -65,25 +66,29 @@ def pack_image(tag: str, layer: bytes, command: Sequence[str], entrypoint: Seque
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_id}"]},
-            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "bootfarm rack"}],
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_id}" for layer_id in ids]},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "bootfarm rack"}]
+            * len(ids),
         },
         sort_keys=True,
     ).encode()
     config_name = hashlib.sha256(description).hexdigest() + ".json"
-    manifest = [{"Config": config_name, "RepoTags": [tag], "Layers": [f"{layer_id}/layer.tar"]}]
+    manifest = [
+        {"Config": config_name, "RepoTags": [tag], "Layers": [f"{one}/layer.tar" for one in ids]}
+    ]
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.USTAR_FORMAT) as image:
         _add(image, config_name, description)
-        _add(image, f"{layer_id}/", mode=0o755, kind=tarfile.DIRTYPE)
-        _add(image, f"{layer_id}/VERSION", b"1.0")
-        _add(image, f"{layer_id}/layer.tar", layer)
+        for layer_id, layer in zip(ids, layers, strict=True):
+            _add(image, f"{layer_id}/", mode=0o755, kind=tarfile.DIRTYPE)
+            _add(image, f"{layer_id}/VERSION", b"1.0")
+            _add(image, f"{layer_id}/layer.tar", layer)
         _add(image, "manifest.json", json.dumps(manifest, sort_keys=True).encode())
     return sink.getvalue()
 
 
-def write_images(into: Path, pause: Path, busybox: Path) -> list[Path]:
-    """Write pause.tar and test.tar from a static pause and a static busybox."""
+def write_images(into: Path, pause_image: str, pause: Path, busybox: Path) -> list[Path]:
+    """Write pause.tar (tagged `pause_image`) and test.tar from two static programs."""
     into.mkdir(parents=True, exist_ok=True)
     pause_layer = pack_layer({"pause": (pause.read_bytes(), 0o755)}, {})
     test_layer = pack_layer(
@@ -95,8 +100,8 @@ def write_images(into: Path, pause: Path, busybox: Path) -> list[Path]:
         {f"bin/{applet}": "busybox" for applet in APPLETS},
     )
     images = {
-        "pause.tar": pack_image(PAUSE_IMAGE, pause_layer, [], ["/pause"]),
-        "test.tar": pack_image(TEST_IMAGE, test_layer, ["/bin/sh"], []),
+        "pause.tar": pack_image(pause_image, [pause_layer], [], ["/pause"]),
+        "test.tar": pack_image(TEST_IMAGE, [test_layer], ["/bin/sh"], []),
     }
     for name, data in images.items():
         (into / name).write_bytes(data)

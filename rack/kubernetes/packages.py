@@ -1,165 +1,157 @@
-"""The .deb files, shaped as upstream's packages of Kubernetes are."""
+"""The present stack's .deb files, shaped as upstream's own are.
 
-import os
-import shutil
+Kubernetes' (kubelet, kubeadm, kubectl, kubernetes-cni, cri-tools) as pkgs.k8s.io has
+them, containerd.io as Docker's repository has it, cri-dockerd as Mirantis releases it.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from rack.cache import run
+from rack.kubernetes.compile import Built
+from rack.kubernetes.deb import REVISION, Package
 
-KUBERNETES = "1.20.2"
-REVISION = "0bootfarm1"
-CNI = "0.8.7"
 FILES = Path(__file__).parent / "files"
-MAINTAINER = "bootfarm's virtual rack <bootfarm@example.org>"
+CONTAINERD_CONFIG = b"""\
+# The CRI plugin is off, as in Docker's own package; kubelet wants it on.
+disabled_plugins = ["cri"]
+"""
+UNITS = "usr/lib/systemd/system"
 
 
-@dataclass(frozen=True)
-class Package:
-    """What one .deb holds.
-
-    files: path in the package -> (source file, mode). links: path -> target.
-    scripts: maintainer script -> source file.
-    """
-
-    name: str
-    version: str
-    summary: str
-    depends: tuple[str, ...] = ()
-    architecture: str = "amd64"
-    files: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    scripts: Mapping[str, Path] = field(default_factory=dict)
-    conffiles: tuple[str, ...] = ()
-
-    @property
-    def filename(self) -> str:
-        return f"{self.name}_{self.version}_{self.architecture}.deb"
+def service_scripts(*units: str) -> dict[str, bytes]:
+    """Maintainer scripts that enable, start, stop and forget systemd units."""
+    names = " ".join(units)
+    return {
+        script: (FILES / f"service.{script}").read_bytes().replace(b"@UNITS@", names.encode())
+        for script in ("postinst", "prerm", "postrm")
+    }
 
 
-def kubernetes_packages(programs: Path) -> list[Package]:
-    """The packages made of the compiled programs in the directory `programs`."""
-    version = f"{KUBERNETES}-{REVISION}"
+def _program(built: Built, name: str) -> dict[str, tuple[Path | bytes, int]]:
+    return {f"usr/bin/{name}": (built.program(name), 0o755)}
 
-    def program(name: str) -> dict[str, tuple[Path, int]]:
-        return {f"usr/bin/{name}": (programs / name, 0o755)}
 
-    control_plane = [
-        Package(name, version, f"Kubernetes control plane: {name}", files=program(name))
-        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+def _origin(*built: Built) -> str:
+    modules = " and ".join(f"{one.family.module} {one.family.tag}" for one in built)
+    return f"Compiled from the Go module{'s'[: len(built) - 1]} {modules}."
+
+
+def _version(built: Built) -> str:
+    return f"{built.family.version}-{REVISION}"
+
+
+def node_packages(built: Mapping[str, Built]) -> list[Package]:
+    """The packages of the families that nodes need, by the families' names."""
+    return [
+        *_kubernetes(built["kubernetes"]),
+        _cni(built["cni"]),
+        _cri_tools(built["cri-tools"]),
+        _containerd(built["containerd"], built["runc"]),
+        _cri_dockerd(built["cri-dockerd"]),
     ]
+
+
+def _kubernetes(kubernetes: Built) -> list[Package]:
+    version, origin = _version(kubernetes), _origin(kubernetes)
+    unit = FILES / "kubelet.service"
     return [
         Package(
             "kubelet",
             version,
-            "Kubernetes node agent",
-            depends=(
-                "init-system-helpers",
-                "iptables (>= 1.4.21)",
-                f"kubernetes-cni (>= {CNI})",
-                "iproute2",
-                "socat",
-                "util-linux",
-                "mount",
-                "ebtables",
-                "ethtool",
-                "conntrack",
-            ),
+            "Node agent for Kubernetes clusters",
+            origin,
+            depends=("init-system-helpers", "kubernetes-cni (>= 1.2.0)", "mount", "util-linux"),
+            recommends=("iptables (>= 1.8.4)",),
             files={
-                **program("kubelet"),
-                "lib/systemd/system/kubelet.service": (FILES / "kubelet.service", 0o644),
+                **_program(kubernetes, "kubelet"),
+                f"{UNITS}/kubelet.service": (unit, 0o644),
+                "etc/default/kubelet": (b"KUBELET_EXTRA_ARGS=\n", 0o644),
             },
-            scripts={name: FILES / f"kubelet.{name}" for name in ("postinst", "prerm", "postrm")},
+            directories=("etc/kubernetes/manifests", "var/lib/kubelet"),
+            conffiles=("/etc/default/kubelet",),
+            scripts=service_scripts("kubelet.service"),
         ),
         Package(
             "kubeadm",
             version,
-            "Kubernetes cluster bootstrapping",
-            # Upstream's also depends on cri-tools, which Debian 12 has not.
-            depends=(
-                "kubelet (>= 1.13.0)",
-                "kubectl (>= 1.13.0)",
-                f"kubernetes-cni (>= {CNI})",
-            ),
+            "Command-line utility for administering a Kubernetes cluster",
+            origin,
             files={
-                **program("kubeadm"),
-                "etc/systemd/system/kubelet.service.d/10-kubeadm.conf": (
-                    FILES / "10-kubeadm.conf",
-                    0o644,
-                ),
+                **_program(kubernetes, "kubeadm"),
+                f"{UNITS}/kubelet.service.d/10-kubeadm.conf": (FILES / "10-kubeadm.conf", 0o644),
             },
-            conffiles=("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",),
         ),
-        Package("kubectl", version, "Kubernetes command line", files=program("kubectl")),
         Package(
-            "kubernetes-cni",
-            f"{CNI}-{REVISION}",
-            "Debian's CNI plugins where Kubernetes looks for them",
-            depends=("containernetworking-plugins",),
-            architecture="all",
-            links={"opt/cni/bin": "/usr/lib/cni"},
+            "kubectl",
+            version,
+            "Command-line utility for interacting with a Kubernetes cluster",
+            origin,
+            files=_program(kubernetes, "kubectl"),
         ),
-        *control_plane,
     ]
 
 
-def render_control(package: Package, installed_kib: int) -> str:
-    """The control file (Debian policy, section 5.3)."""
-    lines = [
-        f"Package: {package.name}",
-        f"Version: {package.version}",
-        f"Architecture: {package.architecture}",
-        f"Maintainer: {MAINTAINER}",
-        "Section: admin",
-        "Priority: optional",
-        f"Installed-Size: {installed_kib}",
-    ]
-    if package.depends:
-        lines.append(f"Depends: {', '.join(package.depends)}")
-    lines += [
-        "Homepage: https://kubernetes.io/",
-        f"Description: {package.summary}",
-        " Compiled from Debian's source package kubernetes for bootfarm's virtual",
-        " rack; shaped as the Kubernetes project's own packages are.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def build_package(package: Package, work: Path, into: Path, epoch: int) -> Path:
-    """Lay the package out below `work` and build it; the path of the .deb.
-
-    `epoch` (seconds) stands in for every time stamp: the same files give the
-    same bytes.
-    """
-    tree = work / package.name
-    control = tree / "DEBIAN"
-    control.mkdir(parents=True, mode=0o755)
-    size = 0
-    for path, (source, mode) in package.files.items():
-        target = tree / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        target.chmod(mode)
-        size += source.stat().st_size
-    for path, goal in package.links.items():
-        target = tree / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(goal)
-    for name, source in package.scripts.items():
-        shutil.copyfile(source, control / name)
-        (control / name).chmod(0o755)
-    if package.conffiles:
-        (control / "conffiles").write_text("".join(f"{path}\n" for path in package.conffiles))
-    (control / "control").write_text(render_control(package, (size + 1023) // 1024))
-    for directory, _, _ in os.walk(tree):
-        Path(directory).chmod(0o755)
-    into.mkdir(parents=True, exist_ok=True)
-    deb = into / package.filename
-    run(
-        ["dpkg-deb", "--root-owner-group", "-Zzstd", "-z9", "--build", tree, deb],
-        env={"SOURCE_DATE_EPOCH": str(epoch)},
-        timeout=300,
+def _cni(cni: Built) -> Package:
+    programs = sorted((cni.directory / "bin").iterdir())
+    return Package(
+        "kubernetes-cni",
+        _version(cni),
+        "Binaries required to provision Kubernetes container networking",
+        _origin(cni),
+        files={f"opt/cni/bin/{path.name}": (path, 0o755) for path in programs},
+        directories=("etc/cni/net.d",),
     )
-    shutil.rmtree(tree)
-    return deb
+
+
+def _cri_tools(cri_tools: Built) -> Package:
+    return Package(
+        "cri-tools",
+        _version(cri_tools),
+        "Command-line utility for interacting with a container runtime",
+        _origin(cri_tools),
+        files=_program(cri_tools, "crictl"),
+    )
+
+
+def _containerd(containerd: Built, runc: Built) -> Package:
+    unit = containerd.file("containerd.service").replace(b"/usr/local/bin/", b"/usr/bin/")
+    programs: dict[str, tuple[Path | bytes, int]] = {}
+    for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        programs |= _program(containerd, name)
+    return Package(
+        "containerd.io",
+        _version(containerd),
+        "An open and reliable container runtime",
+        _origin(containerd, runc),
+        depends=("init-system-helpers",),
+        provides=("containerd", "runc"),
+        conflicts=("containerd", "runc"),
+        replaces=("containerd", "runc"),
+        files={
+            **programs,
+            **_program(runc, "runc"),
+            f"{UNITS}/containerd.service": (unit, 0o644),
+            "etc/containerd/config.toml": (CONTAINERD_CONFIG, 0o644),
+        },
+        conffiles=("/etc/containerd/config.toml",),
+        scripts=service_scripts("containerd.service"),
+    )
+
+
+def _cri_dockerd(cri_dockerd: Built) -> Package:
+    units = ("cri-docker.service", "cri-docker.socket")
+    return Package(
+        "cri-dockerd",
+        _version(cri_dockerd),
+        "CRI interface for the Docker container engine",
+        _origin(cri_dockerd),
+        depends=("init-system-helpers",),
+        files={
+            **_program(cri_dockerd, "cri-dockerd"),
+            **{
+                f"{UNITS}/{unit}": (cri_dockerd.file(f"packaging/systemd/{unit}"), 0o644)
+                for unit in units
+            },
+        },
+        scripts=service_scripts(*units),
+    )

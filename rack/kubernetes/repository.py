@@ -37,7 +37,7 @@ def publish(repository: Path, epoch_date: str) -> None:
         "Date": epoch_date,
         "Architectures": "amd64",
         "Components": COMPONENT,
-        "Description": "Kubernetes from Debian's source package, for the virtual rack",
+        "Description": "Kubernetes for the virtual rack",
     }
     options = [f"-oAPT::FTPArchive::Release::{name}={text}" for name, text in fields.items()]
     release = run(["apt-ftparchive", *options, "release", suite])

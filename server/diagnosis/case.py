@@ -1,16 +1,22 @@
 """What rules look at: one node's present boot, the time, and what the farm is."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 from server.diagnosis.expectation import EXPECTATIONS, TRANSFER_SECONDS
-from server.nodes import ORDER, Boot, Node, Phase
+from server.nodes.node import Boot, Node, Phase
+from server.nodes.phases import ORDER
 
 Entry = Mapping[str, Any]
 """One of Node.events: {time, source, phase, what, detail, count, until}. To be read sparingly."""
+
+
+def _nobody_knows(key: str) -> float | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class FarmFacts:
     address: of the server, "" where it differs from node to node. dhcp: "off",
     "proxy" or "full". images: digest -> bytes of its root file system. tokens:
     id of a bootstrap token (its first half) -> when it ends, seconds since the epoch.
+    attached_at: a node's key -> when its root was last seen attached over NBD, or None
+    where nobody knows.
     """
 
     address: str = ""
@@ -30,6 +38,7 @@ class FarmFacts:
     single_port: bool = False
     images: Mapping[str, int] = field(default_factory=dict)
     tokens: Mapping[str, float] = field(default_factory=dict)
+    attached_at: Callable[[str], float | None] = _nobody_knows
 
 
 class Case:
@@ -41,6 +50,10 @@ class Case:
         self.now = now
         self.farm = farm
         self.last = max(boot.phases, key=ORDER.__getitem__)
+        # The events of this boot, newest first: those that a rule has looked at, and the others,
+        # which are still packed.
+        self._read: list[Entry] = []
+        self._unread = iter(reversed(node.events))
 
     @property
     def server(self) -> str:
@@ -73,7 +86,7 @@ class Case:
         if self.last != "rcfile":
             return False
         phase = self.boot.phases["rcfile"]
-        return phase.status == "ok" and phase.detail.startswith("all ")
+        return phase.status == "ok" and phase.cause == "all_lines"
 
     @cached_property
     def has_open_transfer(self) -> bool:
@@ -95,16 +108,16 @@ class Case:
         phase = self.boot.phases.get(name)
         return phase.detail if phase is not None and phase.status == "error" else None
 
-    @cached_property
-    def entries(self) -> list[Entry]:
-        """The events of this boot, oldest first; at most what Nodes keeps."""
-        return [entry for entry in self.node.events if entry["time"] >= self.boot.started - 0.001]
+    def cause_in(self, name: str) -> str | None:
+        """The cause of the error that a phase stands in, one of server.causes or "", or None."""
+        phase = self.boot.phases.get(name)
+        return phase.cause if phase is not None and phase.status == "error" else None
 
     def find(
         self, *, source: str = "", phase: str = "", status: str = "", what: str = ""
     ) -> Iterator[Entry]:
-        """Events of this boot, newest first."""
-        for entry in reversed(self.entries):
+        """Events of this boot, newest first; of those that Nodes keeps."""
+        for entry in self._entries():
             if (
                 (not source or entry["source"] == source)
                 and (not phase or entry["phase"] == phase)
@@ -112,6 +125,16 @@ class Case:
                 and (not status or entry["detail"].get("status", "ok") == status)
             ):
                 yield entry
+
+    def _entries(self) -> Iterator[Entry]:
+        for number in count():
+            if number == len(self._read):
+                entry = next(self._unread, None)
+                if entry is None:
+                    return
+                self._read.append(entry)
+            if self._read[number]["time"] >= self.boot.started - 0.001:
+                yield self._read[number]
 
 
 def number_in(entry: Entry, key: str) -> float:

@@ -2,16 +2,19 @@
 
 from typing import Final
 
-from server.diagnosis import firmware, initramfs, join, kernel, stall, system, transfer
+from server.diagnosis import firmware, initramfs, join, kernel, root, space, stall, system, transfer
 from server.diagnosis.case import Case, FarmFacts
 from server.diagnosis.rule import SEVERITIES, Finding, Rule
-from server.nodes import ORDER, PHASES, Node
+from server.nodes.node import Node
+from server.nodes.phases import ORDER, PHASES
 
 RULES: Final[tuple[Rule, ...]] = (
     *kernel.RULES,
+    *root.RULES,
     *firmware.RULES,
     *transfer.RULES,
     *initramfs.RULES,
+    *space.RULES,
     *join.RULES,
     *system.RULES,
     *stall.RULES,

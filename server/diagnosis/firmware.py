@@ -2,18 +2,14 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, Entry, count_of, name_count, search
+from server.diagnosis.case import Case, Entry, count_of, name_count
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
-from server.nodes import is_core
+from server.nodes.phases import is_core
 from server.quantities import name_span
 
 _BIOS_LOADERS: Final = ("core.0", "undionly.kpxe")
 _X86: Final = (0, 7, 9, 16)
-_NO_IMAGE: Final = (
-    "IMAGE '|there is no image|store holds no image|no image is served|says which image"
-)
-"""As server.bootplan.choose_image has it."""
 
 
 def _file_of(entry: Entry) -> str:
@@ -22,10 +18,9 @@ def _file_of(entry: Entry) -> str:
     return path.rpartition("/")[2]
 
 
-def _failed_dhcp(case: Case, pattern: str) -> str | None:
-    """The words of the last DHCP exchange, where it failed so."""
-    text = case.error_in("dhcp")
-    return text if text is not None and search(pattern, text) else None
+def _failed_dhcp(case: Case, cause: str) -> str | None:
+    """The words of the last DHCP exchange, where it failed for that cause."""
+    return case.error_in("dhcp") if case.cause_in("dhcp") == cause else None
 
 
 def _wrong_loader(case: Case) -> Values | None:
@@ -60,44 +55,45 @@ def _wrong_loader(case: Case) -> Values | None:
 
 def _unknown_architecture(case: Case) -> Values | None:
     architecture = case.boot.facts.get("architecture")
-    if architecture in _X86 or _failed_dhcp(case, "^no loader for ") is None:
+    if architecture in _X86 or _failed_dhcp(case, "no_loader") is None:
         return None
     return {"kind": case.boot.facts.get("firmware", "unknown firmware"), "code": architecture}
 
 
 def _no_loader_in_image(case: Case) -> Values | None:
-    text = _failed_dhcp(case, "^no loader for .*image .* (holds|has) none")
+    text = _failed_dhcp(case, "no_loader")
     if text is None or case.boot.facts.get("architecture") not in _X86:
         return None
     return {"what": text}
 
 
 def _not_listed(case: Case) -> Values | None:
-    return None if _failed_dhcp(case, "is not in the inventory") is None else {}
+    return None if _failed_dhcp(case, "not_listed") is None else {}
 
 
 def _no_image(case: Case) -> Values | None:
-    text = _failed_dhcp(case, _NO_IMAGE)
+    text = _failed_dhcp(case, "no_image")
     return None if text is None else {"what": text}
 
 
 def _pool_empty(case: Case) -> Values | None:
-    return None if _failed_dhcp(case, "no address is left") is None else {}
+    return None if _failed_dhcp(case, "no_address") is None else {}
 
 
 def _two_servers(case: Case) -> Values | None:
-    text = _failed_dhcp(case, "address of another DHCP server")
-    match = search(r"DHCP server, ([0-9.]+)", text) if text else None
-    return None if text is None else {"other": match[1] if match else "unknown"}
+    if _failed_dhcp(case, "other_server") is None:
+        return None
+    return {"other": case.boot.facts.get("dhcp_server", "unknown")}
 
 
 def _conflict(case: Case) -> Values | None:
-    text = _failed_dhcp(case, "is used by another machine")
-    return None if text is None else {"address": text.split()[0]}
+    if _failed_dhcp(case, "address_in_use") is None:
+        return None
+    return {"address": case.boot.facts.get("address", "unknown")}
 
 
 def _dhcp_refused(case: Case) -> Values | None:
-    text = _failed_dhcp(case, "is not this machine's address|is not of this network")
+    text = _failed_dhcp(case, "refused")
     return None if text is None else {"what": text}
 
 
@@ -153,9 +149,8 @@ def _loader_silent(case: Case) -> Values | None:
 
 def _image_nowhere(case: Case) -> Values | None:
     for phase in ("menu", "root"):
-        text = case.error_in(phase)
-        if text and search(_NO_IMAGE, text):
-            return {"what": text, "phase": phase}
+        if case.cause_in(phase) == "no_image":
+            return {"what": case.error_in(phase), "phase": phase}
     return None
 
 
@@ -169,8 +164,7 @@ def _held(case: Case) -> Values | None:
 
 
 def _refused(case: Case) -> Values | None:
-    text = case.error_in("menu")
-    return {} if text is not None and search("is not in the inventory", text) else None
+    return {} if case.cause_in("menu") == "not_listed" else None
 
 
 def _menu_refused(case: Case) -> Values | None:
@@ -379,9 +373,9 @@ RULES: Final = (
         expected="a MAC of the inventory, or somebody who chooses at the machine's console",
         seen="{node}, which is not there",
         check=(
-            "choose an entry at the machine's console: it boots the default image once",
-            "or add the machine to the inventory: `- {{mac: {node}, hostname: …}}`, and restart"
-            " the server: the menu asks again every 30 seconds",
+            "press b at the machine's console: it boots the default image once",
+            "or add the machine to the inventory: `- {{mac: {node}, hostname: …}}`; the menu asks"
+            " again every 30 seconds",
             "or set `unlisted: boot` in farm.yaml",
         ),
         match=_held,

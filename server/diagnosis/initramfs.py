@@ -2,12 +2,9 @@
 
 from typing import Final
 
-from server.diagnosis.case import Case, search
+from server.diagnosis.case import Case
 from server.diagnosis.rule import Rule, Values
 from server.quantities import name_size, name_span
-
-_UNREACHABLE: Final = "refused|timed out|time ?out|unreachable|no route|in progress"
-_ROOT_WORDS: Final = r"\(([^()]*)\)"
 
 
 def _no_beacon(case: Case) -> Values | None:
@@ -27,39 +24,30 @@ def _beacon_blocked(case: Case) -> Values | None:
 
 def _nic_no_driver(case: Case) -> Values | None:
     phase = case.phase("initramfs")
-    match = phase and search("no driver for: (.*)", phase.detail)
-    if phase is None or not match:
-        return None
-    return {"cards": match[1], "since": phase.last}
+    cards = case.boot.facts.get("cards")
+    return {"cards": cards, "since": phase.last} if phase is not None and cards else None
 
 
 def _ltsconf_missing(case: Case) -> Values | None:
-    text = case.error_in("ltsconf")
-    if text is None or not search("image's own", text):
+    if case.cause_in("ltsconf") != "own_ltsconf":
         return None
-    return {"what": text}
+    return {"what": case.error_in("ltsconf")}
 
 
 def _ltsconf_refused(case: Case) -> Values | None:
     text = case.error_in("ltsconf")
-    if text is None or search("image's own", text):
+    if text is None or case.cause_in("ltsconf") == "own_ltsconf":
         return None
     return {"what": text or "no reason given"}
 
 
-def _root_error(case: Case) -> str | None:
-    """What the node or the NBD service said last of a root that is not there."""
-    return case.error_in("root")
-
-
 def _nbd_unreachable(case: Case) -> Values | None:
-    text = _root_error(case)
-    if text is None or not search("no root|no export", text) or not search(_UNREACHABLE, text):
+    cause = case.cause_in("root")
+    if cause not in ("nbd_refused", "nbd_no_answer"):
         return None
-    refused = search("refused", text) is not None
-    words = [word for word in _find_words(text) if search(_UNREACHABLE, word)]
+    refused = cause == "nbd_refused"
     return {
-        "what": words[-1] if words else text,
+        "what": case.error_in("root"),
         "answer": "refuses connections" if refused else "does not answer",
         "likely": "nothing listens there, or a firewall rejects it"
         if refused
@@ -67,38 +55,31 @@ def _nbd_unreachable(case: Case) -> Values | None:
     }
 
 
-def _find_words(text: str) -> list[str]:
-    """What stands in parentheses, as nbdroot puts the system's own error."""
-    return [part.partition(")")[0] for part in text.split("(")[1:]]
-
-
 def _nbd_no_export(case: Case) -> Values | None:
-    text = _root_error(case)
-    if text is None or not search("no such export|has no export|does not give export", text):
+    """As the node says it (no_export), or the NBD service (not_found)."""
+    if case.cause_in("root") not in ("no_export", "not_found"):
         return None
-    return {"what": text}
+    return {"what": case.error_in("root")}
 
 
 def _image_unreadable(case: Case) -> Values | None:
-    text = _root_error(case)
-    return {"what": text} if text and search("cannot open |has \\d+ bytes, not", text) else None
+    if case.cause_in("root") != "unreadable":
+        return None
+    return {"what": case.error_in("root")}
 
 
 def _root_failed(case: Case) -> Values | None:
-    text = _root_error(case)
+    text = case.error_in("root")
     return None if text is None else {"what": text or "no reason given"}
 
 
 def _image_too_large(case: Case) -> Values | None:
     phase = case.phase("root")
-    match = phase and search(
-        r"the image \((\d+) MiB and (\d+) MiB .*into the (\d+) MiB of free memory"
-        r"(?:, of (\d+) MiB in all)?",
-        phase.detail,
-    )
-    if phase is None or not match:
+    if phase is None or phase.cause != "too_large":
         return None
-    image, system, free, total = (int(word or 0) * (1 << 20) for word in match.groups())
+    image, system, free, total = (
+        _mib(case, name) for name in ("ram_image", "ram_system", "ram_free", "ram_total")
+    )
     return {
         "need": name_size(image + system),
         "image": name_size(image),
@@ -109,9 +90,15 @@ def _image_too_large(case: Case) -> Values | None:
     }
 
 
+def _mib(case: Case, name: str) -> int:
+    """A fact that the node told in MiB, in bytes; 0 where it did not."""
+    text = str(case.boot.facts.get(name, ""))
+    return int(text) << 20 if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+
+
 def _copy_failed(case: Case) -> Values | None:
     phase = case.phase("root")
-    if phase is None or not search("the copy into memory failed", phase.detail):
+    if phase is None or phase.cause != "copy_failed":
         return None
     return {"since": phase.last}
 

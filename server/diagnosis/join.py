@@ -84,12 +84,82 @@ def _x509(case: Case) -> Values | None:
     return _search(case, "x509|certificate")
 
 
+def _kubelet_words(case: Case) -> Values | None:
+    values = _search(case, "^try [0-9]+: kubelet does not run: ")
+    if values is None:
+        return None
+    return {**values, "words": str(values["what"]).removeprefix("kubelet does not run: ")}
+
+
+def _swap(case: Case) -> Values | None:
+    return _search(case, "kubelet does not run: .*running with swap on")
+
+
+def _kubelet_option(case: Case) -> Values | None:
+    values = _search(
+        case,
+        "kubelet does not run: .*(unknown flag|feature gate|cannot set feature gate)",
+    )
+    if values is None:
+        return None
+    match = search(
+        r"(unknown flag: \S+|(?:unrecognized|unknown) feature gate: \S+|feature gate.*)",
+        str(values["what"]),
+    )
+    return {**values, "words": match[1] if match else values["what"]}
+
+
+def _sockets(case: Case) -> Values | None:
+    values = _search(case, "found multiple CRI (?:endpoints|sockets)")
+    if values is None:
+        return None
+    match = search(r"CRI (?:endpoints|sockets).*?: *(\S*/\S+, \S*/.*)$", str(values["what"]))
+    return {**values, "sockets": match[1] if match else "see below"}
+
+
+def _runtime(case: Case) -> Values | None:
+    values = _search(
+        case,
+        r"could not connect to the container runtime|container runtime is not running"
+        r"|validate service connection|unknown service runtime\.v1",
+    )
+    if values is None:
+        return None
+    text = str(values["what"])
+    match = search(r"dial unix (\S+?):|endpoint \"(?:unix://)?([^\"]+)\"", text)
+    socket = (match[1] or match[2]) if match else "its socket"
+    answer = "does not answer"
+    if search("no such file or directory", text):
+        answer = "is not there"
+    elif search("Unimplemented|unknown service", text):
+        answer = "speaks no CRI (its plugin is disabled)"
+    return {**values, "socket": socket, "answer": answer}
+
+
+def _skew(case: Case) -> Values | None:
+    return _search(
+        case,
+        r"kubelet version is (?:higher|lower)|the kubelet version|\[ERROR KubeletVersion\]"
+        r"|only supports deploying clusters with the control plane version",
+    )
+
+
+def _not_approved(case: Case) -> Values | None:
+    return _search(case, "waiting for TLS bootstrap|was not approved and signed")
+
+
+_KUBELET_PORT: Final = r"waiting for the kubelet to start|127\.0\.0\.1:10248|localhost:10248"
+"""kubeadm asks kubelet's health port on this machine, with words as for any API server."""
+
+
 def _unreachable(case: Case) -> Values | None:
+    if _search(case, _KUBELET_PORT):
+        return None
     values = _search(
         case,
         "no answer from the API server|connection refused|connect: |i/o timeout|no route to host"
         "|could not resolve|no such host|context deadline exceeded|TLS handshake timeout"
-        "|Client.Timeout|request canceled"
+        "|Client.Timeout|request canceled|network is unreachable"
         "|identity of the API Server: timed out",
     )
     if values is None:
@@ -113,10 +183,10 @@ def _name_used(case: Case) -> Values | None:
 
 
 def _preflight(case: Case) -> Values | None:
-    values = _search(case, r"\[ERROR [A-Za-z0-9-]+\]")
+    values = _search(case, r"\[ERROR [^\]]+\]")
     if values is None:
         return None
-    match = search(r"\[ERROR ([A-Za-z0-9-]+)\]:? *(.*)", str(values["what"]))
+    match = search(r"\[ERROR ([^\]]+)\]:? *(.*)", str(values["what"]))
     assert match is not None
     return {**values, "test": match[1], "words": match[2] or "no more was said"}
 
@@ -138,6 +208,110 @@ def _failed(case: Case) -> Values | None:
 
 
 RULES: Final = (
+    Rule(
+        id="kubelet-swap",
+        phase="join",
+        severity="error",
+        when="kubelet refuses to run while swap is on.",
+        headline="kubeadm join: kubelet does not run because swap is on.",
+        expected="no swap, or a kubelet that is told to live with it",
+        seen="{what}",
+        check=(
+            "`cat /proc/swaps` on the machine: FSTAB_* or PREINIT_* in lts.conf turn it on",
+            "`failSwapOn: false` in the cluster's kubelet-config, if swap is wanted",
+        ),
+        match=_swap,
+    ),
+    Rule(
+        id="kubelet-option",
+        phase="join",
+        severity="error",
+        when="kubelet does not know a flag or feature gate that it was given.",
+        headline="kubeadm join: kubelet does not run: {words}.",
+        expected="flags and feature gates that this version of kubelet has",
+        seen="{what}",
+        check=(
+            "KUBELET_EXTRA_ARGS in /etc/default/kubelet of the image (`kubelet` in the recipe)",
+            "featureGates in the cluster's kubelet-config:"
+            " `kubectl -n kube-system get configmap kubelet-config -o yaml`",
+            "an image whose kubelet has the cluster's version",
+        ),
+        match=_kubelet_option,
+    ),
+    Rule(
+        id="kubelet-ended",
+        phase="join",
+        severity="error",
+        when="kubelet ended by itself, and said why.",
+        headline="kubeadm join: kubelet does not run on this machine: {words}",
+        expected="a kubelet that runs and registers",
+        seen="{what}",
+        check=(
+            "what kubelet names: a path, a cgroup, a kernel setting",
+            "the cluster's kubelet-config, made where another distribution runs?"
+            " `kubectl -n kube-system get configmap kubelet-config -o yaml`",
+            "`journalctl -u kubelet` on the machine; its last lines stand in the RCFILE_* log",
+        ),
+        match=_kubelet_words,
+    ),
+    Rule(
+        id="runtime-several",
+        phase="join",
+        severity="error",
+        when="kubeadm found the sockets of two container runtimes and was not told which to take.",
+        headline="kubeadm join: this machine has several container runtimes: {sockets}.",
+        expected="one socket, or --cri-socket",
+        seen="{what}",
+        check=(
+            "`--cri-socket unix:///…` in the join line, nodeRegistration.criSocket in its file",
+            "an image that says its runtime's socket does it by itself: build it anew",
+        ),
+        match=_sockets,
+    ),
+    Rule(
+        id="runtime-away",
+        phase="join",
+        severity="error",
+        when="kubeadm or kubelet get no answer from the container runtime.",
+        headline="kubeadm join: the container runtime's socket {socket} {answer}.",
+        expected="a container runtime that answers by CRI",
+        seen="{what}",
+        check=(
+            "`systemctl status containerd docker cri-docker` on the machine",
+            "the recipe's runtime: is it in this image? RM_SYSTEM_SERVICES in lts.conf?",
+            "`disabled_plugins` in /etc/containerd/config.toml must not name cri",
+        ),
+        match=_runtime,
+    ),
+    Rule(
+        id="version-skew",
+        phase="join",
+        severity="error",
+        when="kubelet or kubeadm of the image are too new or too old for the cluster.",
+        headline="kubeadm join: the image's Kubernetes does not fit the cluster's version.",
+        expected="a kubelet no newer than the control plane, and not three minor versions older",
+        seen="{what}",
+        check=(
+            "`kubectl version` against kubelet's version in `bootfarm images list`",
+            "another image for this machine: IMAGE in lts.conf; or upgrade the control plane first",
+        ),
+        match=_skew,
+    ),
+    Rule(
+        id="not-approved",
+        phase="join",
+        severity="error",
+        when="kubelet's certificate request was not approved or signed in time.",
+        headline="kubeadm join: the cluster did not sign the machine's certificate in time.",
+        expected="a controller manager that approves and signs kubelets' requests",
+        seen="{what}",
+        check=(
+            "`kubectl get csr`: Pending means that nobody approves",
+            "`kubeadm init phase bootstrap-token` makes the bindings that approve by themselves",
+            "does kube-controller-manager run, with the cluster's signing key?",
+        ),
+        match=_not_approved,
+    ),
     Rule(
         id="token-expired",
         phase="join",

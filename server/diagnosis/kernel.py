@@ -11,7 +11,8 @@ def _panic(case: Case) -> Values | None:
     if not words:
         return None
     phase = next(
-        (name for name, phase in case.boot.phases.items() if phase.error == words), case.last
+        (name for name, phase in case.boot.phases.items() if phase.error_cause == "panic"),
+        case.last,
     )
     return {"what": words, "phase": phase, "since": case.boot.phases[phase].error_at or case.heard}
 

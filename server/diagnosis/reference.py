@@ -3,7 +3,7 @@
 from server.diagnosis.diagnose import RULES
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule
-from server.nodes import PHASES
+from server.nodes.phases import PHASES
 
 HEAD = """\
 # Diagnosis: what is the matter with a node

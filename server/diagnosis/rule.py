@@ -10,6 +10,7 @@ from server.diagnosis.case import Case
 Severity = Literal["error", "stalled", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "stalled", "note")
 VALUE_MAX: Final = 300
+"""Characters of one value in a finding's words."""
 
 Values = Mapping[str, object]
 """What a rule saw: the words for its templates. `since`: when that was, if not just now."""

@@ -6,11 +6,12 @@ from typing import Final
 from server.diagnosis.case import Case, name_count
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
-from server.nodes import ORDER, PHASES, Boot
+from server.nodes.node import PAST_BOOTS, Boot
+from server.nodes.phases import ORDER, PHASES
 from server.quantities import name_span
-from server.timeline import PAST_BOOTS
 
 LOOP_BOOTS: Final = 3
+"""Boots in a row that make a loop: two may be somebody at the switch."""
 LOOP_SECONDS: Final = 900.0
 """A boot that ended sooner than so, three times over, is a loop."""
 _CONSOLE: Final = "the machine's console: its last lines"
@@ -120,7 +121,8 @@ def _loop(case: Case) -> Values | None:
         boots.append(boot)
     if len(boots) < LOOP_BOOTS:
         return None
-    furthest = max((boot.last_phase() or "dhcp" for boot in boots), key=ORDER.__getitem__)
+    reached = (name for boot in boots for name in boot.phases if name != "shutdown")
+    furthest = max(reached, key=ORDER.__getitem__, default="dhcp")
     error = boots[1].error()
     return {
         "times": name_count(len(boots)),
@@ -134,6 +136,10 @@ def _loop(case: Case) -> Values | None:
 
 
 def _ended_early(boot: Boot) -> bool:
+    """Before its RCFILE_* lines, or by one that failed (bootfarm.on_error=reboot)."""
+    lines = boot.phases.get("rcfile")
+    if lines is not None and lines.errors and "ready" not in boot.phases:
+        return True
     return ORDER[boot.last_phase() or "dhcp"] < ORDER["rcfile"]
 
 
@@ -142,7 +148,7 @@ _LOOP: Final = Rule(
     phase="systemd",
     severity="error",
     when=f"{LOOP_BOOTS} boots in a row, each within {LOOP_SECONDS / 60:.0f} minutes of the one"
-    " before, ended before the RCFILE_* lines.",
+    " before, ended before the RCFILE_* lines, or by one that failed.",
     headline="It has begun to boot {times}{more} in {span} and never came further than {furthest}."
     "{last}",
     expected="one boot that goes on",

@@ -1,8 +1,9 @@
 """Rules for the running system up to the RCFILE_* lines."""
 
+from functools import partial
 from typing import Final
 
-from server.diagnosis.case import Case, search
+from server.diagnosis.case import Case
 from server.diagnosis.rule import Rule, Values
 
 
@@ -13,23 +14,68 @@ def _preinit_failed(case: Case) -> Values | None:
     return {"what": phase.error or "no reason given", "since": phase.error_at}
 
 
+def _emergency(case: Case) -> Values | None:
+    if case.cause_in("systemd") != "emergency":
+        return None
+    phase = case.boot.phases["systemd"]
+    return {"why": phase.detail or "no reason given", "since": phase.error_at}
+
+
 def _rcfile_failed(case: Case) -> Values | None:
     phase = case.phase("rcfile")
     if phase is None or not phase.errors:
         return None  # one that runs meanwhile does not hide the one that failed
-    text, since = phase.error, phase.error_at
-    match = search(r"^(RCFILE_\w+): (exit \d+)(?:: )?(.*)", text)
-    if match is None:
-        return {"name": "RCFILE_*", "exit": text, "last": "see its log", "since": since}
+    if phase.error_cause != "exit":
+        text = phase.error or "no reason given"
+        return {"name": "RCFILE_*", "exit": text, "last": "see its log", "since": phase.error_at}
+    facts = case.boot.facts
     return {
-        "name": match[1],
-        "exit": match[2],
-        "last": match[3] or "it printed nothing",
-        "since": since,
+        "name": facts.get("rcfile", "RCFILE_*"),
+        "exit": f"exit {facts.get('exit', 'unknown')}",
+        "last": facts.get("last") or "it printed nothing",
+        "since": phase.error_at,
     }
 
 
+def _ready_error(case: Case, cause: str) -> Values | None:
+    if case.cause_in("ready") != cause:
+        return None
+    phase = case.boot.phases["ready"]
+    return {"words": phase.detail or "without a reason", "since": phase.error_at}
+
+
 RULES: Final = (
+    Rule(
+        id="pods-blocked",
+        phase="ready",
+        severity="error",
+        when="The Node says Ready, and kubelet cannot begin a pod on it, whatever is in it.",
+        headline="Its Node is Ready, but {words}",
+        expected="pods that start",
+        seen="{words}",
+        check=(
+            "pause, the image of every pod: does the image bring it, or can the machine reach its"
+            " registry? (docs/recipes.md)",
+            "a file that kubelet names: the cluster's kubelet-config, made on another distribution",
+            "the network plugin: `journalctl -u kubelet`, `kubectl -n kube-system get pods`",
+        ),
+        match=partial(_ready_error, cause="pods_blocked"),
+    ),
+    Rule(
+        id="kubelet-crash",
+        phase="ready",
+        severity="error",
+        when="The machine has joined, and its kubelet ends again and again.",
+        headline="It has joined, but {words}",
+        expected="a kubelet that runs",
+        seen="{words}",
+        check=(
+            "what kubelet names: a cgroup, a path, a kernel setting",
+            "the cluster's kubelet-config and the recipe's `kubernetes.kubelet`",
+            "`journalctl -u kubelet` on the machine",
+        ),
+        match=partial(_ready_error, cause="kubelet_ended"),
+    ),
     Rule(
         id="preinit-failed",
         phase="preinit",
@@ -45,6 +91,25 @@ RULES: Final = (
         ),
         match=_preinit_failed,
         stays=True,
+    ),
+    Rule(
+        id="emergency-mode",
+        phase="systemd",
+        severity="error",
+        when="systemd has given up starting the system: a disk that must be there, or a unit that"
+        " local-fs.target or sysinit.target needs, failed.",
+        headline="The system did not start: {why}",
+        expected="all that local-fs.target and sysinit.target need",
+        seen="{why}",
+        check=(
+            "a disk that has not shown up: is it there? With `nofail` among the options of its"
+            " FSTAB_* line the machine boots without it",
+            "a disk that is there and cannot be mounted: its file system, the type in its line",
+            "a unit that failed: `journalctl -b -u UNIT` on the machine's console, or the image"
+            " before (`bootfarm images rollback`)",
+            "bootfarm.on_error=reboot in KERNEL_CMDLINE has the machine try again by itself",
+        ),
+        match=_emergency,
     ),
     Rule(
         id="rcfile-failed",

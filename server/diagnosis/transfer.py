@@ -1,23 +1,36 @@
 """Rules for fetching files: loader, menu, kernel, initramfs, an image as a file."""
 
+import errno
+import os
 from typing import Final
 
-from server.diagnosis.case import Case, Entry, count_of, name_count, number_in, search
+from server.diagnosis.case import Case, Entry, count_of, name_count, number_in
 from server.diagnosis.rule import Rule, Values
 from server.quantities import name_size, name_span
 
-_CANNOT_SEND: Final = "cannot send: "
 _PHASES: Final = ("loader", "menu", "kernel", "initrd")
 SLOW_BYTES: Final = 256 * 1024
 """Bytes a second; slower, a kernel and an initramfs take over a minute."""
 SLOW_SECONDS: Final = 20.0
+"""Seconds that the files of one phase took; less is no finding, however slow the link."""
 LOSSY_RETRIES: Final = 20
+"""Retransmissions of one phase; fewer are no finding."""
 LOSSY_BYTES: Final = 150_000
 """A retransmission in so many bytes: about one packet of a hundred."""
 
 
 def _path_of(entry: Entry) -> str:
     return str(entry["detail"].get("path") or entry["detail"].get("file") or "")
+
+
+def _is_unsent(entry: Entry) -> bool:
+    """Whether the server's own kernel refused to send."""
+    return bool(entry["detail"].get("cause") == "network")
+
+
+def _is_filtered(entry: Entry) -> bool:
+    """Whether it did so because of a packet filter: of a missing route it says otherwise."""
+    return bool(entry["detail"].get("errno") == "EPERM")
 
 
 def _newest(case: Case, *, answered: bool) -> Entry | None:
@@ -40,8 +53,7 @@ def _no_ack(case: Case) -> Values | None:
     entry = _newest(case, answered=False)
     if entry is None:
         return None
-    said = str(entry["detail"].get("message", ""))
-    if said.startswith(_CANNOT_SEND) and not search("not permitted", said):
+    if _is_unsent(entry) and not _is_filtered(entry):
         return None
     path = _path_of(entry)
     asked = max(int(number_in(entry, "asked")), 1) - 1
@@ -50,7 +62,7 @@ def _no_ack(case: Case) -> Values | None:
         for other in case.find(source="tftp", phase=case.last, status="error")
         if _path_of(other) == path
     )
-    if said.startswith(_CANNOT_SEND):
+    if _is_unsent(entry):
         ports = f"port {case.farm.tftp_port}" if case.farm.single_port else "ephemeral ports"
         why = f"a firewall on the server itself drops UDP from {ports}"
         advice = "the server's own firewall: `nft list ruleset`, `iptables -nvL OUTPUT`"
@@ -80,12 +92,12 @@ def _cannot_send(case: Case) -> Values | None:
     if case.last not in _PHASES:
         return None
     entry = _newest(case, answered=False)
-    said = str(entry["detail"].get("message", "")) if entry else ""
-    if entry is None or not said.startswith(_CANNOT_SEND):
+    if entry is None or not _is_unsent(entry):
         return None
+    number = getattr(errno, str(entry["detail"].get("errno")), 0)
     return {
         "file": _path_of(entry).rpartition("/")[2],
-        "what": said.removeprefix(_CANNOT_SEND),
+        "what": os.strerror(number) if number else entry["detail"].get("message", "it fails"),
         "phase": case.last,
         "since": entry["time"],
     }
@@ -115,12 +127,11 @@ def _cut(case: Case) -> Values | None:
     entry = _newest(case, answered=True)
     if entry is None or entry["source"] != "http" or not number_in(entry, "bytes"):
         return None
-    what = str(entry["detail"].get("message", ""))
-    if search("^answered with ", what):
+    if entry["detail"].get("cause") != "hung_up":
         return None
     return {
         "file": _path_of(entry).rpartition("/")[2],
-        "what": what,
+        "what": entry["detail"].get("message", "no reason given"),
         "got": name_size(number_in(entry, "bytes")),
         "phase": case.last,
         "since": entry["time"],

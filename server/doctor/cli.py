@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from server.config import Config, load_config
+from server.addresses import parse_ip, parse_mac
 from server.doctor.dhcpclient import make_mac
 from server.doctor.dhcpwire import default_seed
 from server.doctor.examination import examine
@@ -28,8 +28,8 @@ from server.doctor.verdict import (
     worst,
 )
 from server.errors import ServerError
+from server.farm.config import Config, load_config
 from server.services.interfaces import list_addresses
-from server.yamlfile import parse_ip, parse_mac
 
 _FILE = click.Path(path_type=Path)
 _PORT = click.IntRange(1, 65535)
@@ -58,7 +58,7 @@ class _Doctor(click.Command):
 @click.option("--server", metavar="IP", help="The server, as machines reach it.")
 @click.option("--config", "config_file", type=_FILE, help="The farm.yaml that it runs with.")
 @click.option("--interface", metavar="NIC", help="Ask for DHCP here.  [default: by route]")
-@click.option("--mac", metavar="MAC", help="Be this machine.  [default: one of its own]")
+@click.option("--mac", metavar="MAC", help="Play this machine.  [default: one of its own]")
 @click.option("--tftp-port", type=_PORT, help="[default: 69, or farm.yaml's]")
 @click.option("--nbd-port", type=_PORT, help="[default: 10809, or farm.yaml's]")
 @click.option("--http-port", type=_PORT, help="[default: 8080, or farm.yaml's]")

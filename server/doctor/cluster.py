@@ -25,11 +25,15 @@ from server.quantities import name_span
 
 CLUSTER_INFO: Final = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 TIMEOUT: Final = 10.0
+"""Seconds for an answer of the API server."""
 CLOCKS_DIFFER: Final = 5.0
+"""Seconds from which on the clocks are said to differ."""
 BACKDATED: Final = 300.0
 """Certificates of the cluster count from five minutes before they are made."""
 SOON: Final = 12 * 3600.0
+"""Seconds; a token that ends within half a day ends before the next rack is switched on."""
 _MOST: Final = 1024 * 1024
+"""Bytes of an answer that are read."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from imagebuild.store import Image, Store, StoreError
+from imagebuild.store.images import Image, Store, StoreError
 from server.doctor.findings import found
 from server.doctor.target import Survey, Target
 from server.doctor.verdict import Verdict, good
 
 STATE_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that must be free for timelines and logs."""
 
 
 def check_space(target: Target, survey: Survey) -> Iterator[Verdict]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from imagebuild.manifest import ManifestError, parse_manifest
+from imagebuild.store.manifest import ROOTFS, ManifestError, parse_manifest
 from server.doctor.findings import found
 from server.doctor.nbdclient import (
     NbdError,
@@ -20,9 +20,10 @@ from server.doctor.tree import shorten
 from server.doctor.verdict import Verdict, good
 from server.doctor.web import fetch
 
-ROOTFS: Final = "rootfs.squashfs"
 SAMPLE: Final = 64 * 1024
+"""Bytes read at one place of an export."""
 SAMPLES: Final = 16
+"""Places that are read, spread over the export."""
 _OF_DIGEST: Final = re.compile(r"/?opt/ltsp/([^/@]+)@([0-9a-f]{64})")
 
 

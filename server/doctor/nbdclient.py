@@ -31,6 +31,9 @@ from server.protocols.nbd_wire import (
 
 _ERROR_BIT: Final = 0x80000000
 _LIMIT: Final = 64 * 1024
+"""Bytes of an option's reply; a server that sends more is none."""
+_MOST_REPLIES: Final = 65_536
+"""To one option: NBD_OPT_LIST gets one for each export."""
 
 
 class NbdError(Exception):
@@ -121,7 +124,7 @@ def _greet(sock: socket.socket) -> None:
 def _ask(sock: socket.socket, option: Option, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Send an option; (kind, data) of each reply before the ACK that ends them."""
     sock.sendall(OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
-    while True:
+    for _ in range(_MOST_REPLIES):
         magic, about, kind, length = OPTION_REPLY.unpack(_take(sock, OPTION_REPLY.size))
         if magic != OPTION_REPLY_MAGIC or about != option or length > _LIMIT:
             raise NbdError("a broken answer in the handshake")
@@ -133,6 +136,7 @@ def _ask(sock: socket.socket, option: Option, data: bytes) -> Iterator[tuple[int
             words = body[:MAX_STRING].decode("utf-8", "replace")
             raise NbdRefusedError(f"{known} {words}".strip())
         yield kind, body
+    raise NbdError("a handshake without an end")
 
 
 def _take(sock: socket.socket, count: int) -> bytes:

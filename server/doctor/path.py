@@ -24,10 +24,13 @@ SMALL_BLOCK: Final = 512
 LARGE_BLOCK: Final = 8192
 """In fragments wherever the MTU is Ethernet's."""
 BLOCK_SECONDS: Final[float] = 1.0
+"""For the answer to one packet of full size."""
 TRIES: Final[int] = 3
+"""Packets of one size before they count as lost."""
 PROBE_SECONDS: Final[float] = 0.3
 """How long a router may take to say by ICMP that a packet is too large."""
 CLOCKS_DIFFER: Final = 2.0
+"""Seconds, beside what asking took, from which on the clocks are said to differ."""
 
 
 def check_mtu(target: Target, survey: Survey) -> Iterator[Verdict]:

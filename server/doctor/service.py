@@ -17,6 +17,7 @@ from server.services.ports import find_owner
 
 _PROC: Final = Path("/proc")
 DNS_SECONDS: Final[float] = 1.0
+"""For an answer of the server's DNS."""
 
 
 def check_server(target: Target, survey: Survey) -> Iterator[Verdict]:

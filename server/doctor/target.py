@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuild.manifest import Manifest
+from imagebuild.store.manifest import Manifest
 from server.doctor.dhcpclient import Conversation
 from server.doctor.verdict import Verdict
 

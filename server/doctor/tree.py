@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from imagebuild.manifest import ManifestError, parse_manifest
+from imagebuild.store.manifest import ManifestError, parse_manifest
 from server.doctor.dhcpclient import PROFILES
 from server.doctor.dhcpjudge import find_loader
 from server.doctor.findings import found
@@ -24,11 +24,14 @@ from server.ltsconf.errors import LtsConfError
 from server.services.interfaces import list_addresses
 
 BLKSIZE: Final = 1428
+"""Bytes of a block, which fits into one Ethernet frame."""
 _SIOCGIFHWADDR: Final = 0x8927
 _IFREQ: Final = 40
 """Of netdevice(7): an interface's name in 16 bytes, then its hardware address from byte 18 on."""
 TFTP_SECONDS: Final[float] = 2.0
+"""For one block."""
 _RETRIES: Final = 3
+"""Times that one block is asked for again."""
 _DIGEST: Final = re.compile(r"/@([0-9a-f]{64})/vmlinuz")
 _LONG: Final = re.compile(r"@([0-9a-f]{12})[0-9a-f]{52}")
 _NBDROOT: Final = re.compile(r"nbdroot=([0-9.]+):")

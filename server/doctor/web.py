@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 TIMEOUT: Final = 10.0
+"""Seconds for an answer."""
 _CHUNK: Final = 1024 * 1024
+"""Bytes read at once."""
 _MOST: Final = 4 * 1024 * 1024
+"""Bytes of an answer that is held whole."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Page:
         return f"{self.status} {text}".strip()
 
 
+USER_AGENT = "bootfarm-doctor"
+"""By which the server knows that no machine asks."""
+
+
 @contextlib.contextmanager
 def _asked(
     host: str, port: int, path: str, headers: dict[str, str]
@@ -37,7 +44,7 @@ def _asked(
     """The answer, its body unread. Raises OSError, also for what is no HTTP."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request("GET", path, headers={"User-Agent": USER_AGENT, **headers})
         yield connection.getresponse()
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP: {type(error).__name__}") from error

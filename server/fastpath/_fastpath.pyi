@@ -1,8 +1,21 @@
-"""What the C of this folder gives. All methods belong to one thread, the loop's."""
+"""What the C of this folder gives. All methods belong to one thread, the loop's, but for
+`Sender.run`."""
 
-from typing import final
+from typing import Final, final
 
 from typing_extensions import Buffer
+
+# Their meaning stands beside their values, in fastpath.h.
+BULK_BYTES: Final[int]
+BULK_PER_TURN: Final[int]
+MIXED_TURNS: Final[int]
+DOWNLOAD_STEP: Final[int]
+NBD_REQUEST_MAGIC: Final[int]
+NBD_SIMPLE_REPLY_MAGIC: Final[int]
+NBD_STRUCTURED_REPLY_MAGIC: Final[int]
+NBD_CHUNK_DONE: Final[int]
+NBD_CHUNK_OFFSET_DATA: Final[int]
+TFTP_OPCODE_ACK: Final[int]
 
 @final
 class Poller:
@@ -20,10 +33,10 @@ class Poller:
         """Seconds of CLOCK_MONOTONIC (time.monotonic): when the latest events were found."""
     @property
     def looks(self) -> int:
-        """How often it has looked again,"""
+        """How often it has looked again before it slept."""
     @property
     def finds(self) -> int:
-        """and how often it found something so, within that time."""
+        """How often such a look found an event, within `watch_seconds`."""
     def poll(self, seconds: float, /) -> list[tuple[int, int]]:
         """Serve the lanes, and give the (descriptor, EPOLL* mask) of what is left to others.
 
@@ -107,10 +120,10 @@ class Reads:
     def armed(self) -> bool: ...
     @property
     def payload(self) -> int:
-        """Bytes of the export in the answers so far,"""
+        """Bytes of the export in the answers that the lane has given."""
     @property
     def requests(self) -> int:
-        """and requests that were answered."""
+        """Requests that the lane has answered."""
     def arm(self) -> None:
         """Answer from now on: the next byte from the client begins a request, and all that
         was asked before was sent. Raises RuntimeError where something is kept."""
@@ -124,3 +137,48 @@ class Reads:
         Raises OSError: the error that was kept, or the socket's (BlockingIOError: nothing
         there); ValueError: no room for what was kept (3,584 bytes at most).
         """
+
+@final
+class Download:
+    """A part of a file, and the connected, non-blocking stream socket that it goes to.
+
+    fd, file: descriptors that stay open as long as a sender has it. offset, length: bytes.
+    Raises ValueError.
+    """
+
+    def __init__(self, fd: int, file: int, offset: int, length: int) -> None: ...
+    @property
+    def left(self) -> int:
+        """Bytes that the socket has not taken yet; also while a sender has it."""
+    @property
+    def error(self) -> int:
+        """When it was given back: an errno, of the socket's or the file's (ENODATA: the file
+        ends before), or 0."""
+    @property
+    def cold(self) -> bool:
+        """When it was given back: a disk has to be waited for, for the next DOWNLOAD_STEP bytes."""
+
+@final
+class Sender:
+    """Sends downloads by sendfile(2) while their sockets have room, a turn each, in a thread.
+
+    TCP's sockets are corked meanwhile (TCP_CORK, tcp(7)). Raises OSError.
+    """
+
+    def __init__(self) -> None: ...
+    def fileno(self) -> int:
+        """A descriptor that is readable when something was given back."""
+    def add(self, download: Download, /) -> None:
+        """Have it sent; its socket and file are the sender's until it is given back: with
+        nothing left, cold, failed, or because the sender was stopped. To have it back
+        before, shut the socket down (shutdown(2)).
+
+        Raises RuntimeError where a sender has it, or it has failed.
+        """
+    def take(self) -> list[Download]:
+        """What was given back since the last time."""
+    def run(self) -> None:
+        """Send, until it is stopped; the one method that a thread of its own calls. Lets other
+        threads run. Raises RuntimeError where it runs already."""
+    def stop(self) -> None:
+        """Have `run` give everything back, and return."""

@@ -49,7 +49,7 @@ static enum verdict lockstep_ready(struct lane *lane, double now) {
         return pass(self);
     }
     const unsigned char *packet = self->packet;
-    if (got != ACK_BYTES || packet[0] != 0 || packet[1] != 4 ||
+    if (got != ACK_BYTES || packet[0] != 0 || packet[1] != TFTP_OPCODE_ACK ||
         (unsigned)(packet[2] << 8 | packet[3]) != (self->block & 0xffff) || !has_packet(self, self->block + 1)) {
         self->kept = (int)got;
         return pass(self);
@@ -69,7 +69,7 @@ static enum verdict lockstep_send(struct lane *lane) {
     if (send(lane->fd, (char *)self->packets.buf + at, size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return DONE;
     /* As if lost on the way: the client or the timer will ask again. */
     if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS) return DONE;
-    /* Told to the next who sends, and to nobody after it. */
+    /* The kernel reports it to the next send only, whoever calls it. */
     if (errno == ECONNREFUSED) self->error = errno;
     return pass(self);
 }

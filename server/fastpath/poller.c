@@ -1,8 +1,8 @@
-/* epoll with lanes: descriptors of theirs are served in here, the others' events are told.
+/* epoll with lanes: their descriptors are served in here, the others' events go to Python.
  *
  * One turn: read from all that has something, then send what is to be sent, so that answers
  * leave in a row: it is the first that wakes a sleeping receiver, not each. Of long answers
- * a few leave in a turn: who has a short question does not wait for all of them.
+ * a few leave in a turn: a short question does not wait for all of them.
  */
 #define _GNU_SOURCE
 #include "fastpath.h"
@@ -15,10 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EVENTS 256
-#define BULK_PER_TURN 4
-#define MIXED_TURNS 1000 /* after a short answer, so many long ones are sent one by one */
-#define MAX_VAIN 10
+#define EVENTS 256    /* taken from the kernel at once; 3 KiB of stack */
+#define MAX_VAIN 10   /* doublings of the pause after looking again in vain: 1,024 waits at most */
 #define MAX_STAY 0.01 /* seconds; after so long of lanes alone the loop has a turn */
 
 struct poller {
@@ -69,7 +67,7 @@ static int look_again(struct poller *self, struct epoll_event *events) {
     return count;
 }
 
-/* Rounded up: whoever waits for a time is not woken before it. Below 0: for ever. */
+/* Rounded up: a wait does not end before its time. Below 0: for ever. */
 static int to_milliseconds(double seconds) {
     if (seconds < 0) return -1;
     if (seconds > 1e6) return 1000000000;

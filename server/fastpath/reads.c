@@ -19,16 +19,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define REQUEST_MAGIC 0x25609513u
-#define SIMPLE_REPLY_MAGIC 0x67446698u
-#define STRUCTURED_REPLY_MAGIC 0x668e33efu
-#define CHUNK_DONE 1
-#define CHUNK_OFFSET_DATA 1
-#define REQUEST_BYTES 28
-#define MOST 128         /* requests of a turn; their buffers fit into one sendmsg (IOV_MAX) */
-#define FEW 8            /* so many may wait for their turn to be sent */
-#define BULK (96 * 1024) /* answers of so many bytes are sent a few at a time */
-#define LONG (64 * 1024) /* a read of so many bytes costs less without its copy */
+#define TURN_REQUESTS 128          /* of one turn; their buffers fit into one sendmsg (IOV_MAX) */
+#define WAITING_REQUESTS 8         /* so many may wait for their turn to be sent */
+#define SENDFILE_BYTES (64 * 1024) /* a read of so many bytes costs less without its copy */
 
 /* A request as it comes; all numbers in network byte order, as in the headers below. */
 struct __attribute__((packed)) request {
@@ -37,6 +30,8 @@ struct __attribute__((packed)) request {
     uint64_t cookie, offset;
     uint32_t length;
 };
+
+_Static_assert(sizeof(struct request) == 28, "a request as the protocol text lays it out");
 
 struct __attribute__((packed)) simple_head {
     uint32_t magic, error;
@@ -65,7 +60,7 @@ struct reads {
     unsigned shift, maximum;
     unsigned long long turn_bytes;
     unsigned long long payload, requests; /* bytes, and requests, taken from here */
-    struct request waiting[FEW];          /* taken, and not sent yet: `count` */
+    struct request waiting[WAITING_REQUESTS]; /* taken, and not sent yet: `count` */
     int count;
     /* For Python, both allocated: what came and was not taken, and answers not sent whole. */
     unsigned char *kept;
@@ -88,15 +83,15 @@ static size_t head_bytes(const struct reads *self) {
 static void write_head(const struct reads *self, const struct request *request, union head *head) {
     if (self->structured) {
         head->data = (struct data_head){
-            htobe32(STRUCTURED_REPLY_MAGIC),
-            htobe16(CHUNK_DONE),
-            htobe16(CHUNK_OFFSET_DATA),
+            htobe32(NBD_STRUCTURED_REPLY_MAGIC),
+            htobe16(NBD_CHUNK_DONE),
+            htobe16(NBD_CHUNK_OFFSET_DATA),
             request->cookie,
             htobe32(be32toh(request->length) + 8),
             request->offset,
         };
     } else {
-        head->simple = (struct simple_head){htobe32(SIMPLE_REPLY_MAGIC), 0, request->cookie};
+        head->simple = (struct simple_head){htobe32(NBD_SIMPLE_REPLY_MAGIC), 0, request->cookie};
     }
 }
 
@@ -104,7 +99,7 @@ static void write_head(const struct reads *self, const struct request *request, 
 static bool is_plain(const struct reads *self, const struct request *request) {
     uint64_t offset = be64toh(request->offset), size = (uint64_t)self->map.len;
     uint32_t length = be32toh(request->length);
-    if (request->magic != htobe32(REQUEST_MAGIC) || request->flags || request->type) return false;
+    if (request->magic != htobe32(NBD_REQUEST_MAGIC) || request->flags || request->type) return false;
     if (!length || length > self->maximum || offset >= size || length > size - offset) return false;
     uint64_t first = offset >> self->shift, last = (offset + length - 1) >> self->shift;
     return last < (uint64_t)self->hot.len && !memchr((char *)self->hot.buf + first, 0, last - first + 1);
@@ -130,8 +125,8 @@ static enum verdict leave_unsent(struct reads *self, const struct request *reque
 
 /* Send the answers of some requests; PASS where not all has left. */
 static enum verdict answer(struct reads *self, const struct request *requests, int count) {
-    union head heads[MOST];
-    struct iovec buffers[2 * MOST];
+    union head heads[TURN_REQUESTS];
+    struct iovec buffers[2 * TURN_REQUESTS];
     size_t whole = 0;
     for (int i = 0; i < count; i++) {
         size_t length = be32toh(requests[i].length);
@@ -188,7 +183,7 @@ static enum verdict reads_ready(struct lane *lane, double Py_UNUSED(now)) {
     struct reads *self = (struct reads *)lane;
     if (self->count) return DONE; /* what was asked before is answered first */
     if (!self->armed) return PASS;
-    struct request requests[MOST];
+    struct request requests[TURN_REQUESTS];
     ssize_t got = recv(lane->fd, requests, sizeof requests, MSG_DONTWAIT);
     if (got < 0) {
         if (errno == EAGAIN || errno == EINTR) return DONE;
@@ -196,20 +191,20 @@ static enum verdict reads_ready(struct lane *lane, double Py_UNUSED(now)) {
         return pass(self);
     }
     if (!got) return pass(self); /* Python will read the end, too */
-    int count = (int)(got / REQUEST_BYTES);
+    int count = (int)(got / (ssize_t)sizeof(struct request));
     unsigned long long payload = 0;
-    bool plain = got % REQUEST_BYTES == 0;
+    bool plain = got % (ssize_t)sizeof(struct request) == 0;
     for (int i = 0; plain && i < count; i++) {
         plain = is_plain(self, &requests[i]);
         payload += be32toh(requests[i].length);
     }
-    bool bulk = payload >= BULK;
+    bool bulk = payload >= BULK_BYTES;
     /* Fair turns of what is more than that are Python's. */
-    if (!plain || (payload > self->turn_bytes && count > 1) || (bulk && count > FEW))
+    if (!plain || (payload > self->turn_bytes && count > 1) || (bulk && count > WAITING_REQUESTS))
         return keep(self, requests, (size_t)got);
     self->payload += payload;
     self->requests += (unsigned)count;
-    if (count > FEW) return answer(self, requests, count);
+    if (count > WAITING_REQUESTS) return answer(self, requests, count);
     memcpy(self->waiting, requests, (size_t)got);
     self->count = count;
     return bulk ? SEND_IN_BULK : SEND_LATER;
@@ -220,7 +215,7 @@ static enum verdict reads_send(struct lane *lane) {
     int count = self->count;
     self->count = 0;
     bool is_long = self->file >= 0;
-    for (int i = 0; i < count; i++) is_long = is_long && be32toh(self->waiting[i].length) >= LONG;
+    for (int i = 0; i < count; i++) is_long = is_long && be32toh(self->waiting[i].length) >= SENDFILE_BYTES;
     if (!count) return DONE;
     return is_long ? answer_from_file(self, self->waiting, count) : answer(self, self->waiting, count);
 }

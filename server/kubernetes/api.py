@@ -15,6 +15,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = 5.0
 """Seconds that the API server may be silent."""
 MAX_ANSWER = 1 << 20
+"""Bytes of an answer that are read."""
 
 
 class ApiError(ServerError):

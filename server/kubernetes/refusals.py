@@ -12,7 +12,9 @@ from server.kubernetes.api import Api, ApiError
 
 REASON = "LtsConfRefused"
 MAX_MESSAGE = 1024
+"""Bytes of an Event's message that Kubernetes takes."""
 BURST = 5
+"""Events that may be sent at once; then one each SECONDS_EACH."""
 SECONDS_EACH = 30.0
 """So many Events at once, and then one in so many seconds; only the newest refusal waits."""
 PAUSES = (1.0, 5.0, 25.0)
@@ -161,7 +163,7 @@ class Refusals:
 
 
 def render_event(subject: Mapping[str, str], reason: str, now: float) -> dict[str, Any]:
-    """A core/v1 Event; its name is made of what it says of whom, so it is the same next time."""
+    """A core/v1 Event; its name is made of object and reason, so it stays the same."""
     message = reason if len(reason.encode()) <= MAX_MESSAGE else _cut(reason)
     key = hashlib.sha256(f"{subject.get('uid', '')}\n{message}".encode()).hexdigest()[:16]
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.files import make_reader, read_main, read_nothing
 from server.ltsconf.grammar import Document, Entry, parse_document
-from server.ltsconf.lookup import LIKE, Chain, Index, LikeCycleError, Link
+from server.ltsconf.lookup import LIKE, Chain, Index, LikeCycleError, Link, Loser
+from server.ltsconf.names import Use
 from server.ltsconf.problem import Outcome, Problem
 from server.ltsconf.scan import Included, ReadInclude
 
@@ -63,7 +65,11 @@ class LtsConf:
     LTSP 5 silently lose a part of the file, or crash. With `ltsp5`, its
     outcome is reproduced instead: what it loses is lost; only a crash is an
     error. `problems` holds what is worth telling, errors and warnings.
+    It is a Conf (interface.py).
     """
+
+    needs_rendering = False
+    template = ""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -104,6 +110,54 @@ class LtsConf:
                 raise _make_error(problem)
         return cls(document)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the text and its includes."""
+        return sum(len(source.data) for source in self.document.sources)
+
+    @property
+    def has_sections(self) -> bool:
+        """Whether it can give any node anything."""
+        return bool(self.document.sections)
+
+    def render(self, facts: Mapping[str, Any]) -> LtsConf:
+        """Itself: the same for every node."""
+        return self
+
+    def draft(self, facts: Mapping[str, Any]) -> LtsConf:
+        """Itself."""
+        return self
+
+    def with_renderer(self, renderer: object) -> LtsConf:
+        """Itself: there is nothing to render."""
+        return self
+
+    def check(self, renderer: object = None) -> list[Use]:
+        """No names: braces are plain text here."""
+        return []
+
+    def find_unknown(self, farm: object = None, secrets: object = None) -> list[Problem]:
+        """None, for the same reason."""
+        return []
+
+    def peek(self, node: NodeId) -> dict[str, str]:
+        """What `resolve` gives: it never takes long."""
+        return self.resolve(node)
+
+    def locate_settings(self, key: str) -> Iterator[tuple[str, str]]:
+        """(path:line, value) of each line that sets a key."""
+        for section in self.document.sections:
+            for entry in section.entries:
+                if entry.key.upper() == encode(key.upper()):
+                    source, line, _ = self.document.locate(entry.offset)
+                    yield f"{source.path}:{line}", decode(entry.value)
+
+    def list_settings(self) -> Iterator[tuple[str, str]]:
+        """(key, value) of each line of each section."""
+        for section in self.document.sections:
+            for entry in section.entries:
+                yield decode(entry.key), decode(entry.value)
+
     def resolve(self, node: NodeId, defaults: Mapping[str, str] | None = None) -> dict[str, str]:
         """The node's values, in the order in which LTSP 5 prints them.
 
@@ -139,6 +193,10 @@ class LtsConf:
                 if key != LIKE.upper():
                     traces[key].append(Setting(decode(key), decode(entry.value), entry, link))
         return {decode(key): found for key, found in traces.items()}
+
+    def list_losers(self, node: NodeId) -> list[Loser]:
+        """The sections that match the node and are not used; raises as `build_chain`."""
+        return self._index.find_losers(node.list_identifiers(), self.build_chain(node))
 
     def build_chain(self, node: NodeId) -> Chain:
         """The sections that apply to a node; raises LtsConfError on a LIKE cycle."""

@@ -33,11 +33,16 @@ class NodeDiff:
 
     @property
     def differs(self) -> bool:
-        return bool(self.changes) or self.old_error != self.new_error
+        return bool(self.changes) or self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the two could not be compared."""
+        return bool(self.old_error or self.new_error)
 
 
 def diff_nodes(old: ConfOf, new: ConfOf, nodes: Iterable[NodeId]) -> list[NodeDiff]:
-    """The nodes that would get something different, each with its changes."""
+    """The nodes that would get something different, and those that could not be compared."""
     found = (diff_node(old, new, node) for node in nodes)
     return [one for one in found if one.differs]
 

@@ -14,7 +14,7 @@ class LtsConfError(ServerError):
     def __init__(
         self, message: str, *, path: str = "", line: int = 0, column: int = 0, hint: str = ""
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, cause="template")
         self.path = path
         self.line = line
         self.column = column

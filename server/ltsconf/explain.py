@@ -98,6 +98,19 @@ def _make_place(conf: LtsConf, setting: Setting, template: str) -> Place:
     return Place(setting.value, why, f"{source.path}:{line}")
 
 
+def describe_losers(conf: LtsConf, node: NodeId) -> list[str]:
+    """A line for each section that matches the node and is not used: why, and what to write."""
+    lines = []
+    for loser in conf.list_losers(node):
+        source, line, _ = conf.document.locate(loser.section.offset)
+        name, winner = decode(loser.section.name), decode(loser.winner.name)
+        lines.append(
+            f"[{name}] ({source.path}:{line}) matches {decode(loser.identifier)} too and is not"
+            f" used: [{winner}] comes first; write LIKE = {name} there if its lines are wanted"
+        )
+    return lines
+
+
 def describe_link(link: Link) -> str:
     """Why a section applies, in words: `[base], by LIKE from [pc7], which matches the hostname`."""
     chain = [link]

@@ -8,6 +8,7 @@ leads to a place below it too. Nothing outside is ever opened.
 from __future__ import annotations
 
 import os
+import select
 import stat
 from pathlib import Path
 
@@ -15,25 +16,60 @@ from server.ltsconf.errors import LtsConfError
 from server.ltsconf.scan import Included, ReadInclude
 
 MAX_SIZE = 64 * 2**20
+"""Bytes of one file; a ConfigMap holds 1 MiB, and this is far beyond what people write."""
 MAX_LINKS = 40
+"""Symbolic links on one path, as Linux has it (MAXSYMLINKS)."""
+WRITER_SECONDS = 1
+"""How long a FIFO waits for somebody who writes into it."""
 # What the main file is called on a client of LTSP 5: an include may name it.
 MAIN_PATH = b"/etc/lts.conf"
 
 
-def read_main(path: Path) -> Included:
-    """The main file, wherever it is; raises LtsConfError."""
+def read_main(path: Path, *, pipes: bool = False) -> Included:
+    """The main file, wherever it is; raises LtsConfError.
+
+    pipes: a pipe is read to its end, as of `<(git show HEAD:lts.conf)` or a FIFO that
+    somebody writes into.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise LtsConfError(
             f"cannot be read: {error.strerror}",
             path=str(path),
-            hint="Name an existing file; - is standard input.",
+            hint="Name a file that is there and that this user can read.",
         ) from None
+    if pipes and stat.S_ISFIFO(os.fstat(descriptor).st_mode) and _has_writer(descriptor):
+        return Included("main", str(path), _read_pipe(descriptor, str(path)))
     found = _read(descriptor, str(path))
     if found is None or found.data is None:
         raise LtsConfError("is not a regular file", path=str(path), hint="Name a file.")
     return found
+
+
+def _has_writer(descriptor: int) -> bool:
+    """Whether somebody writes into a pipe, or has written and gone; waits a moment for one."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    if poll.poll(0):
+        return True
+    # Of a pipe without a name (/dev/fd/63) the writer is there; of a FIFO it may yet come.
+    if os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:"):
+        return True
+    return bool(poll.poll(WRITER_SECONDS * 1000))
+
+
+def _read_pipe(descriptor: int, shown: str) -> bytes:
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "rb") as stream:
+        data = stream.read(MAX_SIZE + 1)
+    if len(data) > MAX_SIZE:
+        raise LtsConfError(
+            f"is larger than {MAX_SIZE} bytes",
+            path=shown,
+            hint="An lts.conf is a few kilobytes: is this the right file?",
+        )
+    return data
 
 
 def make_reader(root: Path, main: Included) -> ReadInclude:

@@ -55,6 +55,17 @@ def match_glob(pattern: bytes, text: bytes) -> bool:
     return tokens is not None and _match(tokens, text)
 
 
+def parse_glob(pattern: bytes) -> list[Token] | None:
+    """What a pattern matches, a set of bytes (both cases of letters) or None for `*` each.
+
+    None for a pattern that can match nothing.
+    """
+    try:
+        return _parse(pattern, len(pattern))
+    except _IllFormedError:
+        return None
+
+
 def _match(tokens: list[Token], text: bytes) -> bool:
     """Greedy matching: only the last `*` ever needs to give bytes back."""
     at, position, star, resume = 0, 0, -1, 0

@@ -7,46 +7,85 @@ otherwise than it looks, or what a node must not do. Warnings are the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
+from typing import Any
 
 from server.ltsconf.conf import decode
 from server.ltsconf.glob import is_glob, match_glob
 from server.ltsconf.grammar import Document, Entry, Section, parse_document
+from server.ltsconf.interface import Conf
 from server.ltsconf.lint_order import check_order
 from server.ltsconf.lint_values import check_entry, redact
 from server.ltsconf.lookup import DEFAULT, LIKE, Index
 from server.ltsconf.problem import Finding, Outcome, Problem
+from server.ltsconf.reach import explain_unreachable
 from server.ltsconf.scan import Included, ReadInclude
+from server.ltsconf.template import Facts
 
 MAX_FINDINGS = 1000
-
+"""Of one text: nobody reads more."""
+_LONGEST = 16384  # of a value, for what is searched in it
 
 Check = Callable[[Document], Iterator[Finding]]
 
-_HOSTNAME = re.compile(rb"[A-Za-z0-9_()]([A-Za-z0-9_.()-]*[A-Za-z0-9_()])?")
-_MAC_DASHES = re.compile(rb"([0-9A-Fa-f]{2}-){5}[0-9A-Fa-f]{2}")
-_MAC_BARE = re.compile(rb"[0-9A-Fa-f]{12}")
-_MAC = re.compile(rb"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
-_CIDR = re.compile(rb"[0-9.]+/[0-9]+")
-_RANGE = re.compile(rb"[0-9]+(\.[0-9]+){3}-[0-9.]+")
+# A line that would have made the file a template, had it been the first.
+_LATE = re.compile(rb"^[ \t]{0,40}#[ \t]{0,9}jinja2?[ \t]{0,40}\r?$", re.IGNORECASE | re.MULTILINE)
+# Braces as Jinja2 has them, not as Go templates (docker --format) and shells do.
+_BRACES = re.compile(
+    rb"\{\{-?[ \t]{0,40}[A-Za-z_][\w.]*[^{}\n]{0,400}\}\}|\{%-?[ \t]{0,40}[a-z]+[^%\n]{0,400}%\}"
+)
+_GO = re.compile(rb"\{\{-?[ \t]*([a-z]+[ \t]+)?[.$]|[ \t(][.$][A-Za-z]|[ \t][.][ \t]*\}\}")
 
 
-def lint(main: Included, read_include: ReadInclude) -> list[Problem]:
-    """All problems of a text and its includes, in the order of their places."""
+def lint(main: Included, read_include: ReadInclude, *, rendered: bool = False) -> list[Problem]:
+    """All problems of a text and its includes, in the order of their places.
+
+    rendered: it is a template's rendering with placeholders, whose values may be anything.
+    """
     document = parse_document(main, read_include, recover=True)
-    found = {*document.problems, *lint_document(document)}
+    broken = {(one.path, one.line) for one in document.problems if one.severity == "error"}
+    found = {
+        one
+        for one in lint_document(document, rendered=rendered)
+        # What a broken line gives is not its author's value.
+        if one.code != "bad-value" or (one.path, one.line) not in broken
+    }
+    found.update(document.problems)
     return sorted(
         (replace(one, message=redact(one.message), excerpt=redact(one.excerpt)) for one in found),
         key=lambda p: (p.path != main.path, p.path, p.line, p.column, p.code),
     )
 
 
-def lint_document(document: Document) -> list[Problem]:
+def lint_conf(
+    conf: Conf,
+    facts: Facts,
+    *,
+    farm: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, Any] | None = None,
+) -> list[Problem]:
+    """What `lts check` says of a text that could be parsed.
+
+    facts: of some node, for a template's sake. farm, secrets: as for `find_unknown`.
+    Raises LtsConfError as `draft`.
+    """
+    unknown = conf.find_unknown(farm, secrets)
+    draft = conf.draft(facts)
+    rest = lint_document(draft.document, rendered=conf.needs_rendering)
+    return [*unknown, *draft.problems, *rest]
+
+
+def lint_document(document: Document, *, rendered: bool = False) -> list[Problem]:
     """What is wrong with a text beyond its grammar (which `document.problems` has)."""
     problems = []
-    for check in (_check_sections, _check_likes, _check_entries, check_order):
+    checks: list[Check] = [_check_sections, _check_likes, check_order, _check_shares]
+    checks.append(partial(_check_entries, rendered=rendered))
+    if not rendered:
+        checks += [_check_empty, _check_braces]
+    for check in checks:
         for severity, code, offset, message, hint in check(document):
             source, line, column = document.locate(offset)
             problems.append(
@@ -108,34 +147,64 @@ def _check_sections(document: Document) -> Iterator[Finding]:
                     f" [{_show(cover.name)}] (line {line}) before, and only the first glob counts",
                     "Put the narrower section first, and LIKE the wider one in it.",
                 )
+                continue
             if len(globs) < 200:
                 globs.append(section)
-        elif name not in liked and name != DEFAULT:
+        if name not in liked and name != DEFAULT:
             yield from _check_unreachable(section)
 
 
 def _check_unreachable(section: Section) -> Iterator[Finding]:
-    name = section.name
-    shown = _show(name)
-    if _MAC_DASHES.fullmatch(name) or (_MAC_BARE.fullmatch(name) and not name.isdigit()):
-        plain = re.sub(rb"[^0-9A-Fa-f]", b"", name).lower().decode()
-        right = ":".join(plain[i : i + 2] for i in range(0, 12, 2))
-        reason, hint = "a MAC address has colons in lts.conf", f"Write [{right}]."
-    elif _CIDR.fullmatch(name) or _RANGE.fullmatch(name):
-        reason = "networks and ranges of addresses are not understood"
-        hint = "Write a glob, for instance [10.9.0.*]."
-    elif _HOSTNAME.fullmatch(name) or _MAC.fullmatch(name):
+    found = explain_unreachable(section.name)
+    if found is not None:
+        reason, hint = found
+        yield Finding(
+            "warning",
+            "unreachable-section",
+            section.offset,
+            f"[{_show(section.name)}] never applies: {reason}",
+            hint,
+        )
+
+
+def _check_empty(document: Document) -> Iterator[Finding]:
+    """A file of no section, as `> lts.conf` leaves it."""
+    if not document.sections and not document.problems:
+        yield Finding(
+            "warning",
+            "empty-text",
+            0,
+            "there is no section in it: every node gets the defaults of its image and nothing else",
+            "Write [default] and what all nodes get; or leave lts_conf out of farm.yaml.",
+        )
+
+
+def _check_braces(document: Document) -> Iterator[Finding]:
+    """Jinja2's braces in a text that is no template: nodes get them as they are."""
+    buffer = bytes(document.get_buffer())
+    late = _LATE.search(buffer)
+    if late is not None:
+        yield Finding(
+            "error",
+            "braces-no-template",
+            late.start(),
+            "# jinja2 does not stand in the first line, so the file is no template and its braces"
+            " are plain text",
+            "Make it the first line of the file, with nothing before it.",
+        )
         return
-    else:
-        reason = "no node has such a name, and no LIKE names it"
-        hint = "Correct the name, add a LIKE, or remove the section."
-    yield Finding(
-        "warning",
-        "unreachable-section",
-        section.offset,
-        f"[{shown}] never applies: {reason}",
-        hint,
-    )
+    for section in document.sections:
+        for entry in section.entries:
+            value = entry.value[:_LONGEST]
+            found = next((one for one in _BRACES.finditer(value) if not _GO.search(one[0])), None)
+            if found is not None:
+                yield Finding(
+                    "warning",
+                    "braces-no-template",
+                    entry.offset,
+                    f"nodes get {_show(found[0])} as it stands there: the file is no template",
+                    "Make `# jinja2` the first line of the file, or write the value in its place.",
+                )
 
 
 def _covers(wide: bytes, narrow: bytes) -> bool:
@@ -240,7 +309,33 @@ def _check_cycles(index: Index) -> Iterator[Finding]:
             )
 
 
-def _check_entries(document: Document) -> Iterator[Finding]:
+_SHARES = (b"MEMORY_RESERVE", b"OVERLAY_SIZE", b"CONTAINERS_SIZE", b"SHM_SIZE", b"JOURNAL_SIZE")
+_SHARE = re.compile(rb"0*([0-9]{1,3})%")
+
+
+def _check_shares(document: Document) -> Iterator[Finding]:
+    """Percents of the memory that one section gives away, and there is not so much of it."""
+    for section in document.sections:
+        given: dict[bytes, tuple[int, Entry]] = {}
+        for entry in section.entries:
+            key = entry.key.upper()
+            share = _SHARE.fullmatch(entry.value) if key in _SHARES else None
+            if share is not None:
+                given[key] = (int(share[1]), entry)
+        total = sum(percent for percent, _ in given.values())
+        if len(given) > 1 and total > 100 and all(percent <= 100 for percent, _ in given.values()):
+            yield Finding(
+                "warning",
+                "memory-twice",
+                max(entry.offset for _, entry in given.values()),
+                f"{', '.join(_show(key) for key in given)} are {total}% of the memory together: the"
+                " node cuts what overlay and containers get",
+                "Write sizes that leave something: a quarter is in reserve, where MEMORY_RESERVE"
+                " does not say otherwise.",
+            )
+
+
+def _check_entries(document: Document, *, rendered: bool = False) -> Iterator[Finding]:
     for section in document.sections:
         last: dict[bytes, Entry] = {}
         for entry in section.entries:
@@ -256,5 +351,7 @@ def _check_entries(document: Document) -> Iterator[Finding]:
                     "Remove one of the two; give numbered keys a number each.",
                 )
             last[key] = entry
-            for severity, code, message, hint in check_entry(document, section, entry):
+            for severity, code, message, hint in check_entry(
+                document, section, entry, rendered=rendered
+            ):
                 yield Finding(severity, code, entry.offset, message, hint)

@@ -13,6 +13,7 @@ from server.ltsconf.variables import find_variable
 
 _NUMBER = re.compile(r"0*([0-9]+)")
 _MOST_KEYS = 2000
+"""Keys whose order is compared: it costs their square."""
 
 
 def check_order(document: Document) -> Iterator[Finding]:

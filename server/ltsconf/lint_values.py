@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
 
+from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
 from server.ltsconf.flat import is_flat_key
 from server.ltsconf.glob import is_glob
 from server.ltsconf.grammar import Document, Entry, Section
+from server.ltsconf.lint_registries import Remark, check_registries
 from server.ltsconf.lookup import DEFAULT, LIKE
+from server.ltsconf.shapes import (
+    PLACEHOLDER,
+    Wrong,
+    check_crontab_line,
+    check_fstab_line,
+    check_host,
+    check_hostname,
+    check_hosts_line,
+    check_kubeadm,
+    check_name,
+    check_required_disk,
+    check_seconds,
+    check_server_address,
+    check_size,
+    check_timezone,
+    check_words,
+)
 from server.ltsconf.variables import (
     DESKTOP,
     FALSE_WORDS,
@@ -23,9 +42,6 @@ from server.ltsconf.variables import (
     is_listed,
 )
 
-# Severity, code, message, remedy.
-Remark = tuple[str, str, str, str]
-
 _LONGEST = 16384  # of a value, for what is searched in it
 _QUOTES = re.compile("[\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u00ab\u00bb\u2033]")
 _DASHES = re.compile("(^|\\s)[\u2013\u2014\u2212]\\w")
@@ -37,7 +53,10 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an AWS key"),
     (re.compile(r"://[^/\s:@]{1,64}:[^/\s:@$]{1,64}@"), "a password in a URL"),
 )
-_IMAGE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})?([:@][A-Za-z0-9._-]+)?")
+_IMAGE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})?(:[A-Za-z0-9._-]+|@[0-9a-f]{12,64})?")
+_TIME_OPTIONS = frozenset(("iburst", "burst", "prefer", "minpoll", "maxpoll", "server", "pool"))
+_UNITS = ("service", "timer", "socket", "target", "mount", "automount", "path", "slice", "swap")
+_KO = re.compile(r"\.ko(\.(gz|xz|zst))?$")
 
 
 def redact(text: str) -> str:
@@ -47,14 +66,17 @@ def redact(text: str) -> str:
     return text
 
 
-def check_entry(document: Document, section: Section, entry: Entry) -> Iterator[Remark]:
-    """All remarks on one line."""
+def check_entry(
+    document: Document, section: Section, entry: Entry, *, rendered: bool = False
+) -> Iterator[Remark]:
+    """All remarks on one line. rendered: values may be placeholders."""
     key = entry.key.upper().decode("utf-8", "replace")
     value = entry.value.decode("utf-8", "replace")
     if entry.key.lower() == LIKE:
         return
     yield from _check_key(key)
-    yield from _check_writing(document, entry, key, value)
+    odd = list(_check_writing(document, entry, key, value))
+    yield from odd
     if value.upper() == "NONE":
         return
     head = value[:_LONGEST]
@@ -68,17 +90,65 @@ def check_entry(document: Document, section: Section, entry: Entry) -> Iterator[
                 " {{ secrets.NAME }}, with NAME from a mounted Secret.",
             )
             break
+    computed = _is_computed(document, entry, value, rendered=rendered)
     variable = find_variable(key)
-    if variable is not None:
-        yield from _check_value(variable, key, head)
+    # A value that is not what it looks like is told once.
+    if variable is not None and not computed and not odd:
+        yield from check_value(variable, key, head)
+    if variable is not None and variable.kind == "command":
+        for wrong, remedy in check_kubeadm(head):
+            yield "error", "bad-value", f"{key}: {wrong}", remedy
     wide = section.name.lower() == DEFAULT or is_glob(section.name)
-    if key == "HOSTNAME" and wide and "{{" not in value:
+    if key == "HOSTNAME" and wide and not computed:
         yield (
             "warning",
             "hostname-for-many",
             "HOSTNAME in a section for many nodes gives all of them the same name",
             "Put it into the sections of single nodes, or use HOSTNAME_BASE.",
         )
+
+
+def _is_computed(document: Document, entry: Entry, value: str, *, rendered: bool) -> bool:
+    """Whether the value is, in part, what an expression of a template gives."""
+    if not rendered:
+        return "{{" in value
+    source, line, _ = document.locate(entry.value_offset)
+    return "{{" in source.excerpt(line) or PLACEHOLDER in value
+
+
+def check_setting(key: str, value: str) -> Iterator[Remark]:
+    """All remarks on a variable and its value, wherever they stand: a recipe's `lts_defaults`.
+
+    Raises nothing; the messages name the key. NONE means not set.
+    """
+    key = key.upper()
+    yield from _check_key(key)
+    if value.upper() == "NONE":
+        return
+    variable = find_variable(key)
+    if variable is not None:
+        yield from check_value(variable, key, value[:_LONGEST])
+        if variable.kind == "command":
+            for wrong, remedy in check_kubeadm(value[:_LONGEST]):
+                yield "error", "bad-value", f"{key}: {wrong}", remedy
+
+
+def check_default(key: str, value: str) -> tuple[str, str] | None:
+    """What is wrong with a default of an image (a recipe's `lts_defaults`), and the remedy.
+
+    An error of `lts check`, a name that is nearly a variable's, one that nodes have no use
+    for, or a name that all nodes of the image would share; None where nothing is.
+    """
+    for severity, code, message, hint in check_setting(key, value):
+        if severity == "error" or code in ("desktop-variable", "replaced-variable"):
+            return message, hint
+        if code == "unknown-variable" and (near := suggest(key)):
+            return message, f"did you mean {near}?"
+    if key == "LIKE":
+        return "LIKE names a section, and an image has none", "remove the line"
+    if key == "HOSTNAME" and value.upper() != "NONE":
+        return "HOSTNAME gives all nodes of the image the same name", "use HOSTNAME_BASE"
+    return None
 
 
 def _check_key(key: str) -> Iterator[Remark]:
@@ -200,7 +270,8 @@ def _check_writing(document: Document, entry: Entry, key: str, value: str) -> It
         )
 
 
-def _check_value(variable: Variable, key: str, value: str) -> Iterator[Remark]:
+def check_value(variable: Variable, key: str, value: str) -> Iterator[Remark]:
+    """Remarks on a value that is known whole."""
     word = value.strip().lower()
     if variable.kind == "boolean" and word not in TRUE_WORDS | FALSE_WORDS:
         yield (
@@ -219,31 +290,89 @@ def _check_value(variable: Variable, key: str, value: str) -> Iterator[Remark]:
             f"IMAGE is {_cut(value)!r}",
             "Write name:tag, name, name@digest or :tag.",
         )
-    elif variable.kind == "fstab":
-        fields = value.split()
-        if fields and not fields[0].startswith("#") and not 3 <= len(fields) <= 6:
-            yield (
-                "error",
-                "bad-value",
-                f"{key} has {len(fields)} fields",
-                "A line of fstab has device, mount point, type, options, dump and pass.",
-            )
-        elif len(fields) > 2 and fields[2] == "swap":
-            yield (
-                "error",
-                "swap-variable",
-                f"{key} is a swap line, and kubelet refuses to start with swap",
-                "Remove the line.",
-            )
-    elif variable.kind == "crontab" and not value.startswith("@") and len(value.split()) < 6:
+    elif variable.kind == "fstab" and value.split()[2:3] == ["swap"]:
         yield (
             "error",
-            "bad-value",
-            f"{key} has fewer than six fields",
-            "Write minute, hour, day, month, weekday and the command.",
+            "swap-variable",
+            f"{key} is a swap line, and kubelet refuses to start with swap",
+            "Remove the line.",
         )
-    elif variable.kind == "hosts" and len(value.split()) < 2:
-        yield "error", "bad-value", f"{key} has fewer than two words", "Write an address and names."
+    elif variable.kind == "registries":
+        yield from check_registries(key, value)
+    else:
+        wrong = _check_shape(variable, key, value)
+        if wrong is not None:
+            yield "error", "bad-value", f"{key}: {redact(wrong[0])}", wrong[1]
+        elif key == "KERNEL_CMDLINE" and (why := explain_ipxe(value)) is not None:
+            yield "error", "ipxe-word", f"{key}: {redact(why)}", f"{OTHER_WAY}."
+        elif variable.kind == "fstab" and (risk := check_required_disk(value)) is not None:
+            yield "warning", "disk-required", f"{key}: {redact(risk[0])}", risk[1]
+
+
+def _check_shape(variable: Variable, key: str, value: str) -> Wrong | None:
+    if variable.kind in _LINES:
+        return _LINES[variable.kind](value)
+    if variable.kind == "size":
+        return check_size(value)
+    if variable.kind == "seconds":
+        return check_seconds(value)
+    if not value.strip():
+        return None
+    if key == "TIMEZONE":
+        return check_timezone(value.strip())
+    if key == "DNS_SERVER":
+        return check_words(value, check_server_address)
+    if key == "SEARCH_DOMAIN":
+        return check_words(value.replace("~", ""), check_name)
+    if key == "TIMESERVER":
+        if value.strip().lower() == "auto":
+            return "auto is LTSP 5's", "Leave TIMESERVER out: DHCP's time servers count then."
+        return check_words(value, _check_time_server)
+    if key == "SYSLOG_HOST":
+        words = value.split()
+        if len(words) > 1 or "," in value:
+            return "it names several hosts", "Write one host name or address."
+        return check_host(words[0])
+    if key in ("HOSTNAME", "HOSTNAME_BASE"):
+        return check_hostname(value)
+    if key == "KERNEL_CMDLINE":
+        return check_cmdline(value)
+    if variable.prefix == "MODULE_":
+        return _check_module(value.split()[0])
+    if key.endswith("_SYSTEM_SERVICES"):
+        return check_words(value, _check_unit)
+    return None
+
+
+def _check_time_server(word: str) -> Wrong | None:
+    if word in _TIME_OPTIONS:
+        return f"{word!r} is a word of chrony's settings", "Write names of servers and no more."
+    return check_host(word)
+
+
+def _check_module(word: str) -> Wrong | None:
+    if word in ("modprobe", "insmod", "load"):
+        return f"{word!r} is a command", "Write the module's name, then its parameters."
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", word) or _KO.search(word):
+        return f"{word!r} is no kernel module", "Write its name, then its parameters."
+    return None
+
+
+def _check_unit(word: str) -> Wrong | None:
+    kind = word.rpartition(".")[2] if "." in word else ""
+    close = get_close_matches(kind, _UNITS, 1, 0.75) if kind and kind not in _UNITS else []
+    if close:
+        return f"{word!r} is no unit of systemd's", f"Did you mean .{close[0]}?"
+    if re.fullmatch(r"[A-Za-z0-9:_.@\\-]+", word):
+        return None
+    return f"{word!r} is no unit of systemd's", "Write names of services with blanks between."
+
+
+_LINES: dict[str, Callable[[str], Wrong | None]] = {
+    "fstab": check_fstab_line,
+    "crontab": check_crontab_line,
+    "hosts": check_hosts_line,
+}
 
 
 def _cut(text: str) -> str:

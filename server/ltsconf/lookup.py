@@ -52,6 +52,15 @@ class Chain:
     print_order: list[Section]
 
 
+@dataclass(frozen=True)
+class Loser:
+    """A section that matches a node's id and is not used, for `winner` comes first."""
+
+    section: Section
+    identifier: bytes
+    winner: Section
+
+
 class Index:
     """The sections of a document, ready to be asked."""
 
@@ -122,6 +131,27 @@ class Index:
             printed.append(default)
         printed.reverse()
         return Chain(links, printed)
+
+    def find_losers(self, identifiers: Iterable[bytes], chain: Chain) -> list[Loser]:
+        """The sections that match an id and are not in the chain of the node that has them."""
+        used = {link.section.index for link in chain.links}
+        exact = next((link for link in chain.links if link.why == "exact"), None)
+        losers: list[Loser] = []
+        for identifier in identifiers:
+            section = self.find_exact(identifier)
+            if section is not None and section.index not in used:
+                used.add(section.index)
+                assert exact is not None, "the first exact section is always used"
+                losers.append(Loser(section, identifier, exact.section))
+            first = self.find_glob(identifier)
+            folded = identifier.lower()
+            for section in self._globs:
+                if section.index in used or section.name.lower() == folded or first is None:
+                    continue
+                if match_glob(section.name, identifier):
+                    used.add(section.index)
+                    losers.append(Loser(section, identifier, first))
+        return losers
 
     def _follow(self, first: Link, links: list[Link], seen: set[int]) -> None:
         """Add `first` and what it includes, breadth first, each section once."""

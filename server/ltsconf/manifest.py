@@ -1,35 +1,39 @@
-"""A ConfigMap manifest that holds an lts.conf: its text, and where in the manifest it stands."""
+"""A manifest that holds an lts.conf, in a ConfigMap or Secret, and where in it the text stands.
+
+YAML of any number of documents, or JSON, compact or not. `binaryData` and a Secret's
+`data` are base64; `data` of a ConfigMap and `stringData` of a Secret are texts.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import yaml
 
+from imagebuild.yamlloader import PlainLoader
 from server.ltsconf.errors import LtsConfError
-from server.ltsconf.problem import Problem, Source
+from server.ltsconf.problem import Origin, Source
 from server.ltsconf.scan import Included, ReadInclude
 
-_LOOKS = re.compile(rb"^[ \t]*(- )?[\"']?kind[\"']?:[ \t]*[\"']?(ConfigMap|List)\b", re.MULTILINE)
+_LOOKS = re.compile(rb"^[\"']?(apiVersion|kind)[\"']?:[ \t]+\S", re.MULTILINE)
+_SHEET = re.compile(rb"^(---|%YAML)([ \t\r]|$)", re.MULTILINE)
 MAIN_KEY = "lts.conf"
 
 
 @dataclass(frozen=True)
 class ManifestText:
-    """One lts.conf out of a manifest; `line` and `indent` are where its first character stands.
+    """One lts.conf out of a manifest, whose lines are the manifest's.
 
-    `shifts` tells whether a place in the text is a place in the manifest (a
-    block scalar) or not (a quoted or folded one).
+    Each line of a block scalar (`|`) has its own; all of a quoted, folded or encoded
+    one have the line where it begins.
     """
 
     name: str
     main: Included
     files: dict[str, bytes]
-    line: int
-    indent: int
-    shifts: bool
 
     def make_reader(self) -> ReadInclude:
         """Includes are other keys of the same ConfigMap, by the last part of their path."""
@@ -43,27 +47,21 @@ class ManifestText:
 
         return read_include
 
-    def relocate(self, problem: Problem) -> Problem:
-        """The problem with its place in the manifest."""
-        if problem.path != self.main.path:
-            return problem
-        if not self.shifts:
-            return replace(problem, line=self.line, column=1)
-        return replace(
-            problem, line=problem.line + self.line - 1, column=problem.column + self.indent
-        )
-
 
 def is_manifest(data: bytes) -> bool:
-    """Whether a file looks like a Kubernetes manifest with ConfigMaps."""
-    return _LOOKS.search(data) is not None and b"apiVersion" in data
+    """Whether a file is a Kubernetes manifest, of whatever kind: an lts.conf never looks so."""
+    start = data.lstrip(b" \t\r\n\xef\xbb\xbf")[:1]
+    if start == b"{":  # no lts.conf can begin with it
+        return True
+    found = {match[1] for match in _LOOKS.finditer(data)}
+    return found == {b"apiVersion", b"kind"} or (bool(found) and _SHEET.search(data) is not None)
 
 
 def read_manifest(main: Included) -> list[ManifestText]:
     """All lts.conf texts of a manifest; LtsConfError if it cannot be read or has none."""
     source = Source(main.path, main.data or b"")
     try:
-        documents = list(yaml.compose_all(source.data, Loader=yaml.SafeLoader))
+        documents = list(yaml.compose_all(source.data, Loader=PlainLoader))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise LtsConfError(
@@ -73,16 +71,28 @@ def read_manifest(main: Included) -> list[ManifestText]:
             column=mark.column + 1 if mark else 0,
             hint="Indent every line of the lts.conf below `lts.conf: |`.",
         ) from None
-    found = [
-        text for document in documents for text in _find_texts(document, source) if text is not None
-    ]
+    found = [text for document in documents for text in _find_texts(document, source)]
     if not found:
+        kinds = sorted({kind for document in documents for kind in _list_kinds(document)})
         raise LtsConfError(
-            f"no ConfigMap in it has a key {MAIN_KEY}",
+            f"no ConfigMap in it has a key {MAIN_KEY}, and no Secret"
+            f" (it holds {', '.join(kinds) or 'no object of Kubernetes'})",
             path=main.path,
-            hint=f"Write data: with {MAIN_KEY}: | and the text indented below.",
+            hint=f"Write a ConfigMap: data: with {MAIN_KEY}: | and the text indented below.",
         )
     return found
+
+
+def _list_kinds(node: yaml.Node | None) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        fields = _as_dict(node)
+        kind = fields.get("kind")
+        if isinstance(kind, yaml.ScalarNode):
+            yield kind.value[:60]
+        items = fields.get("items")
+        if isinstance(items, yaml.SequenceNode):
+            for item in items.value:
+                yield from _list_kinds(item)
 
 
 def _find_texts(node: yaml.Node | None, source: Source) -> Iterator[ManifestText]:
@@ -90,46 +100,63 @@ def _find_texts(node: yaml.Node | None, source: Source) -> Iterator[ManifestText
         return
     fields = _as_dict(node)
     kind = fields.get("kind")
-    if isinstance(kind, yaml.ScalarNode) and kind.value == "List":
-        items = fields.get("items")
-        if isinstance(items, yaml.SequenceNode):
-            for item in items.value:
-                yield from _find_texts(item, source)
-    if not isinstance(kind, yaml.ScalarNode) or kind.value != "ConfigMap":
+    if not isinstance(kind, yaml.ScalarNode):
         return
-    data = fields.get("data")
-    if not isinstance(data, yaml.MappingNode):
+    items = fields.get("items")
+    if kind.value.endswith("List") and isinstance(items, yaml.SequenceNode):
+        for item in items.value:
+            yield from _find_texts(item, source)
+    if kind.value not in _FIELDS:
         return
-    files = {
-        key: value.value.encode("utf-8", "surrogateescape")
-        for key, value in _as_dict(data).items()
-        if isinstance(value, yaml.ScalarNode)
-    }
-    text = _as_dict(data).get(MAIN_KEY)
-    if not isinstance(text, yaml.ScalarNode):
+    files: dict[str, bytes] = {}
+    nodes: dict[str, tuple[yaml.ScalarNode, bool]] = {}
+    for field, encoded in _FIELDS[kind.value]:
+        data = fields.get(field)
+        for key, value in _as_dict(data).items() if isinstance(data, yaml.MappingNode) else ():
+            if isinstance(value, yaml.ScalarNode):
+                files[key] = _read_value(value, source, f"{field}.{key}", encoded=encoded)
+                nodes[key] = (value, encoded)
+    if MAIN_KEY not in nodes:
         return
+    text, encoded = nodes[MAIN_KEY]
     metadata = fields.get("metadata")
     name = _as_dict(metadata).get("name") if isinstance(metadata, yaml.MappingNode) else None
-    is_block = text.style == "|"
+    is_block = text.style == "|" and not encoded
     line = text.start_mark.line + (2 if is_block else 1)
+    count = files[MAIN_KEY].count(b"\n") + 1
+    lines = range(line, line + count) if is_block else [line] * count
     yield ManifestText(
         name.value if isinstance(name, yaml.ScalarNode) else "",
-        Included("main", source.path, files[MAIN_KEY]),
+        Included("main", source.path, files[MAIN_KEY], Origin(lines, source.data)),
         files,
-        line,
-        _measure_indent(source, line) if is_block else 0,
-        is_block,
     )
+
+
+# Where texts stand in a kind, and whether they are base64; a later one counts.
+_FIELDS: dict[str, tuple[tuple[str, bool], ...]] = {
+    "ConfigMap": (("binaryData", True), ("data", False)),
+    "Secret": (("data", True), ("stringData", False)),
+}
+
+
+def _read_value(node: yaml.ScalarNode, source: Source, where: str, *, encoded: bool) -> bytes:
+    # JSON writes characters beyond U+FFFF as two surrogates, which YAML's reader leaves alone.
+    text = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    raw: bytes = text.encode("utf-8", "surrogateescape")
+    if not encoded:
+        return raw
+    try:
+        return base64.b64decode(b"".join(raw.split()), validate=True)
+    except ValueError:
+        raise LtsConfError(
+            f"{where} is no base64",
+            path=source.path,
+            line=node.start_mark.line + 1,
+            column=node.start_mark.column + 1,
+            hint="`base64 -w0 < lts.conf` makes it; or put plain text below data: (stringData:"
+            " in a Secret).",
+        ) from None
 
 
 def _as_dict(node: yaml.MappingNode) -> dict[str, yaml.Node]:
     return {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
-
-
-def _measure_indent(source: Source, line: int) -> int:
-    """Blanks before the first line of a block that is not empty."""
-    lines = source.data.split(b"\n")[line - 1 :]
-    for text in lines:
-        if text.strip():
-            return len(text) - len(text.lstrip(b" "))
-    return 0

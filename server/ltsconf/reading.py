@@ -14,6 +14,7 @@ from typing import Any
 from server.ltsconf.conf import LtsConf, NodeId
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.files import make_reader, read_main
+from server.ltsconf.interface import Conf, parse_conf
 from server.ltsconf.lint import lint
 from server.ltsconf.manifest import ManifestText, is_manifest, read_manifest
 from server.ltsconf.problem import Outcome, Problem
@@ -21,6 +22,7 @@ from server.ltsconf.scan import Included, ReadInclude
 from server.ltsconf.template import LtsTemplate, is_template, make_facts
 
 _MAX_ANSWER = 64 * 2**20
+"""Bytes of a server's list of nodes."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +60,31 @@ class Text:
         """As it stands, templates as plain text."""
         return LtsConf.parse_included(self.main, self.read_include, ltsp5=ltsp5)
 
-    def make_conf(self, node: NodeId, given: Given) -> LtsConf:
-        """What counts for a node: rendered, if it is a template."""
-        if not self.is_template:
-            return self.parse()
-        template = LtsTemplate(self.main, self.read_include)
-        return template.render(given.make_facts(node))
+    def make_source(self) -> Conf:
+        """As what it is: a template where its first line says so. Raises LtsConfError."""
+        return parse_conf(self.main, self.read_include)
 
-    def lint(self) -> list[Problem]:
-        """All problems; a template is rendered with placeholders first."""
+    def lint(
+        self,
+        *,
+        farm: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, Any] | None = None,
+    ) -> list[Problem]:
+        """All problems; a template is rendered with placeholders first.
+
+        farm, secrets: what a template may take from them; None: nobody says.
+        """
         main = self.main
         if self.is_template:
             try:
                 facts = make_facts(NodeId("placeholder", "192.0.2.1", "02:00:00:00:00:01"))
-                text = LtsTemplate(main, self.read_include).render_text(facts, placeholders=True)
+                template = LtsTemplate(main, self.read_include)
+                text = template.locate(template.render_text(facts, placeholders=True))
+                unknown = template.find_unknown(farm, secrets)
             except LtsConfError as error:
-                return self._relocate([_problem_of_template(error)])
-            main = replace(main, data=text)
-        return self._relocate(lint(main, self.read_include))
-
-    def _relocate(self, problems: list[Problem]) -> list[Problem]:
-        if self.manifest is None:
-            return problems
-        return [self.manifest.relocate(problem) for problem in problems]
+                return [_problem_of_template(error)]
+            return [*unknown, *lint(text, self.read_include, rendered=True)]
+        return lint(main, self.read_include)
 
 
 def _problem_of_template(error: LtsConfError) -> Problem:
@@ -96,15 +100,16 @@ def _problem_of_template(error: LtsConfError) -> Problem:
     )
 
 
-def read_texts(file: Path, root: Path, *, bare: bool = False) -> list[Text]:
+def read_texts(file: Path, root: Path, *, bare: bool = False, shown: str = "") -> list[Text]:
     """The lts.conf texts of a file (- is standard input): one, or one for each ConfigMap.
 
-    With `bare` it is an lts.conf, whatever it looks like.
+    With `bare` it is an lts.conf, whatever it looks like. shown: its name in messages.
     """
     if str(file) == "-":
-        main = Included("main", "<stdin>", sys.stdin.buffer.read())
+        main = Included("main", shown or "<stdin>", sys.stdin.buffer.read())
     else:
-        main = read_main(file)
+        main = read_main(file, pipes=True)
+        main = replace(main, path=shown or main.path)
     if not bare and is_manifest(main.data or b""):
         return [Text(one.main, one.make_reader(), one) for one in read_manifest(main)]
     return [Text(main, make_reader(root, main))]
@@ -116,7 +121,7 @@ def read_text(file: Path, root: Path, *, bare: bool = False) -> Text:
     if len(texts) > 1:
         names = ", ".join(text.manifest.name for text in texts if text.manifest)
         raise LtsConfError(
-            f"holds several ConfigMaps with an lts.conf: {names}",
+            f"holds several manifests with an lts.conf: {names}",
             path=str(file),
             hint="Give a manifest with one.",
         )

@@ -12,13 +12,43 @@ _HEAD = """\
 silently loses the rest of a file or crashes, bootfarm says which line and why, and goes on serving
 the last good text.
 
-    bootfarm lts check lts.conf                          all problems, each with its fix
+    bootfarm lts check lts.conf --config farm.yaml       all problems, each with its fix
     bootfarm lts explain lts.conf --mac 52:54:00:12:34:56    where each value comes from
     bootfarm lts resolve lts.conf --hostname node-1 --json   the values, for machines
-    bootfarm lts diff old.conf new.conf --inventory nodes.yaml   which nodes get what different
+    bootfarm lts render lts.conf --config farm.yaml --hostname node-1   a template's text for a node
+    bootfarm lts diff <(git show HEAD:lts.conf) lts.conf --config farm.yaml   which nodes get what
+                                                                              different
+    bootfarm lts reference TIMEZONE                      what a variable does
 
-All of them read a bare file, a template (below) or a ConfigMap manifest with a key `lts.conf`
-(`resolve` only if the file's name ends in `.yaml`, `.yml` or `.json`).
+All of them read a bare file, a template (below) or a manifest (YAML of any number of documents, or
+JSON) with a key `lts.conf` in a ConfigMap (`data`, `binaryData`) or a Secret; also from a pipe, and
+from standard input (`-`). `resolve` takes a file whose name ends in `.conf` for an lts.conf, as the
+server does. Line numbers are always those of that file, of templates and manifests too.
+
+`--config farm.yaml` gives a command what the server has: facts, secrets, inventory, store and
+default image. A node is named by `--mac` (in any spelling), `--ip` or `--hostname`; the inventory
+gives the rest. Secrets are masked, unless `--show-secrets` is given. Exit status: 0; 1 for errors
+(`check`), or differences (`diff --exit-code`); of these two 2 where a file could not be read, or
+nodes could not be compared, with their number; of the others 1 where there is nothing to show.
+
+## What `lts check` finds
+Besides mistakes of grammar: unknown variables and values of a wrong shape (time zones, addresses,
+lines of fstab and crontab, sizes, units, `kubeadm join`'s server, token, hash and flags, kernel
+arguments that iPXE takes as its own words or that the menu sets itself), sections that can match
+no node (`[52-54-00-*]`, `[10.9.0.0/24]`, `[a*|b*]`, names with a domain, which the server
+does not know), braces in a file that is no template, names in a template that can never be known, a
+file without any section. With `--config`, `--inventory` or `--store` also machines that get
+nothing, sections that no machine of the inventory matches or that lose to another one
+(`losing-section`: of all globs that match an id only the first counts, of exact sections only the
+first id's), and an `IMAGE` that the store does not have.
+
+The server asks the same of each text. It is refused, and the last good one stays, if it cannot be
+parsed, or if it gives nothing, or a command line that cannot be booted, to any machine: each one of
+the inventory, each that was seen in the last week, and one made up, as long as others may boot. If
+some get nothing, it is in force, and `/healthz`, the page and the log say how many, which and why,
+as they do where check finds errors; warnings are logged. The same trial is made when images,
+secrets or the inventory change, within 20 seconds at most, of 10,000 machines at most; it says when
+it did not come to its end.
 
 ## The language
     # everybody
@@ -59,23 +89,26 @@ included.
 
 ## Templates
 If the first line is `# jinja2`, the file is a Jinja2 template, rendered for each node; else braces
-are plain text. It has `node.mac`, `node.ip`, `node.hostname`, `node.arch`, `node.serial` and
-`node.uuid` as far as they are known, `image.name`, `image.digest`, `image.kernel` and
-`image.versions.<package>`, `farm.<name>` from farm.yaml, and `secrets.<name>` from mounted Secrets,
-so that the file itself holds no secret:
+are plain text. It has `node.mac`, `node.ip`, `node.hostname`, `node.arch`, `node.serial`,
+`node.uuid`, `node.bmc` and `node.labels.<name>` as far as they are known, `image.name`,
+`image.digest`, `image.kernel` and `image.versions.<package>`, `farm.<name>` from farm.yaml, and
+`secrets.<name>` from mounted Secrets, so that the file itself holds no secret:
 
     # jinja2
     [default]
     RCFILE_07_JOIN = "kubeadm join --token {{ secrets.join_token }} {{ farm.api }}"
 
-A name that is not known is an error for that node, with line and name; its boot menu and its
-timeline say so, and it gets no lts.conf. Other nodes are not concerned. `node.arch` is the image's
-architecture; `node.serial` and `node.uuid` are what the inventory says, so write
-`{{ node.serial | default("none") }}` where not every machine has one. A value of an expression is
-one line. A rendering may take 2 seconds, 512 MiB and 4 MiB of text.
+Below `node` and `image` there is nothing else, below `farm` and `secrets` what farm.yaml's `facts`
+and the directory of secrets have; check and server tell any other name, in whatever branch it
+stands. A name that one node has not is an error for that node, with line and name; its boot menu
+and its timeline say so, and it gets no lts.conf. Other nodes are not concerned. `node.arch` is the
+image's architecture; `node.serial`, `node.uuid`, `node.bmc` and `node.labels` are what the
+inventory says, so write `{{ node.labels.rack | default("none") }}` where not every machine has one.
+A value of an expression is one line. A rendering may take 2 seconds, 512 MiB and 4 MiB of text.
 
-A text that is no template (`{% if %}` without its end, an unknown filter) is refused as a whole,
-and the last good text stays in force.
+A text that is no template (`{% if %}` without its end, an unknown filter), or that fails for every
+machine, is refused as a whole, and the last good text stays in force. A good template counts as
+soon as a machine has got its values from it, a moment after the edit.
 
 `IMAGE` may be rendered, too: the text is rendered with the facts of the image that would be booted
 without `IMAGE`, and once more with those of the image that this rendering names. If `IMAGE` is
@@ -93,12 +126,13 @@ def render_reference() -> str:
     """The whole page."""
     parts = [_HEAD]
     for variable in VARIABLES:
-        parts.append(_render_variable(variable))
+        parts.append(render_variable(variable))
     parts.append(_render_rest())
     return "".join(parts)
 
 
-def _render_variable(variable: Variable) -> str:
+def render_variable(variable: Variable) -> str:
+    """One variable: what it does, an example, when it acts, what LTSP 5 does otherwise."""
     lines = [f"### {variable.name}", "", variable.meaning, "", f"    {variable.example}", ""]
     facts = [f"Step: {variable.step} (`{variable.actor}`)."]
     if variable.default:

@@ -25,6 +25,13 @@ def count(problems: Sequence[Problem]) -> tuple[int, int]:
     return errors, len(problems) - errors
 
 
+def describe_count(errors: int, warnings: int) -> str:
+    """`1 error, 2 warnings`."""
+    return f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning" + (
+        "" if warnings == 1 else "s"
+    )
+
+
 def _render_text(problems: Sequence[Problem]) -> str:
     lines = []
     for problem in problems:

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from server.ltsconf.problem import Outcome, Problem, Source
+from server.ltsconf.problem import Origin, Outcome, Problem, Source
 
 READ_SIZE = 8192
 BUFFER_SIZE = 16384
 MAX_FILES = 10  # the main file is one of them
 MAX_PROBLEMS = 200
+"""Of one text: nobody reads more."""
 
 # One character class and a greedy star, nothing after it: cannot backtrack.
 _TEXT = re.compile(rb"[^=\n\[\]\"'#]*")
@@ -62,11 +63,15 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Included:
-    """A file found for an include: who it is, and its bytes (None: a directory)."""
+    """A file found for an include: its identity, and its bytes (None: a directory).
+
+    origin: the file that the bytes were made from, where that is another one.
+    """
 
     identity: Hashable
     path: str
     data: bytes | None
+    origin: Origin | None = None
 
 
 # Gets the path as written; None when there is no such file.
@@ -182,7 +187,7 @@ class Input:
 
     def _swap(self, found: Included) -> None:
         self._seen.append(found.identity)
-        self.sources.append(Source(found.path, found.data or b""))
+        self.sources.append(Source(found.path, found.data or b"", found.origin))
         self._is_directory = found.data is None
         self._offset = 0
 

@@ -14,8 +14,8 @@ from functools import cache
 class Variable:
     """`step` is a phase of the boot (docs/contracts.md) or "server"; `actor` the file that acts.
 
-    `kind` is what the value is: text, words, command, boolean, fstab, crontab,
-    hosts, or one of `choices`.
+    `kind` is what the value is: text, words, command, boolean, size, seconds, fstab,
+    crontab, hosts, registries, or one of `choices`.
     """
 
     name: str
@@ -40,8 +40,9 @@ class Variable:
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "on", "1"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "0"})
 
-SERVER = "server/bootplan.py"
+SERVER = "server/boot/plan.py"
 INITRAMFS = "usr/lib/bootfarm/boot/ram.sh"
+_MEMORY = "usr/lib/bootfarm/lib/memory.sh"
 _INIT = "usr/lib/bootfarm/init.d/"
 
 VARIABLES: tuple[Variable, ...] = (
@@ -83,6 +84,71 @@ VARIABLES: tuple[Variable, ...] = (
         " and did not check that it fits.",
         kind="boolean",
         default="false",
+    ),
+    Variable(
+        "MEMORY_RESERVE",
+        "Memory that no file system in memory may take: for the system and the pods. 512M, 2G or"
+        " 30%. What is left besides it, the image in memory, /run and /dev/shm is shared by overlay"
+        " and containers (docs/boot.md).",
+        "root",
+        _MEMORY,
+        "MEMORY_RESERVE = 40%",
+        "New: LTSP 5 does not limit what the overlay takes.",
+        kind="size",
+        default="a quarter of the memory, at least 256M",
+    ),
+    Variable(
+        "OVERLAY_SIZE",
+        "How much of the memory the root's files may take; then their writer gets ENOSPC.",
+        "root",
+        _MEMORY,
+        "OVERLAY_SIZE = 1G",
+        "New.",
+        kind="size",
+        default="two fifths of what is left",
+    ),
+    Variable(
+        "CONTAINERS_SIZE",
+        "How much of the memory containers' images and layers may take, where no volume is mounted"
+        " for them.",
+        "root",
+        _MEMORY,
+        "CONTAINERS_SIZE = 4G",
+        "New.",
+        kind="size",
+        default="three fifths of what is left",
+    ),
+    Variable(
+        "JOURNAL_SIZE",
+        "How much of the memory the journal may take, where no volume is mounted on"
+        " /var/log/journal.",
+        "preinit",
+        _MEMORY,
+        "JOURNAL_SIZE = 128M",
+        "New.",
+        kind="size",
+        default="64M",
+    ),
+    Variable(
+        "SHM_SIZE",
+        "The size of the machine's own /dev/shm; pods have their own.",
+        "preinit",
+        _MEMORY,
+        "SHM_SIZE = 1G",
+        "New.",
+        kind="size",
+        default="a sixteenth of the memory",
+    ),
+    Variable(
+        "DISK_SECONDS",
+        "How long the boot waits for disks of FSTAB_* lines to show up. One that comes later is"
+        " mounted when it comes, except below containers.",
+        "systemd",
+        "usr/lib/bootfarm/volumes",
+        "DISK_SECONDS = 90",
+        "New.",
+        kind="seconds",
+        default="10 where there is a storage controller, else 0",
     ),
     Variable(
         "HOSTNAME",
@@ -189,6 +255,19 @@ VARIABLES: tuple[Variable, ...] = (
         'RM_SYSTEM_SERVICES = "apt-daily.timer"',
         "Adds to the default list, and knows systemd's units.",
         kind="words",
+    ),
+    Variable(
+        "REGISTRY_MIRRORS",
+        "Where container images are asked for first: REGISTRY=URL with blanks between, in this"
+        " order; * is every registry without a line of its own. http:// is for a plain one,"
+        " `,ca=/FILE` (a file of the image) names its CA; a registry that is its own mirror"
+        " (10.9.0.1:5000=http://10.9.0.1:5000) is one that needs either. Docker mirrors docker.io"
+        " only, and says so of others.",
+        "preinit",
+        _INIT + "registries.sh",
+        'REGISTRY_MIRRORS = "docker.io=https://mirror.example.org *=http://10.9.0.1:5000"',
+        "New. It replaces the recipe's container_runtime.mirrors; empty, the node has none.",
+        kind="registries",
     ),
     Variable(
         "CONFIGURE_FSTAB",

@@ -9,21 +9,42 @@ sandbox keeps templates from its objects, as a second wall.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from typing import Any
 
 import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from server.dumps import refuse_dumps
+from server.hangup import ignore_hangup
+
 MEMORY = 512 * 2**20
+"""Bytes of address space: Jinja2 and its largest output have room in it."""
 MAX_OUTPUT = 4 * 2**20
+"""Characters of a rendered text."""
 # Whoever asked gives up long before; but if it is gone, nobody else would end this process.
 MAX_SECONDS = 30
 # What the traceback calls a template's lines.
 _FILE = "<template>"
+MAX_USES = 2000
+"""Names of one template that are looked at."""
+# Rendering once more, to know which line comes from which, must not make a slow template late.
+MARKING_SECONDS = 0.3
+# Noncharacters of Unicode: no text that is meant to be read has them.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+# Blocks whose text may become a value, which a mark in it would change.
+_CAPTURING = ("macro", "call", "filter", "set")
 
 
 class _TooLongError(Exception):
@@ -73,9 +94,81 @@ def _finalize(value: Any) -> Any:
     return text
 
 
-def make_environment(*, placeholders: bool) -> jinja2.Environment:
+def _mark_lines(text: str, line: int) -> str:
+    """Plain text with a mark before each of its lines, the first being number `line`."""
+    parts = text.split("\n")
+    return "\n".join(
+        f"{_OPEN}{number}{_CLOSE}{part}" for number, part in enumerate(parts, start=line)
+    )
+
+
+class MarkAll(Extension):
+    """Puts before each line of a template's text, and each expression, where it stands."""
+
+    spare = False
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        depth = 0
+        for token in stream:
+            if token.type == "block_begin":
+                block = [token]
+                while block[-1].type != "block_end":
+                    block.append(next(stream))
+                word = block[1].value if len(block) > 1 else ""
+                assigns = any(one.type == "assign" for one in block)
+                if word in _CAPTURING and not (word == "set" and assigns):
+                    depth += 1
+                elif word.removeprefix("end") in _CAPTURING and word.startswith("end"):
+                    depth -= 1
+                yield from block
+                continue
+            if not (self.spare and depth > 0):
+                if token.type == "data":
+                    marked = _mark_lines(token.value, token.lineno)
+                    yield Token(token.lineno, "data", marked)
+                    continue
+                if token.type == "variable_begin":
+                    yield Token(token.lineno, "data", f"{_OPEN}{token.lineno}{_CLOSE}")
+            yield token
+
+
+class MarkOutside(MarkAll):
+    """The same, and leaves text alone that may become a value."""
+
+    spare = True
+
+
+_MARKS: dict[str, type[Extension]] = {"all": MarkAll, "outside": MarkOutside}
+
+
+def read_marks(text: str) -> tuple[str, list[int]]:
+    """Marked text as it is without marks, and the template's line of each of its lines."""
+    plain: list[str] = []
+    lines: list[int] = []
+    now, begun = 1, False
+    for number, part in enumerate(_MARK.split(text)):
+        if number % 2:
+            now = int(part)
+            continue
+        plain.append(part)
+        for index, piece in enumerate(part.split("\n")):
+            if index:
+                if not begun:
+                    lines.append(now)
+                begun = False
+            if piece and not begun:
+                lines.append(now)
+                begun = True
+    if not begun:
+        lines.append(now)
+    return "".join(plain), lines
+
+
+@cache
+def make_environment(*, placeholders: bool, marks: str = "") -> jinja2.Environment:
     """The sandbox: strict undefined, no files, no functions but Jinja2's own harmless ones."""
     environment = ImmutableSandboxedEnvironment(
+        extensions=[_MARKS[marks]] if marks else [],
         undefined=_Placeholder if placeholders else _StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,
@@ -86,24 +179,27 @@ def make_environment(*, placeholders: bool) -> jinja2.Environment:
 
 
 def render(request: dict[str, Any]) -> dict[str, Any]:
-    """{"text", "facts", "placeholders", "check"} -> {"text"} or {"error", "line", "kind"}.
+    """{"text", "facts", "placeholders", "check", "lines"} -> {"text"} or {"error", "line", "kind"}.
 
-    check: only whether it is a template; the text of the answer is empty.
+    check: only whether it is a template; the answer's text is empty, and its `uses` are
+    the names that it takes from node, image, farm and secrets: {"path", "line", "guarded"}.
+    lines: have `lines` in the answer, the template's line of each line of the text; None
+    where that cannot be told.
     """
-    environment = make_environment(placeholders=bool(request.get("placeholders")))
+    placeholders = bool(request.get("placeholders"))
     _StrictUndefined.names = _name_mappings(request["facts"])
+    text = request["text"]
     try:
-        template = environment.from_string(request["text"])
         if request.get("check"):
-            return {"text": ""}
-        parts: list[str] = []
-        size = 0
-        for part in template.generate(request["facts"]):
-            size += len(part)
-            if size > MAX_OUTPUT:
-                raise _TooLongError(f"the rendered text is longer than {MAX_OUTPUT} characters")
-            parts.append(part)
-        return {"text": "".join(parts)}
+            _compile(text, placeholders, "")
+            return {"text": "", "uses": find_uses(text)}
+        begun = time.monotonic()
+        rendered = _generate(_compile(text, placeholders, ""), request["facts"], MAX_OUTPUT)
+        if not request.get("lines"):
+            return {"text": rendered}
+        quick = time.monotonic() - begun < MARKING_SECONDS
+        lines = find_lines(text, rendered, request["facts"], placeholders) if quick else None
+        return {"text": rendered, "lines": lines}
     except jinja2.TemplateSyntaxError as error:
         return {"error": error.message or "syntax error", "line": error.lineno, "kind": "syntax"}
     except MemoryError:
@@ -120,16 +216,104 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
         }
 
 
+@lru_cache(maxsize=16)
+def _compile(text: str, placeholders: bool, marks: str) -> jinja2.environment.Template:
+    """Compiled once for all the nodes of a text."""
+    return make_environment(placeholders=placeholders, marks=marks).from_string(text)
+
+
+def _generate(template: jinja2.environment.Template, facts: dict[str, Any], most: int) -> str:
+    parts: list[str] = []
+    size = 0
+    for part in template.generate(facts):
+        size += len(part)
+        if size > most:
+            raise _TooLongError(f"the rendered text is longer than {MAX_OUTPUT} characters")
+        parts.append(part)
+    return "".join(parts)
+
+
+def find_lines(
+    text: str, rendered: str, facts: dict[str, Any], placeholders: bool
+) -> list[int] | None:
+    """The template's line of each line that was rendered, or None.
+
+    The text is rendered again with marks in it. Where they get into a value and
+    change what comes of it, marks stay out of what may become a value.
+    """
+    for marks in _MARKS:
+        try:
+            template = _compile(text, placeholders, marks)
+            plain, lines = read_marks(_generate(template, facts, 4 * MAX_OUTPUT))
+        except Exception:  # marks broke it; what counts is rendered already
+            continue
+        if plain == rendered:
+            return lines
+    return None
+
+
+def find_uses(text: str) -> list[dict[str, Any]]:
+    """The names that a template takes from outside: each once a line, at most MAX_USES.
+
+    path: as ["node", "serial"]; guarded: `default` or `is defined` is applied to it.
+    """
+    tree = make_environment(placeholders=False).parse(text)
+    outside = meta.find_undeclared_variables(tree)
+    guards: set[tuple[str, ...]] = set()
+    for node in tree.find_all((nodes.Filter, nodes.Test)):
+        assert isinstance(node, nodes.Filter | nodes.Test)
+        if node.name in ("default", "d", "defined", "undefined") and node.node is not None:
+            guards.add(tuple(_read_path(node.node)))
+    found: dict[tuple[tuple[str, ...], int], bool] = {}
+    for path, line in _list_paths(tree):
+        if path[0] in outside and len(found) < MAX_USES:
+            found[path, line] = any(path[: len(guard)] == guard for guard in guards if guard)
+    return [
+        {"path": list(path), "line": line, "guarded": guarded}
+        for (path, line), guarded in found.items()
+    ]
+
+
+def _list_paths(node: nodes.Node) -> Iterable[tuple[tuple[str, ...], int]]:
+    """The longest dotted names in a tree, with their lines."""
+    todo = [node]
+    while todo:
+        one = todo.pop()
+        path = _read_path(one)
+        if path:
+            yield tuple(path), one.lineno
+            continue
+        todo += reversed(list(one.iter_child_nodes()))
+
+
+def _read_path(node: nodes.Node) -> list[str]:
+    """a.b["c"] as [a, b, c]; [] for anything else."""
+    if isinstance(node, nodes.Name):
+        return [node.name] if node.ctx == "load" else []
+    if isinstance(node, nodes.Getattr):
+        before = _read_path(node.node)
+        return [*before, node.attr] if before else []
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        before = _read_path(node.node)
+        return [*before, str(node.arg.value)] if before and isinstance(node.arg.value, str) else []
+    return []
+
+
 def _find_line(error: BaseException) -> int:
     """The template's line that an error came from; 0 if unknown."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == _FILE]
-    return (lines[-1] or 0) if lines else 0
+    # Not extract_tb, which reads the files of all frames: a survey has thousands of errors.
+    found = 0
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == _FILE:
+            found = line
+    return found
 
 
 def main() -> None:
     """Answer requests until standard input ends."""
+    ignore_hangup()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    refuse_dumps()
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     for line in sys.stdin:
         signal.alarm(MAX_SECONDS)

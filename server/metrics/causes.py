@@ -1,34 +1,23 @@
-"""The causes of errors: a fixed vocabulary, whatever a client sends."""
+"""What errors are counted by: a fixed vocabulary, whatever a client sends."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from server import causes
 from server.events import Event
-from server.nodes import PHASES
+from server.nodes.phases import PHASES
 
 OTHER: Final = "other"
 
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
-    "tftp": (
-        "not_found",
-        "refused",
-        "malformed",
-        "limit",
-        "unreadable",
-        "network",
-        "never_answered",
-        "timeout",
-        "hung_up",
-        "stopped",
-    ),
-    "http": ("not_found", "refused", "malformed", "limit", "server", "hung_up"),
-    "nbd": ("not_found", "refused", "malformed", "limit", "unreadable", "network"),
-    "dhcp": ("no_address", "other_server", "address_in_use", "refused", "server"),
-    "workers": ("worker_ended",),
+    **{
+        source: causes.CAUSES[source]
+        for source in ("tftp", "http", "nbd", "dhcp", "workers", "store")
+    },
     "plan": PHASES,
     "beacon": PHASES,
 }
-"""By source. Beacons and plans have the phase that failed for a cause."""
+"""By source. Beacons and plans are counted by the phase that failed."""
 
 
 def cause_of(event: Event) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from server.diagnosis import RULES, FarmFacts, diagnose
 from server.metrics.tally import AT_REST
-from server.nodes import Node
+from server.nodes.node import Node
 
 AGAIN_SECONDS: Final = 30.0
 """How often a node on its way is asked about, where there are not too many."""
@@ -29,13 +29,14 @@ class Findings:
         self.found: Counter[str] = Counter()
         self._farm = farm
         self._rules: dict[str, str] = {}
-        # Who is to be asked about, and who was asked about when, longest ago first.
+        # Nodes to be diagnosed, and those that were, with the time, longest ago first.
         self._fresh: dict[str, Node] = {}
         self._asked: OrderedDict[str, tuple[float, Node]] = OrderedDict()
 
     def change(self, key: str, node: Node | None) -> None:
-        """A node may have changed; None: it was forgotten."""
-        if node is not None:
+        """A node may have changed; None: it was forgotten. Nothing is the matter with one that
+        is played, or that somebody works on."""
+        if node is not None and not node.played and not node.maintenance:
             self._fresh[key] = node
             return
         self._fresh.pop(key, None)

@@ -1,12 +1,13 @@
 """The counters behind `/metrics`, and the gauges that are read when it is asked for.
 
 No label grows with the number of nodes: labels are phases, statuses, causes,
-protocols, routes, the store's images and the workers' numbers. Belongs to the
+protocols, routes, kinds of problems, the store's images and the workers' numbers. Belongs to the
 loop's thread.
 """
 
 import itertools
 import platform
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,13 +19,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
-from imagebuild.store import Image
+from imagebuild.store.images import Image
 from server.diagnosis import FarmFacts
 from server.events import Event
 from server.metrics.causes import CAUSES, OTHER, cause_of
 from server.metrics.findings import SEVERITIES, Findings
+from server.metrics.space import FILLS, Fullness
 from server.metrics.tally import AT_REST, Tally, is_whole
-from server.nodes import ORDER, PHASES, STATUSES, Boot, Node
+from server.nodes.node import Boot, Node
+from server.nodes.phases import ORDER, PHASES
+from server.nodes.space import KINDS
+from server.nodes.timelines import STATUSES
+from server.quantities import sort_naturally
+from server.troubles import KINDS as TROUBLES
+from server.troubles import Trouble
 
 BOOT_SECONDS: Final = (15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600, 900, 1800, 3600)
 PHASE_SECONDS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
@@ -32,7 +40,9 @@ PROTOCOLS: Final = ("tftp", "http", "nbd")
 TRANSFER_STATUSES: Final = ("ok", "stop", "error")
 ROUTES: Final = ("ltsp", "beacon", "api", "page", "healthz", "metrics", OTHER)
 CODES: Final = ("2xx", "3xx", "4xx", "5xx")
-LOADS: Final = ("ok", "refused")
+LABEL_NAMES: Final = 8
+LABEL_VALUES: Final = 64
+"""Labels of the inventory that are counted by, and values of one; the others are `other`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class Present:
     connections of it. loads: how often lts.conf was taken and refused.
     loaded_at: when it was last taken, seconds since the epoch, or None.
     workers: number to (process id, or None while it is being replaced). farm:
-    what the diagnosis knows of it.
+    what the diagnosis knows of it. states: machines by what they are in lists. places:
+    machines by label's name, value, and state. troubles: what problems there are.
     """
 
     problems: Callable[[], int]
@@ -56,10 +67,13 @@ class Present:
     workers: Callable[[], Mapping[int, int | None]]
     clock: Callable[[], float]
     farm: Callable[[], FarmFacts] = FarmFacts
+    states: Callable[[], Mapping[str, int]] = dict
+    places: Callable[[], Mapping[tuple[str, str, str], int]] = dict
+    troubles: Callable[[], Sequence[Trouble]] = tuple
 
 
 class Metrics:
-    """Everything that `/metrics` says. `change` is told of the nodes by Nodes.watch.
+    """Everything that `/metrics` says. Nodes.watch calls `change` for each node.
 
     findings: `advance` of it is to be called each second.
     """
@@ -72,8 +86,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.tally = Tally(self._booted)
         self.findings = Findings(present.farm)
+        self.fullness = Fullness()
         self._make_counters()
-        self.registry.register(_Gauges(self.tally, self.findings, present, max_nodes))
+        self.registry.register(_Gauges(self, present, max_nodes))
         ProcessCollector(registry=self.registry)
 
     def _make_counters(self) -> None:
@@ -150,15 +165,18 @@ class Metrics:
 
     def seed(self, nodes: Iterable[Node]) -> None:
         """Take the nodes of the server before this one."""
-        found = list(nodes)
+        found = [node for node in nodes if not node.played]
         self.tally.seed(found)
         for node in found:
             self.findings.change(node.key, node)
+            self.fullness.change(node.key, node)
 
     def change(self, key: str, node: Node | None) -> None:
-        """A node may have changed; None: it was forgotten."""
+        """A node may have changed; None: it was forgotten. What is played is no node."""
+        node = None if node is not None and node.played else node
         self.tally.change(key, node)
         self.findings.change(key, node)
+        self.fullness.change(key, node)
 
     def record(self, event: Event) -> None:
         """Count an event."""
@@ -206,12 +224,31 @@ class Metrics:
         return encode(self.registry), content_type
 
 
+def bound_places(
+    places: Mapping[tuple[str, str, str], int],
+) -> Mapping[tuple[str, str, str], int]:
+    """The same with at most LABEL_NAMES names, LABEL_VALUES values of each, and `other`."""
+    values: dict[str, set[str]] = {}
+    for name, value, _ in places:
+        values.setdefault(name, set()).add(value)
+    kept = {
+        name: set(sorted(values[name], key=sort_naturally)[:LABEL_VALUES])
+        for name in sorted(values)[:LABEL_NAMES]
+    }
+    counts: Counts[tuple[str, str, str]] = Counts()
+    for (name, value, state), count in places.items():
+        if name in kept:
+            counts[name, value if value in kept[name] else OTHER, state] += count
+    return counts
+
+
 class _Gauges:
     """What is read when it is asked for."""
 
-    def __init__(self, tally: Tally, findings: Findings, present: Present, max_nodes: int) -> None:
-        self._tally = tally
-        self._findings = findings
+    def __init__(self, metrics: Metrics, present: Present, max_nodes: int) -> None:
+        self._tally = metrics.tally
+        self._findings = metrics.findings
+        self._fullness = metrics.fullness
         self._present = present
         self._max_nodes = max_nodes
 
@@ -228,6 +265,8 @@ class _Gauges:
         )
         yield from self._nodes()
         yield from self._diagnosis()
+        yield from self._machines()
+        yield from self._space()
         yield from self._images()
         yield from self._server()
         yield from self._workers()
@@ -275,6 +314,43 @@ class _Gauges:
         yield present
         yield found
 
+    def _machines(self) -> Iterable[Metric]:
+        states = GaugeMetricFamily(
+            "bootfarm_machines",
+            "Machines as the status page has them; unseen: of the inventory, never seen.",
+            labels=["state"],
+        )
+        for state, count in self._present.states().items():
+            states.add_metric([state], count)
+        yield states
+        places = GaugeMetricFamily(
+            "bootfarm_machines_by_label",
+            "Machines by the inventory's labels, the first of them by name and by value; the"
+            ' other values are "other".',
+            labels=["label", "value", "state"],
+        )
+        for labels, count in bound_places(self._present.places()).items():
+            places.add_metric(list(labels), count)
+        yield places
+
+    def _space(self) -> Iterable[Metric]:
+        fills = GaugeMetricFamily(
+            "bootfarm_nodes_by_fill",
+            "Nodes by how full, in percent, the fullest of their file systems of a kind is.",
+            labels=["kind", "fill"],
+        )
+        fullest = GaugeMetricFamily(
+            "bootfarm_fullest_ratio",
+            "How full the fullest file system of a kind is, of all nodes.",
+            labels=["kind"],
+        )
+        for kind in KINDS:
+            for fill in FILLS:
+                fills.add_metric([kind, fill], self._fullness.fills[kind, fill])
+            fullest.add_metric([kind], self._fullness.fullest(kind) / 100)
+        yield fills
+        yield fullest
+
     def _images(self) -> Iterable[Metric]:
         images = self._present.images()
         booted = GaugeMetricFamily(
@@ -316,6 +392,7 @@ class _Gauges:
         problems = present.problems()
         yield GaugeMetricFamily("bootfarm_degraded", "1 while /healthz says so.", int(problems > 0))
         yield GaugeMetricFamily("bootfarm_problems", "Lines of /healthz's problems.", problems)
+        yield from self._troubles()
         connections = GaugeMetricFamily(
             "bootfarm_connections", "Open connections.", labels=["protocol"]
         )
@@ -340,6 +417,23 @@ class _Gauges:
                 "When the lts.conf in force was read.",
                 loaded_at,
             )
+
+    def _troubles(self) -> Iterable[Metric]:
+        troubles = self._present.troubles()
+        yield GaugeMetricFamily(
+            "bootfarm_failing",
+            "1 while no machine at all can boot.",
+            int(any(trouble.stops for trouble in troubles)),
+        )
+        kinds = GaugeMetricFamily(
+            "bootfarm_problems_by_kind",
+            "Lines of /healthz's problems by what they are about.",
+            labels=["kind"],
+        )
+        counts = Counts(trouble.kind for trouble in troubles)
+        for kind in TROUBLES:
+            kinds.add_metric([kind], counts[kind])
+        yield kinds
 
     def _workers(self) -> Iterable[Metric]:
         up = GaugeMetricFamily(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from server.nodes import ORDER, Boot, Node
+from server.nodes.node import Boot, Node
+from server.nodes.phases import ORDER
 
 STALLED_SECONDS: Final = 600.0
 """A boot that is in one phase for longer stands still."""
@@ -34,7 +35,7 @@ class Mark:
 
 
 class Tally:
-    """Counts of nodes; `change` is told of each change of one.
+    """Counts of nodes; call `change` for each change of one.
 
     nodes: by (phase, status), ("", "") for nodes that were seen and boot not.
     images: by (image, digest), of boots that have got one. stalled: by phase.
@@ -87,7 +88,7 @@ class Tally:
             self._booted(node.boot)
 
     def advance(self, now: float) -> None:
-        """Let time pass: who has been in a phase for too long."""
+        """Count the nodes that have been in a phase for too long by now."""
         while self._moving:
             key, since = next(iter(self._moving.items()))
             if now - since < STALLED_SECONDS:
@@ -115,7 +116,7 @@ class Tally:
 
 
 def is_whole(boot: Boot) -> bool:
-    """Whether the server saw a boot from early on: its length can be told."""
+    """Whether the server saw a boot from early on, so that its length is known."""
     return min(map(ORDER.__getitem__, boot.phases), default=_WATCHED_FROM) < _WATCHED_FROM
 
 

@@ -1,4 +1,4 @@
-"""Who asks over DHCP, and what it is told: pure functions, one message in, one answer out.
+"""DHCP decided: from a machine's message to the answer for it; pure functions, one in, one out.
 
 RFC 2131 (DHCP), PXE 2.1 (proxyDHCP on ports 67 and 4011), RFC 4578 (options 93,
 94, 97), UEFI 2.5 section 24.7 (HTTP boot). docs/dhcp.md has the deviations.
@@ -135,7 +135,7 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Network:
-    """What a machine is told about the network in full mode."""
+    """What full mode tells a machine about the network."""
 
     subnet: ipaddress.IPv4Network
     router: str = ""
@@ -160,9 +160,10 @@ class Plan:
 
     server: our address, as the client reaches it. port: where the message came
     in (67 or 4011). http_port: of the boot tree, None when HTTP is not served.
-    loaders: None for a machine that shall get none; `refusal` says why.
+    loaders: None for a machine that shall get none; `refusal` says why, `cause` in one word.
     grant, nak, silence: what full mode decided about the address; in proxy mode
-    all three are empty, and no address is ever given. cause: of a silence, of few words.
+    all three are empty, and no address is ever given. cause: of a refusal or a silence, one
+    of server.causes' for dhcp. rival: the other DHCP server whose address was taken.
     """
 
     server: str
@@ -174,6 +175,7 @@ class Plan:
     nak: str = ""
     silence: str = ""
     cause: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True)
@@ -256,25 +258,33 @@ def answer(request: Message, plan: Plan) -> Reply | Silence:
         return Silence("not a request")
     if plan.silence:
         detail.update(status="error", message=plan.silence, cause=plan.cause)
+        if plan.rival:
+            detail.update(dhcp_server=plan.rival)
         return Silence(plan.silence, detail)
     if plan.nak:
         detail.update(status="error", message=plan.nak, reply="nak", cause="refused")
         return Reply(_refuse(request, plan), detail)
-    loader, reason = "", plan.refusal
+    loader, missing = "", _no_loader(plan.refusal, plan.cause)
     if client.vendor:
-        loader, reason = _find_loader(client, plan)
+        loader, missing = _find_loader(client, plan)
     if plan.grant is not None:
-        return _answer_full(request, client, plan, loader, reason, detail)
-    return _answer_proxy(request, client, plan, loader, reason, detail)
+        return _answer_full(request, client, plan, loader, missing, detail)
+    return _answer_proxy(request, client, plan, loader, missing, detail)
 
 
-def _find_loader(client: Client, plan: Plan) -> tuple[str, str]:
-    """The loader, or "" and why there is none."""
+def _find_loader(client: Client, plan: Plan) -> tuple[str, Detail]:
+    """The loader, or "" and what to tell of that."""
     if plan.loaders is None:
-        return "", plan.refusal or "no image is served to this machine"
+        refusal = plan.refusal or "no image is served to this machine"
+        return "", _no_loader(refusal, plan.cause or "no_image")
     if loader := choose_loader(client, plan.loaders, plan):
-        return loader, ""
-    return "", f"no loader for {client.kind}: {_remedy(client, plan.loaders)}"
+        return loader, {}
+    reason = f"no loader for {client.kind}: {_remedy(client, plan.loaders)}"
+    return "", _no_loader(reason, "no_loader")
+
+
+def _no_loader(reason: str, cause: str) -> Detail:
+    return {"status": "error", "message": reason, "cause": cause}
 
 
 def _remedy(client: Client, loaders: Loaders) -> str:
@@ -286,7 +296,7 @@ def _remedy(client: Client, loaders: Loaders) -> str:
 
 
 def _answer_proxy(
-    request: Message, client: Client, plan: Plan, loader: str, reason: str, detail: Detail
+    request: Message, client: Client, plan: Plan, loader: str, missing: Detail, detail: Detail
 ) -> Reply | Silence:
     if not client.vendor:
         return Silence("does not boot from the network")
@@ -305,7 +315,7 @@ def _answer_proxy(
             return Silence("took an address of the site's DHCP", _seen(detail, chosen, server))
         return Silence(f"{kind.name} is for the server that gives addresses")
     if not loader:
-        return Silence(reason, {**detail, "status": "error", "message": reason})
+        return Silence(str(missing["message"]), {**detail, **missing})
     message = _reply(request, plan, reply, _boot_options(request, client, loader), loader)
     detail.update(reply=reply.name.lower(), loader=loader, status="ok")
     return Reply(message, detail)
@@ -316,7 +326,7 @@ def _seen(detail: Detail, chosen: str, server: str) -> Detail:
 
 
 def _answer_full(
-    request: Message, client: Client, plan: Plan, loader: str, reason: str, detail: Detail
+    request: Message, client: Client, plan: Plan, loader: str, missing: Detail, detail: Detail
 ) -> Reply:
     assert plan.grant is not None
     reply = MessageType.OFFER if request.type == MessageType.DISCOVER else MessageType.ACK
@@ -333,7 +343,7 @@ def _answer_full(
     if loader:
         detail.update(loader=loader)
     if client.vendor and not loader:
-        detail.update(status="error", message=reason)
+        detail.update(missing)
     else:
         detail.update(status="ok")
     return Reply(message, detail)

@@ -1,4 +1,4 @@
-"""Addresses of a bench network: who has which until when. Pure; time is a parameter.
+"""Addresses of a bench network: which machine has which until when. Pure; time is a parameter.
 
 Leases are by hardware address, not by client identifier (docs/dhcp.md, Known deviations).
 """
@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final, Literal
 
 MAX_ADDRESSES: Final = 65536
+"""Of a range: a /16."""
 
 State = Literal["offered", "bound", "declined", "free"]
 _STATES: Final = ("offered", "bound", "declined", "free")
@@ -99,7 +100,7 @@ class LeaseTable:
             return None
         while self._fresh:
             address = self._fresh.popleft()
-            if address not in self._leases:
+            if address not in self._leases and self._is_ours(address, mac):
                 return self._hold(address, mac, now)
         while self._ends and self._ends[0][0] <= now:
             _, _, address = heappop(self._ends)
@@ -129,13 +130,44 @@ class LeaseTable:
             self._store(Lease(lease.address, mac, now, "free"))
 
     def decline(self, mac: str, address: str, now: float) -> bool:
-        """DHCPDECLINE: somebody else uses it. False when it was not this machine's to decline."""
+        """DHCPDECLINE: somebody else uses it. False when it was not this machine's to decline.
+
+        A reserved address is not set aside: one forged packet would take it from its
+        machine, which has no other. The lease ends, and the machine may ask again.
+        """
         lease = self._leases.get(address)
         if lease is None or lease.mac != mac or lease.state == "declined":
             return False
+        if self._kept.get(address) == mac:
+            self._store(Lease(address, mac, now, "free"))
+            return True
         del self._of_mac[mac]
         self._store(Lease(address, "", now + self._decline_seconds, "declined"))
         return True
+
+    def is_reserved(self, address: str) -> bool:
+        """Whether an address is kept for one machine."""
+        return address in self._kept
+
+    def reserve(self, reserved: Mapping[str, str]) -> None:
+        """Keep these addresses (MAC to address) from now on, and no others.
+
+        A lease of an address that is another machine's now is forgotten, as over a
+        restart: whoever has it is refused when it renews, and asks anew.
+        """
+        before = set(self._kept)
+        self._reserved = dict(reserved)
+        self._kept = {address: mac for mac, address in self._reserved.items()}
+        for address, lease in list(self._leases.items()):
+            if not self._is_ours(address, lease.mac):
+                del self._leases[address]
+                if self._of_mac.get(lease.mac) == address:
+                    del self._of_mac[lease.mac]
+        for address in sorted(before - set(self._kept)):
+            if address in self._leases:
+                self._push(self._leases[address])
+            elif self._is_ours(address, ""):
+                self._fresh.append(address)
 
     def restore(self, lines: Iterable[str]) -> int:
         """Take over what `dump_lease` wrote, later lines winning; the number of bad lines.

@@ -42,7 +42,7 @@ _NO_ADDRESS_NEEDED: Final = (MessageType.RELEASE, MessageType.DECLINE)
 
 @dataclass(frozen=True)
 class Pool:
-    """Full mode's addresses. hostname: MAC to the name that the machine is told, "" for none."""
+    """Full mode's addresses. hostname: MAC to the machine's name in the answer, "" for none."""
 
     table: LeaseTable
     network: Network
@@ -82,13 +82,24 @@ class DhcpServer:
         """
         try:
             request = unpack(data)
-        except WireError:
-            return Outcome()  # on port 67 all sorts of broadcasts arrive
+        except WireError as error:
+            if not error.mac:
+                return Outcome()  # on port 67 all sorts of broadcasts arrive
+            words = f"its DHCP message cannot be read: {error}"
+            detail: Detail = {"status": "error", "message": words, "cause": "malformed"}
+            return Outcome(None, [Event(now, error.mac, "dhcp", "dhcp", detail)])
         if request.op != Op.REQUEST or (port == PXE_PORT and source[0] == ANY):
             return Outcome()
         client = identify(request)
-        loaders, refusal = self._choose_loaders(client)
-        plan = Plan(server, port, http_port=self._http_port, loaders=loaders, refusal=refusal)
+        loaders, refusal, cause = self._choose_loaders(client)
+        plan = Plan(
+            server,
+            port,
+            http_port=self._http_port,
+            loaders=loaders,
+            refusal=refusal,
+            cause=cause,
+        )
         if self._pool is not None and port != PXE_PORT:
             found = self._decide_address(self._pool, request, plan, now)
             if isinstance(found, Outcome):
@@ -101,13 +112,14 @@ class DhcpServer:
         to = route(request, decision.message, source, port)
         return Outcome((pack(decision.message), to), events)
 
-    def _choose_loaders(self, client: Client) -> tuple[Loaders | None, str]:
+    def _choose_loaders(self, client: Client) -> tuple[Loaders | None, str, str]:
+        """The loaders, or None, why, and the cause."""
         if not client.vendor:
-            return None, ""
+            return None, "", ""
         try:
-            return self._find_loaders(client), ""
+            return self._find_loaders(client), "", ""
         except Refused as refused:
-            return None, refused.reason
+            return None, refused.reason, refused.cause
 
     def _event(self, now: float, request: Message, detail: Detail) -> Event:
         return Event(now, request.mac, "dhcp", "dhcp", detail)
@@ -149,6 +161,7 @@ class DhcpServer:
                 f"it took an address of another DHCP server, {chosen}:"
                 " with one on this network use `--dhcp proxy`",
                 "other_server",
+                chosen,
             )
         if chosen is None and wanted is not None:  # it has booted before
             known = table.find(mac)
@@ -173,6 +186,11 @@ class DhcpServer:
             if wanted is None or not pool.table.decline(request.mac, wanted, now):
                 return Outcome()
             reason = f"{wanted} is used by another machine: it is set aside for a while"
+            if pool.table.is_reserved(wanted):
+                reason = (
+                    f"{wanted} is used by another machine, says this one, for which the inventory"
+                    " reserves it: find the other one, or give this one another address"
+                )
             detail.update(status="error", address=wanted, message=reason, cause="address_in_use")
         return Outcome(None, [self._event(now, request, detail)])
 
@@ -190,5 +208,5 @@ def _refuse(plan: Plan, reason: str) -> Plan:
     return replace(plan, nak=reason)
 
 
-def _silent(plan: Plan, reason: str, cause: str) -> Plan:
-    return replace(plan, silence=reason, cause=cause)
+def _silent(plan: Plan, reason: str, cause: str, rival: str = "") -> Plan:
+    return replace(plan, silence=reason, cause=cause, rival=rival)

@@ -21,6 +21,7 @@ BROADCAST: Final = "255.255.255.255"
 MIN_REPLY: Final = 300
 """Bytes below which some relays and clients drop a BOOTP message (RFC 1542, section 2.1)."""
 MAX_MESSAGE: Final = 4096
+"""Bytes of a message that is read; firmware's have 576 (RFC 2131, 2) to 1,500."""
 FLAG_BROADCAST: Final = 0x8000
 
 _FIXED: Final = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
@@ -79,7 +80,14 @@ class Option(IntEnum):
 
 
 class WireError(ValueError):
-    """The bytes are no DHCP message that this server can read; says which rule they break."""
+    """The bytes are no DHCP message that this server can read; says which rule they break.
+
+    mac: whose message it is, where that can be read and it wants to be one; else "".
+    """
+
+    def __init__(self, message: str, mac: str = "") -> None:
+        super().__init__(message)
+        self.mac = mac
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,8 @@ def unpack(data: bytes) -> Message:
     """Read a message. Raises WireError, and nothing else on any bytes.
 
     Accepts an option field that ends without option 255: RFC 2132 asks for it,
-    nothing is lost without it.
+    nothing is lost without it. Where the options break off, what stands before
+    that is read. Of an option 53 that came twice the first counts.
     """
     if len(data) < _FIXED.size + len(_COOKIE):
         raise WireError(f"{len(data)} bytes are too few for a DHCP message")
@@ -148,22 +157,25 @@ def unpack(data: bytes) -> Message:
     if data[_FIXED.size : _FIXED.size + 4] != _COOKIE:
         raise WireError("no DHCP magic cookie: plain BOOTP")
     options: dict[int, bytes] = {}
-    _read_options(data[_FIXED.size + 4 :], options, "options")
+    broken = _read_options(data[_FIXED.size + 4 :], options, "options")
     overload = options.get(Option.OVERLOAD, b"")
     carried = overload[0] if len(overload) == 1 else 0
     if carried & 1:
-        _read_options(file, options, "file")
+        broken = _read_options(file, options, "file") or broken
         file = b""
     if carried & 2:
-        _read_options(sname, options, "sname")
+        broken = _read_options(sname, options, "sname") or broken
         sname = b""
     kind = options.get(Option.MESSAGE_TYPE, b"")
-    if len(kind) != 1 or not 1 <= kind[0] <= 8:
+    mac = ":".join(f"{byte:02x}" for byte in chaddr[:6])
+    if not kind or not 1 <= kind[0] <= 8:
+        if broken:
+            raise WireError(f"{broken}, and no message type (option 53) before", mac)
         raise WireError("no DHCP message type (option 53): plain BOOTP, or broken")
     return Message(
         op=op,
         xid=xid,
-        mac=":".join(f"{byte:02x}" for byte in chaddr[:6]),
+        mac=mac,
         secs=secs,
         flags=flags,
         hops=hops,
@@ -177,24 +189,26 @@ def unpack(data: bytes) -> Message:
     )
 
 
-def _read_options(data: bytes, options: dict[int, bytes], where: str) -> None:
+def _read_options(data: bytes, options: dict[int, bytes], where: str) -> str:
+    """Add the options of one field; where it breaks off, or ""."""
     position = 0
     while position < len(data):
         number = data[position]
         if number == _END:
-            return
+            return ""
         position += 1
         if number == _PAD:
             continue
         if position >= len(data):
-            raise WireError(f"option {number} in {where} has no length")
+            return f"option {number} in {where} has no length"
         length = data[position]
         position += 1
         value = data[position : position + length]
         if len(value) != length:
-            raise WireError(f"option {number} in {where} says {length} bytes and has {len(value)}")
+            return f"option {number} in {where} says {length} bytes and has {len(value)}"
         position += length
         options[number] = options.get(number, b"") + value
+    return ""
 
 
 def pack(message: Message) -> bytes:

@@ -6,22 +6,27 @@ and refuses everything else; it forwards nothing.
 """
 
 import ipaddress
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from dnslib import CLASS, EDNS0, NS, OPCODE, PTR, QTYPE, RCODE, RD, RR, SOA, A, DNSHeader, DNSRecord
 
+from server.addresses import is_label
+
 MAX_UDP: Final = 1232
 """Bytes of an answer that pass every network unbroken (DNS flag day 2020)."""
 MIN_UDP: Final = 512
-MAX_QUERY: Final = 4096
+"""Bytes that every client takes (RFC 1035, 2.3.4)."""
+MAX_QUERY: Final = 512
+"""Bytes of a question with its EDNS options; more is no plain query (RFC 1035, section 2.3.4)."""
+MAX_EXTRA: Final = 2
+"""Additional records of a query: EDNS' OPT (RFC 6891), and a signature (RFC 8945)."""
 HEADER: Final = 12
 ANY_CLASS: Final = 255
 TTL: Final = 30
+"""Seconds, where farm.yaml says nothing else."""
 
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _REVERSE: Final = "in-addr.arpa"
 
 
@@ -61,7 +66,7 @@ def make_names(hosts: Iterable[tuple[str, str]]) -> Names:
     labels: dict[str, str] = {}
     for hostname, address in hosts:
         label = hostname.lower().partition(".")[0]
-        if not _LABEL.fullmatch(label):
+        if not is_label(label):
             continue
         known = addresses.get(label, ())
         if address not in known and len(known) < 16:
@@ -85,12 +90,14 @@ class DnsServer:
         """
         if len(query) < HEADER or query[2] & 0x80:
             return None  # too short to have an id, or itself an answer: no loops
+        if (query[2] >> 3) & 15 != OPCODE.QUERY:
+            return _fail(query, RCODE.NOTIMP)
+        if not _is_plain(query):
+            return _fail(query, RCODE.FORMERR)
         try:
             request = DNSRecord.parse(query)
         except Exception:  # dnslib raises several kinds on damaged bytes
             return _fail(query, RCODE.FORMERR)
-        if request.header.opcode != OPCODE.QUERY:
-            return _fail(query, RCODE.NOTIMP)
         if len(request.questions) != 1 or not _is_name(request.q.qname.label):
             return _fail(query, RCODE.FORMERR)
         reply = self._decide(request)
@@ -194,6 +201,36 @@ def reverse_zones(network: ipaddress.IPv4Network) -> list[str]:
     ]
 
 
+def _is_plain(query: bytes) -> bool:
+    """Whether a message is one question and little more, by its counts and its name alone.
+
+    Reading all records of a message, each with a compressed name of a hundred
+    labels, takes long; nobody's query has them. Nor has a question a compressed
+    name: there is nothing before it to point at.
+    """
+    counts = [int.from_bytes(query[at : at + 2], "big") for at in (4, 6, 8, 10)]
+    if len(query) > MAX_QUERY or counts[:3] != [1, 0, 0] or counts[3] > MAX_EXTRA:
+        return False
+    at = HEADER
+    while at < len(query) and query[at]:
+        if query[at] > 63:
+            return False
+        at += 1 + query[at]
+    if at + 5 > len(query):
+        return False
+    at += 5
+    for _ in range(counts[3]):
+        # Not followed: the owner of OPT is the root, that of a signature a plain name.
+        while at < len(query) and query[at]:
+            if query[at] > 63:
+                return False
+            at += 1 + query[at]
+        if at + 11 > len(query):
+            return False
+        at += 11 + int.from_bytes(query[at + 9 : at + 11], "big")
+    return at <= len(query)
+
+
 def _is_name(labels: Sequence[bytes]) -> bool:
     """Whether labels keep to RFC 1035, section 2.3.4. dnslib reads longer ones, and packs none."""
     return all(len(label) < 64 for label in labels) and sum(map(len, labels)) + len(labels) < 255
@@ -213,8 +250,10 @@ def _fail(query: bytes, rcode: int) -> bytes:
 class DnsStream:
     """One TCP connection: bytes in, framed answers out (RFC 7766, section 8)."""
 
-    def __init__(self, server: DnsServer) -> None:
+    def __init__(self, server: DnsServer, allow: Callable[[], bool] = lambda: True) -> None:
+        """allow: whether one more query may be answered now; where not, the connection ends."""
         self._server = server
+        self._allow = allow
         self._buffer = b""
 
     def receive(self, data: bytes) -> bytes | None:
@@ -228,6 +267,8 @@ class DnsStream:
             if len(self._buffer) < 2 + length:
                 break
             query, self._buffer = self._buffer[2 : 2 + length], self._buffer[2 + length :]
+            if not self._allow():
+                return None
             answer = self._server.answer(query, udp=False)
             if answer is None:
                 return None

@@ -28,7 +28,12 @@ class HttpLimits:
     bytes_per_second: for one address; 0: as many as there are.
     followers, followers_per_client: replies without an end at a time;
     follower_bytes: what may wait for one of them before it is dropped;
-    heartbeat_seconds: something is sent at least so often.
+    heartbeat_seconds: something is sent at least so often. loop_share: of the
+    server's time, for the answers of one machine; what it asks beyond waits, and
+    may take burst_seconds of it at once. When all connections are taken, one that
+    has sent no whole request gives way to a new one, the oldest first; then one
+    that waits between requests; then one that takes nothing of its reply; then one of
+    the machine that has most, if it has more than the newcomer.
     """
 
     connections: int = 2048
@@ -43,11 +48,17 @@ class HttpLimits:
     followers_per_client: int = 8
     follower_bytes: int = 262_144
     heartbeat_seconds: float = 15.0
+    loop_share: float = 0.2
+    burst_seconds: float = 0.5
 
 
 @dataclass(frozen=True)
 class Request:
-    """A whole request. path: percent-decoded, without the query. headers: names in lower case."""
+    """A whole request. path: percent-decoded, without the query. headers: names in lower case.
+
+    card: the MAC that answered for the client's address when it connected, or that address;
+    "" where nobody looked.
+    """
 
     method: str
     path: str
@@ -55,6 +66,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     client: str = ""
+    card: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,8 @@ class Outflow:
         return data
 
 
+MAX_FIELDS = 32
+"""Of a query."""
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
 
@@ -190,18 +204,26 @@ def parse_target(target: bytes) -> tuple[str, dict[str, str]]:
     try:
         text = unquote_to_bytes(path).decode()
         pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict"
+            query.decode("ascii"),
+            keep_blank_values=True,
+            max_num_fields=MAX_FIELDS,
+            errors="strict",
         )
     except ValueError:
-        raise Rejected(400, "the request target is not UTF-8 in percent encoding") from None
+        raise Rejected(
+            400,
+            "the request target is not UTF-8 in percent encoding,"
+            f" or its query has more than {MAX_FIELDS} fields",
+        ) from None
     return text, dict(pairs)
 
 
 class HttpCore:
     """One connection. Give it bytes with the time; take requests; give responses."""
 
-    def __init__(self, client: str, limits: HttpLimits, now: float) -> None:
+    def __init__(self, client: str, limits: HttpLimits, now: float, card: str = "") -> None:
         self._client = client
+        self._card = card
         self._limits = limits
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._head: h11.Request | None = None
@@ -221,11 +243,22 @@ class HttpCore:
         """Whether a reply is under way: nothing is read meanwhile."""
         return self._replying
 
+    @property
+    def has_input(self) -> bool:
+        """Whether something of a next request has come."""
+        return self._reading
+
     def receive_data(self, data: bytes, now: float) -> None:
         """Bytes from the client; b"" when it has closed its side."""
         if not self._reading:
             self._reading = True
             self._deadline = now + self._limits.request_seconds
+        if self._connection.their_state is h11.IDLE and not self._connection.trailing_data[0]:
+            # RFC 9112 section 2.2: some clients end a body with an empty line too many.
+            rest = data.lstrip(b"\r\n")
+            if data and not rest:
+                return
+            data = rest
         try:
             self._connection.receive_data(data)
         except h11.RemoteProtocolError as error:
@@ -262,6 +295,10 @@ class HttpCore:
     def _check_head(self, head: h11.Request) -> bytes:
         if head.method == b"CONNECT":  # RFC 9110 section 9.3.6; what follows would be no HTTP
             raise Rejected(501, "CONNECT asks for a proxy, which this server is not")
+        names = {name for name, _ in head.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # RFC 9112 section 6.1: a proxy before us may have counted by the other one.
+            raise Rejected(400, "both Content-Length and Transfer-Encoding")
         for name, value in head.headers:
             if name == b"content-length" and int(value) > self._limits.body_bytes:
                 raise Rejected(413, f"more than {self._limits.body_bytes} bytes of body")
@@ -273,11 +310,17 @@ class HttpCore:
     def _make_request(self) -> Request:
         assert self._head is not None
         path, query = parse_target(self._head.target)
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers
-        }
+        headers: dict[str, str] = {}
+        for raw, value in self._head.headers:
+            name, text = raw.decode("latin-1"), value.decode("latin-1")
+            # RFC 9110 section 5.3: a field that stands twice is a list.
+            between = "; " if name == "cookie" else ", "
+            headers[name] = f"{headers[name]}{between}{text}" if name in headers else text
+        if not self._head.target.startswith(b"/"):
+            # RFC 9112 section 3.2.2: the target's own name counts, whatever Host says.
+            headers["host"] = self._head.target.split(b"/")[2].decode("latin-1")
         method = self._head.method.decode("latin-1")
-        return Request(method, path, query, headers, bytes(self._body), self._client)
+        return Request(method, path, query, headers, bytes(self._body), self._client, self._card)
 
     def respond(self, request: Request, response: Response, now: float, wall: float) -> Reply:
         """What to send for a request. now: the loop's clock; wall: seconds since the epoch."""

@@ -6,6 +6,9 @@ sendmsg and no payload is copied. Which parts of the export may be touched
 without waiting for a disk is told by a map (`hot`); reads of other parts wait
 in `cold` until the shell has loaded them and calls `complete`.
 
+Where a connection has a lane (server/fastpath/reads.c), that answers plain reads of what
+is in memory before they come here; what it leaves comes here as it was sent.
+
 The protocol text is doc/proto.md of the NetworkBlockDevice project.
 """
 
@@ -22,8 +25,6 @@ from server.protocols.nbd_wire import (
     HOLE_CHUNK,
     REQUEST,
     REQUEST_MAGIC,
-    SIMPLE_REPLY,
-    SIMPLE_REPLY_MAGIC,
     STATE_HOLE,
     STATE_ZERO,
     STRUCTURED_REPLY_MAGIC,
@@ -41,8 +42,16 @@ Buffer = bytes | memoryview
 
 MAX_EXTENTS: Final = 1024
 """Most extents in one answer to BLOCK_STATUS."""
-_READ: Final = int(Command.READ)
 _REQUEST_SIZE: Final = REQUEST.size
+_DF: Final = int(CommandFlag.DF)
+# Plain numbers: comparing with a member of an IntEnum costs a look-up each time.
+_READ: Final = int(Command.READ)
+_WRITE: Final = int(Command.WRITE)
+_DISC: Final = int(Command.DISC)
+_FLUSH: Final = int(Command.FLUSH)
+_CACHE: Final = int(Command.CACHE)
+_BLOCK_STATUS: Final = int(Command.BLOCK_STATUS)
+_DATA: Final = int(Chunk.OFFSET_DATA)
 _DATA_HEAD: Final = 8
 """What a data chunk's length counts beside the data: the offset."""
 
@@ -94,7 +103,6 @@ class Transmission:
     __slots__ = (
         "_allocation",
         "_drain",
-        "_fast_flags",
         "_granules",
         "_hole_starts",
         "_holes",
@@ -104,11 +112,11 @@ class Transmission:
         "_turn_bytes",
         "_turn_requests",
         "_view",
-        "attention",
         "closed",
         "cold",
         "more",
         "payload",
+        "plain",
         "queued",
         "refused",
         "requests",
@@ -132,9 +140,6 @@ class Transmission:
         """Requests that wait for a load; the shell takes them from here."""
         self.closed: str | None = None
         """Why the connection is over; "" when the client said goodbye."""
-        self.attention = False
-        """True when something of `cold`, `closed`, `more`, `refused` is to be looked at;
-        the shell clears it."""
         self.more = False
         """True while whole requests wait for the next turn: call receive(b"", 0)."""
         self.queued = 0
@@ -144,6 +149,9 @@ class Transmission:
         self.requests = 0
         self.refused: str | None = None
         """The last refused request, in words; the shell may take and clear it."""
+        self.plain = not holes and (sizes or BlockSizes()).minimum <= 1
+        """Whether a read within bounds, of what is in memory, has one answer that depends on
+        nothing else: a lane may give it."""
         self._view = view
         self._granules = granules
         self._structured = structured
@@ -151,8 +159,6 @@ class Transmission:
         self._holes = holes
         self._hole_starts = [start for start, _ in holes]
         self._sizes = sizes or BlockSizes()
-        # The fast path is for reads that need no second thought: -1 is no read's flags.
-        self._fast_flags = -1 if holes or self._sizes.minimum > 1 else 0
         self._turn_requests = turn_requests
         self._turn_bytes = turn_bytes
         self._rest = b""
@@ -170,16 +176,7 @@ class Transmission:
             self._rest = b""
         position = 0
         out: list[Buffer] = []
-        append = out.append
         queued = count = 0
-        turn_requests, turn_bytes = self._turn_requests, self._turn_bytes
-        unpack = REQUEST.unpack_from
-        view, size = self._view, self.size
-        granules = self._granules
-        hot_find, shift = granules.hot.find, granules.shift
-        structured = self._structured
-        allowed_flags = self._fast_flags
-        maximum = self._sizes.maximum
         while True:
             if self._drain:
                 position, stop = self._drain_payload(position, end)
@@ -187,41 +184,15 @@ class Transmission:
                     break
             if end - position < _REQUEST_SIZE or self.closed is not None:
                 break
-            if count >= turn_requests or queued >= turn_bytes:
-                self.more = self.attention = True
+            if count >= self._turn_requests or queued >= self._turn_bytes:
+                self.more = True
                 self._rest = bytes(data[position:end])
                 self.queued = queued
                 self.requests += count
                 return out
-            magic, flags, command, cookie, offset, length = unpack(data, position)
+            reply = self._answer(*REQUEST.unpack_from(data, position))
             position += _REQUEST_SIZE
             count += 1
-            after = offset + length
-            if (
-                command == _READ
-                and flags == allowed_flags
-                and magic == REQUEST_MAGIC
-                and 0 < length <= maximum
-                and after <= size
-            ):
-                if hot_find(0, offset >> shift, ((after - 1) >> shift) + 1) < 0:
-                    if structured:
-                        append(
-                            DATA_CHUNK.pack(
-                                STRUCTURED_REPLY_MAGIC, 1, 1, cookie, length + 8, offset
-                            )
-                        )
-                        queued += length + 28
-                    else:
-                        append(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie))
-                        queued += length + 16
-                    append(view[offset:after])
-                    self.payload += length
-                else:
-                    self.attention = True
-                    self.cold.append(ColdRequest(command, flags, cookie, offset, length))
-                continue
-            reply = self._slow(magic, flags, command, cookie, offset, length)
             out += reply
             queued += sum(map(len, reply))
         if position < end and self.closed is None:
@@ -232,9 +203,9 @@ class Transmission:
         return out
 
     @property
-    def plain(self) -> bool:
-        """Whether a read within bounds, of what is in memory, needs no second thought."""
-        return self._fast_flags == 0
+    def attention(self) -> bool:
+        """Whether something of `cold`, `closed`, `more`, `refused` is to be looked at."""
+        return bool(self.cold or self.more or self.closed is not None or self.refused is not None)
 
     @property
     def between_requests(self) -> bool:
@@ -247,7 +218,7 @@ class Transmission:
         if error is not None:
             what = _describe(request.command, request.offset, request.length)
             out = self._error(request.cookie, error, f"{what}: the server cannot read the image")
-        elif request.command == Command.CACHE:
+        elif request.command == _CACHE:
             out = self._ok(request.cookie)
         else:
             out = self._data(request.flags, request.cookie, request.offset, request.length)
@@ -260,18 +231,17 @@ class Transmission:
         self._drain -= skipped
         return position + skipped, self._drain > 0
 
-    def _slow(
+    def _answer(
         self, magic: int, flags: int, command: int, cookie: int, offset: int, length: int
     ) -> list[Buffer]:
-        """Anything but a plain read within bounds."""
-        self.attention = True
+        """The reply to one request; none where it waits in `cold`, or the connection is over."""
         if magic != REQUEST_MAGIC:
             self.closed = f"not a request: magic {magic:#x}"
             return []
-        if command == Command.DISC:
+        if command == _DISC:
             self.closed = ""
             return []
-        if command == Command.WRITE:
+        if command == _WRITE:
             # Nothing of it is kept, so any length may be drained.
             self._drain = length
         refusal = self._validate(flags, command, offset, length)
@@ -279,14 +249,14 @@ class Transmission:
             error, why = refusal
             self.refused = f"{_describe(command, offset, length)}: {why}"
             return self._error(cookie, error, self.refused)
-        if command == Command.FLUSH:
+        if command == _FLUSH:
             return self._ok(cookie)
-        if command == Command.BLOCK_STATUS:
+        if command == _BLOCK_STATUS:
             extents = self._extents(offset, length, one=bool(flags & CommandFlag.REQ_ONE))
             return [pack_block_status(cookie, CONTEXT_ID, extents)]
         # READ or CACHE: holes need no loading.
-        if self._is_hole(offset, length) or self._granules.is_hot(offset, length):
-            if command == Command.CACHE:
+        if (self._holes and self._is_hole(offset, length)) or self._granules.is_hot(offset, length):
+            if command == _CACHE:
                 return self._ok(cookie)
             return self._data(flags, cookie, offset, length)
         self.cold.append(ColdRequest(command, flags, cookie, offset, length))
@@ -296,29 +266,29 @@ class Transmission:
         self, flags: int, command: int, offset: int, length: int
     ) -> tuple[Errno, str] | None:
         """None for a request to be obeyed, else the error and its reason."""
-        if command in (Command.WRITE, Command.TRIM, Command.WRITE_ZEROES):
+        if command in _WRITING:
             return Errno.EPERM, "the export is read-only"
         allowed = _FLAGS.get(command)
         if allowed is None:
             return Errno.EINVAL, f"unknown command {command}"
-        if not self._structured:
-            allowed &= ~int(CommandFlag.DF)
-        if flags & ~allowed:
+        if flags & ~(allowed if self._structured else allowed & ~_DF):
             return Errno.EINVAL, f"flags {flags:#x} are not for this command"
-        if command == Command.FLUSH:
+        if command == _FLUSH:
             if offset or length:
                 return Errno.EINVAL, "offset and length of a flush must be 0"
             return None
-        if command == Command.BLOCK_STATUS and not self._allocation:
+        if command == _BLOCK_STATUS and not self._allocation:
             return Errno.EINVAL, "no metadata context was negotiated"
         if length == 0:
             return Errno.EINVAL, "nothing is asked for"
         if offset + length > self.size:
             return Errno.EINVAL, f"past the end of the export ({self.size} bytes)"
         minimum = self._sizes.minimum
-        if offset % minimum or (length % minimum and offset + length != self.size):
+        if minimum > 1 and (
+            offset % minimum or (length % minimum and offset + length != self.size)
+        ):
             return Errno.EINVAL, f"not a multiple of the minimum block of {minimum} bytes"
-        if command == Command.READ and length > self._sizes.maximum:
+        if command == _READ and length > self._sizes.maximum:
             return Errno.EINVAL, f"longer than the limit of {self._sizes.maximum} bytes"
         return None
 
@@ -327,10 +297,15 @@ class Transmission:
         view = self._view
         if not self._structured:
             self.payload += length
-            head = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+            return [pack_simple_reply(cookie), view[offset : offset + length]]
+        if not self._holes:
+            self.payload += length
+            head = DATA_CHUNK.pack(
+                STRUCTURED_REPLY_MAGIC, CHUNK_DONE, _DATA, cookie, length + _DATA_HEAD, offset
+            )
             return [head, view[offset : offset + length]]
         parts = self._parts(offset, length)
-        if flags & CommandFlag.DF and len(parts) > 1:
+        if flags & _DF and len(parts) > 1:
             parts = [(offset, length, False)]
         out: list[Buffer] = []
         for index, (start, count, hole) in enumerate(parts):
@@ -342,16 +317,13 @@ class Transmission:
                 )
                 continue
             size = count + _DATA_HEAD
-            kind = Chunk.OFFSET_DATA
-            out.append(DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, done, kind, cookie, size, start))
+            out.append(DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, done, _DATA, cookie, size, start))
             out.append(view[start : start + count])
             self.payload += count
         return out
 
     def _parts(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         """(start, length, is a hole) of a range, in order; few when there are many."""
-        if not self._holes:
-            return [(offset, length, False)]
         end = offset + length
         parts: list[tuple[int, int, bool]] = []
         position = offset
@@ -393,6 +365,7 @@ class Transmission:
         return [pack_simple_reply(cookie, error)]
 
 
+_WRITING: Final[frozenset[int]] = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 _FLAGS: Final[dict[int, int]] = {
     # Plain numbers: ~ of an IntFlag knows only the flags that have names.
     # FUA has no meaning for them, and does no harm: some clients set it on everything.

@@ -35,6 +35,7 @@ MAX_SKIPPED: Final = 1024 * 1024
 MAX_OPTIONS: Final = 4096
 """A client that is still negotiating after so many options is sent away."""
 MAX_QUERIES: Final = 256
+"""Metadata contexts that one option may ask about; clients ask about one."""
 
 CONTEXT_ID: Final = 1
 """The number under which base:allocation is known once it is set."""

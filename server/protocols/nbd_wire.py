@@ -1,19 +1,28 @@
 """The NBD wire format: numbers and layouts, as the protocol text names them.
 
 The protocol text is doc/proto.md of the NetworkBlockDevice project. Everything
-is big-endian. Nothing here decides anything.
+is big-endian. Nothing here decides anything. Numbers that the fast path in C needs, too,
+stand there (server/fastpath/fastpath.h).
 """
 
 import struct
 from enum import IntEnum, IntFlag
 from typing import Final
 
+from server.fastpath import (
+    NBD_CHUNK_DONE,
+    NBD_CHUNK_OFFSET_DATA,
+    NBD_REQUEST_MAGIC,
+    NBD_SIMPLE_REPLY_MAGIC,
+    NBD_STRUCTURED_REPLY_MAGIC,
+)
+
 INIT_MAGIC: Final = 0x4E42444D41474943  # "NBDMAGIC"
 OPTION_MAGIC: Final = 0x49484156454F5054  # "IHAVEOPT"
 OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
-REQUEST_MAGIC: Final = 0x25609513
-SIMPLE_REPLY_MAGIC: Final = 0x67446698
-STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
+REQUEST_MAGIC: Final = NBD_REQUEST_MAGIC
+SIMPLE_REPLY_MAGIC: Final = NBD_SIMPLE_REPLY_MAGIC
+STRUCTURED_REPLY_MAGIC: Final = NBD_STRUCTURED_REPLY_MAGIC
 
 MAX_STRING: Final = 4096
 """Longest export name, context name or message that the protocol allows, in bytes."""
@@ -116,14 +125,14 @@ class Chunk(IntEnum):
     """Types of structured reply chunks."""
 
     NONE = 0
-    OFFSET_DATA = 1
+    OFFSET_DATA = NBD_CHUNK_OFFSET_DATA
     OFFSET_HOLE = 2
     BLOCK_STATUS = 5
     ERROR = 0x8001
     ERROR_OFFSET = 0x8002
 
 
-CHUNK_DONE: Final = 1
+CHUNK_DONE: Final = NBD_CHUNK_DONE
 
 STATE_HOLE: Final = 1
 STATE_ZERO: Final = 2

@@ -18,15 +18,20 @@ from server.protocols.tftp_wire import (
 )
 
 DEFAULT_BLKSIZE: Final = 512
+"""Bytes of a block where none is negotiated (RFC 1350)."""
 MAX_BLKSIZE: Final = 65464
+"""Bytes; the most that RFC 2348 allows."""
 MAX_WINDOW_BYTES: Final = 128 * 1024
+"""Bytes of a window: what a client's socket cannot hold is lost, and asked for again."""
 
 FIRST_RTO: Final = 1.0
 """Seconds before the first retransmission, while no round trip has been measured."""
 MIN_RTO: Final = 0.05
+"""Seconds; none comes sooner: a busy machine may answer so late, and that is no loss."""
 MAX_RTO: Final = 5.0
+"""Seconds; none comes later, for people watch."""
 UNCONFIRMED_RETRIES: Final = 2
-"""Retransmissions to an address that has not answered: whoever forged it hurts nobody."""
+"""Retransmissions to an address that has not answered: a forged one hurts nobody."""
 NEVER: Final = float("inf")
 
 
@@ -85,11 +90,13 @@ def negotiate(
 @dataclass(frozen=True)
 class Outcome:
     """How a transfer ended. "stop": the client had enough (a size probe, a file
-    that was closed early), which is no error. cause: an error's, of few words."""
+    that was closed early), which is no error. cause: an error's, one of server.causes'
+    for tftp. errno: the system's name of it (`EPERM`), where the system refused."""
 
     status: Literal["ok", "stop", "error"]
     message: str = ""
     cause: str = ""
+    errno: str = ""
 
 
 class Transfer:
@@ -271,12 +278,17 @@ class Transfer:
             self._end("error", f"the client closed its port at block {at}", "hung_up")
 
     def fail(
-        self, message: str, code: ErrorCode = ErrorCode.UNDEFINED, *, cause: str = "stopped"
+        self,
+        message: str,
+        code: ErrorCode = ErrorCode.UNDEFINED,
+        *,
+        cause: str = "stopped",
+        errno: str = "",
     ) -> None:
-        """End it from the server's side; the client is told."""
+        """End it from the server's side; the client gets an ERROR."""
         if self.outcome is None:
             self.farewell = pack_error(code, message)
-            self._end("error", message, cause)
+            self._end("error", message, cause, errno)
 
     def _receive_other(self, packet: bytes) -> bool:
         opcode = int.from_bytes(packet[:2], "big")
@@ -332,7 +344,11 @@ class Transfer:
         return float(self._timeout) if self._timeout else MAX_RTO
 
     def _end(
-        self, status: Literal["ok", "stop", "error"], message: str = "", cause: str = ""
+        self,
+        status: Literal["ok", "stop", "error"],
+        message: str = "",
+        cause: str = "",
+        errno: str = "",
     ) -> None:
-        self.outcome = Outcome(status, message, cause)
+        self.outcome = Outcome(status, message, cause, errno)
         self.deadline = NEVER

@@ -11,7 +11,9 @@ from typing import Final
 from server.protocols.tftp_wire import HEADER
 
 MAX_BLOCKS: Final = 64
+"""Blocks of a stretch, however small they are."""
 STRETCH_BYTES: Final = 128 * 1024
+"""Bytes of data in a stretch: what is read, laid out and cached at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from server.fastpath import TFTP_OPCODE_ACK
+
 MAX_REQUEST: Final = 2048
 """Longest request that is read, in bytes. RFC 2347 allows 512; long paths and many
 options of some firmware go beyond."""
@@ -16,7 +18,7 @@ class Opcode(IntEnum):
     RRQ = 1
     WRQ = 2
     DATA = 3
-    ACK = 4
+    ACK = TFTP_OPCODE_ACK
     ERROR = 5
     OACK = 6
 
@@ -45,8 +47,8 @@ class RequestError(Exception):
 class Request:
     """A read request.
 
-    path: as sent, but with a leading slash and no doubled ones. netascii: else
-    octet. options: names in lower case, in the order of the packet.
+    path: as sent, but with a leading slash, no doubled ones, and slashes for
+    backslashes. netascii: else octet. options: names in lower case, in the order of the packet.
     """
 
     path: str
@@ -71,7 +73,8 @@ def parse_request(packet: bytes) -> Request:
     if mode not in (b"octet", b"netascii"):
         raise RequestError("the mode must be octet or netascii")
     # Firmware that copies DHCP's file name without its end sends its 0xff end mark too.
-    name = fields[0].rstrip(b"\xff").decode(errors="backslashreplace")
+    # Windows' loaders, and DHCP servers there, write paths with backslashes.
+    name = fields[0].rstrip(b"\xff").replace(b"\\", b"/").decode(errors="backslashreplace")
     path = "/" + "/".join(part for part in name.split("/") if part)
     options: dict[str, str] = {}
     for index in range(2, len(fields) - 1, 2):

@@ -16,8 +16,11 @@ from server.protocols.tftp_blocks import Layout, build
 from server.protocols.tftp_wire import encode_netascii
 
 LOADER_THREADS: Final = 4
+"""Threads that read what is not in memory: so many clients wait for a disk at once."""
 READ_AHEAD: Final = 1024 * 1024
+"""Bytes that the kernel is asked to read ahead of a transfer."""
 MAX_NETASCII: Final = 16 * 1024 * 1024
+"""Bytes of a file in netascii, which is held in memory as converted; texts are smaller."""
 
 Done = Callable[[OSError | None], None]
 
@@ -238,7 +241,7 @@ class Reader:
         return layout.slices(first, count, held)
 
     def load(self, first: int, count: int, done: Done) -> None:
-        """Have the packets [first, first + count) at hand; done is told of an error."""
+        """Have the packets [first, first + count) at hand; `done` gets the error, or None."""
         blocks = self.layout.blocks
         wanted = range(first // blocks, (first + count - 1) // blocks + 1)
         missing = [index for index in wanted if index not in self._held]

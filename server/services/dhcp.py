@@ -3,10 +3,9 @@
 import asyncio
 import ipaddress
 import socket
-import struct
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,16 +16,20 @@ from server.protocols.dhcp_leases import LeaseTable
 from server.protocols.dhcp_server import DhcpServer, FindLoaders, Mode, Outcome, Pool
 from server.protocols.dhcp_wire import ANY, MAX_MESSAGE, PXE_PORT, SERVER_PORT
 from server.services.dhcp_leases import LeaseFile
+from server.services.gate import nobody
 from server.services.interfaces import InterfaceAddress, list_addresses
+from server.services.pktinfo import (
+    PacketInfo,
+    pack_packet_info,
+    read_packet_info,
+    receive_packet_info,
+)
 from server.services.ports import bind_port
 from server.services.ratelimit import RateLimit
 
 __all__ = ["DhcpLimits", "DhcpService", "Range", "parse_range"]
 
 LEASE_FILE: Final = "dhcp-leases"
-IP_PKTINFO: Final = 8
-"""Of linux/in.h; Python 3.11's socket module does not have it."""
-_PKTINFO: Final = struct.Struct("=I4s4s")
 _TURN: Final = 64
 """Datagrams that are handled before other services have their turn."""
 
@@ -35,8 +38,10 @@ _TURN: Final = 64
 class DhcpLimits:
     """What is answered, a second and at once; the rest is dropped without a word.
 
-    client: of one address, or of one MAC while it has none. relay: through one
-    relay. total: all together. complaints: events about what cannot be sent.
+    client: of one address, or of one MAC while it has none. relay: of one relay, by
+    the address that its packets come from. total: all together, of which broadcasts
+    on this network, relays and the inventory's machines each have a share of their
+    own as large. complaints: events about what cannot be sent.
     """
 
     client_rate: float = 5.0
@@ -88,15 +93,6 @@ def parse_range(text: str) -> Range:
     return Range(str(start), str(end))
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """Where a datagram came in: interface index, and the local address for answers."""
-
-    interface: int
-    local: str
-    sent_to: str
-
-
 class DhcpService:
     """Answers on UDP 67 and 4011. All methods belong to the loop's thread.
 
@@ -104,9 +100,12 @@ class DhcpService:
     of the interface that a request came by. With an address, requests from other
     networks are answered only if they were sent to it (by a relay). interface:
     hear and speak on this one only. find_loaders: Client -> Loaders, or Refused.
-    addresses: the range of full mode. state: directory of the lease file, None
+    is_listed: whether the inventory has a MAC. mac_of: the MAC that an address is
+    known to have. addresses: the range of full mode. state: directory of the lease file, None
     to forget all leases at the end.
     """
+
+    owner: Final = "dhcp"
 
     def __init__(
         self,
@@ -122,6 +121,8 @@ class DhcpService:
         state: Path | None = None,
         limits: DhcpLimits | None = None,
         ports: tuple[int, int] = (SERVER_PORT, PXE_PORT),
+        is_listed: Callable[[str], bool] = nobody,
+        mac_of: Callable[[str], str | None] = lambda address: None,
     ) -> None:
         if (mode == "full") != (addresses is not None):
             raise ServerError(
@@ -142,10 +143,14 @@ class DhcpService:
         self._sockets: list[tuple[socket.socket, int]] = []
         self._index: int | None = None
         self._server: DhcpServer | None = None
+        self._table: tuple[LeaseTable, ipaddress.IPv4Network] | None = None
         limits = limits or DhcpLimits()
         self._clients = RateLimit(limits.client_rate, limits.client_burst)
         self._relays = RateLimit(limits.relay_rate, limits.relay_burst)
         self._total = RateLimit(limits.total_rate, limits.total_burst)
+        self._spare = RateLimit(limits.total_rate / 2, limits.total_burst / 2)
+        self._is_listed = is_listed
+        self._mac_of = mac_of
         self._complaints = RateLimit(limits.complaints_per_second, 3.0)
 
     @property
@@ -155,6 +160,15 @@ class DhcpService:
             return self._ports
         first, second = (sock.getsockname()[1] for sock, _ in self._sockets)
         return first, second
+
+    def reserve(self, reserved: Mapping[str, str], hostnames: Mapping[str, str]) -> None:
+        """Full mode: what each listed machine gets from now on, by MAC; see Range."""
+        if self._range is None:
+            return
+        self._range = replace(self._range, reserved=reserved, hostnames=hostnames)
+        if self._table is not None:
+            table, subnet = self._table
+            table.reserve(_within(reserved, subnet))
 
     def bind(self) -> None:
         """Take the ports and read the leases. Raises ServerError that says what is wrong."""
@@ -170,7 +184,7 @@ class DhcpService:
                 sock = bind_port("dhcp", "udp", ANY, port, interface=self._interface)
                 self._sockets.append((sock, role))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+                receive_packet_info(sock)
         except ServerError:
             self._close()
             raise
@@ -193,7 +207,7 @@ class DhcpService:
         self._file.close()
 
     def _find_local(self) -> InterfaceAddress | None:
-        """The address that this server has on the network it serves, where that is told."""
+        """The server's address on the network that it serves, where farm.yaml gives one."""
         known = list_addresses()
         if self._interface is not None:
             known = [entry for entry in known if entry.name == self._interface]
@@ -233,24 +247,37 @@ class DhcpService:
                     hint="choose a range inside of that network",
                 )
         edges = (str(subnet.network_address), str(subnet.broadcast_address))
+        taken = {
+            local.address: f"this server's own, on {local.name}",
+            given.router or "": "the router's (dhcp_router)",
+            **dict.fromkeys(given.dns, "a name server's (dhcp_dns)"),
+            edges[0]: "the network's",
+            edges[1]: "the broadcast address",
+        }
+        for mac, address in given.reserved.items():
+            if address in taken:
+                raise ServerError(
+                    f"inventory: {address} of {mac} is {taken[address]}",
+                    hint="give the machine an address of its own",
+                )
         table = LeaseTable(
             given.first,
             given.last,
             record=lambda lease: self._file.record(lease, table),
-            reserved={
-                mac: address
-                for mac, address in given.reserved.items()
-                if ipaddress.IPv4Address(address) in subnet
-            },
+            reserved=_within(given.reserved, subnet),
             excluded=(local.address, given.router, *edges),
         )
         self._file.load(table)
+        self._table = (table, subnet)
         return Pool(
             table,
             Network(subnet, given.router, given.dns, given.domain, given.ntp),
             given.seconds,
-            lambda mac: given.hostnames.get(mac, ""),
+            self._find_hostname,
         )
+
+    def _find_hostname(self, mac: str) -> str:
+        return self._range.hostnames.get(mac, "") if self._range is not None else ""
 
     def _read(self, sock: socket.socket, role: int) -> None:
         for _ in range(_TURN):
@@ -260,7 +287,7 @@ class DhcpService:
                 return
             except OSError:
                 continue  # an ICMP error for an earlier answer
-            arrival = _read_arrival(control)
+            arrival = read_packet_info(control)
             if arrival is not None and source[1] != 0:
                 self._handle(sock, role, data, source, arrival)
 
@@ -270,10 +297,10 @@ class DhcpService:
         role: int,
         data: bytes,
         source: tuple[str, int],
-        arrival: _Arrival,
+        arrival: PacketInfo,
     ) -> None:
         local = arrival.local if self._address == ANY else self._address
-        if self._index not in (None, arrival.interface) and arrival.sent_to != self._address:
+        if self._index not in (None, arrival.interface) and arrival.destination != self._address:
             return
         if local == ANY or not self._allow(data, source, time.monotonic()):
             return
@@ -282,20 +309,45 @@ class DhcpService:
         try:
             outcome = self._server.receive(now, data, source, role, local)
         except ServerError as error:  # the lease file: no promise that cannot be kept
-            self._complain(now, source[0], f"{error.message}; {error.hint}")
+            self._complain(now, source[0], error.one_line())
             return
         self._send(sock, outcome, local, arrival.interface, now)
-        for event in outcome.events:
-            self._emit(event)
+        if outcome.events and self._tells(data, source):
+            for event in outcome.events:
+                self._emit(event)
 
     def _allow(self, data: bytes, source: tuple[str, int], now: float) -> bool:
-        if not self._total.allow("", now):
-            return False
-        relay = data[24:28]
-        if relay not in (b"\0\0\0\0", b""):
-            return self._relays.allow(socket.inet_ntoa(relay.ljust(4, b"\0")), now)
-        key = source[0] if source[0] != ANY else data[28:34].hex()
-        return self._clients.allow(key, now)
+        """Whether a message is looked at: its sender's own share first, then its kind's.
+
+        Only the source address and the MAC are asked; giaddr is whatever the sender
+        wrote, and a new one in each packet would be a new share each.
+        """
+        mac = data[28:34].hex(":")
+        if source[0] == ANY:
+            own, kind = self._clients.allow(mac, now), "broadcast"
+        elif data[24:28] not in (b"\0\0\0\0", b""):
+            own, kind = self._relays.allow(source[0], now), "relay"
+        else:
+            own, kind = self._clients.allow(source[0], now), "unicast"
+        if self._is_listed(mac):
+            # Whoever sends under a listed MAC uses up its own share, and not the spare one.
+            return self._total.allow("listed", now) if own else self._spare.allow("listed", now)
+        return own and self._total.allow(kind, now)
+
+    def _tells(self, data: bytes, source: tuple[str, int]) -> bool:
+        """Whether a message may change the timeline of the machine that it names.
+
+        Not when it comes from an address that is known to be another machine's: a
+        renewal comes from the machine itself. A relay's message comes from the relay,
+        which the inventory does not name.
+        """
+        if source[0] == ANY:
+            return True
+        mac = data[28:34].hex(":")
+        sender = self._mac_of(source[0])
+        if sender is None or sender == mac:
+            return True
+        return data[24:28] != b"\0\0\0\0" and not self._is_listed(sender)
 
     def _send(
         self, sock: socket.socket, outcome: Outcome, local: str, interface: int, now: float
@@ -305,9 +357,8 @@ class DhcpService:
         data, to = outcome.send
         if not to[0].startswith("255."):
             interface = 0  # by the routes
-        info = _PKTINFO.pack(interface, socket.inet_aton(local), b"\0" * 4)
         try:
-            sock.sendmsg([data], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, to)
+            sock.sendmsg([data], [pack_packet_info(local, interface)], 0, to)
         except OSError as error:
             self._complain(now, to[0], f"cannot send to {to[0]} port {to[1]}: {error.strerror}")
 
@@ -317,9 +368,10 @@ class DhcpService:
             self._emit(Event(now, node, "dhcp", "dhcp", detail))
 
 
-def _read_arrival(control: list[tuple[int, int, bytes]]) -> _Arrival | None:
-    for level, kind, payload in control:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            index, local, sent_to = _PKTINFO.unpack_from(payload)
-            return _Arrival(index, socket.inet_ntoa(local), socket.inet_ntoa(sent_to))
-    return None
+def _within(reserved: Mapping[str, str], subnet: ipaddress.IPv4Network) -> dict[str, str]:
+    """The reservations of one network."""
+    return {
+        mac: address
+        for mac, address in reserved.items()
+        if ipaddress.IPv4Address(address) in subnet
+    }

@@ -1,10 +1,10 @@
 """The lease file: one line of JSON a change, rewritten when it has grown."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, TextIO
 
+from imagebuild.wholefile import write_whole
 from server.errors import ServerError
 from server.protocols.dhcp_leases import Lease, LeaseTable, dump_lease
 
@@ -13,7 +13,7 @@ SLACK: Final = 1000
 
 
 class LeaseFile:
-    """Appends each lease as it is bound, before the machine is told of it.
+    """Appends each lease as it is bound, before the machine gets its answer.
 
     A line is handed to the kernel at once, and not synced to the disk: leases
     outlive a crash of the server. What a power cut of the server loses, the
@@ -55,14 +55,12 @@ class LeaseFile:
     def _rewrite(self, table: LeaseTable) -> None:
         assert self._path is not None
         self.close()
-        fresh = self._path.with_name(self._path.name + ".new")
-        self._lines = 0
+        lines = [dump_lease(lease) + "\n" for lease in table if lease.state != "offered"]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(fresh, "w", encoding="utf-8")  # noqa: SIM115 - kept open
-            self._write(lease for lease in table if lease.state != "offered")
-            os.fsync(self._file.fileno())
-            os.replace(fresh, self._path)
+            write_whole(self._path, "".join(lines).encode(), durable=True)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
+            self._lines = len(lines)
         except OSError as error:
             raise self._explain(error) from error
 

@@ -7,25 +7,36 @@ from typing import Final
 
 from server.errors import ServerError
 from server.protocols.dns import MAX_QUERY, DnsServer, DnsStream
+from server.services.gate import SPARE, Gate, IsKnown, nobody
 from server.services.ports import bind_port
 from server.services.ratelimit import RateLimit
 
 __all__ = ["DnsLimits", "DnsService"]
 
-_TURN: Final = 64
-_READ: Final = 8192
+RECEIVE_BUFFER: Final = 1024 * 1024
+"""Bytes of queries that wait: a flood is read off it, and not in place of what came with it."""
+ANY_PORT_TRIES: Final = 16
+"""With port 0: how many of the kernel's choices for UDP are tried for TCP, too."""
+_TURN: Final = 16
+"""Queries after which others have their turn."""
+_READ: Final = 2048
+"""Bytes of a connection that are read in one turn: some dozens of queries."""
 
 
 @dataclass(frozen=True)
 class DnsLimits:
-    """client: answers over UDP a second and at once, by address; more is dropped.
+    """client: answers a second and at once, by address; more is dropped, over TCP hung up on.
 
-    connections: over TCP, in all; idle_seconds: how long one may say nothing.
+    strangers_rate: to all addresses together that the inventory does not name.
+    Beyond what an address may have, all together get four times that.
+    connections: over TCP, in all (the one that was silent longest
+    gives way to a new one); idle_seconds: how long one may say nothing.
     unsent: bytes of answers that a client has not taken; with more it is cut off.
     """
 
     client_rate: float = 50.0
     client_burst: float = 200.0
+    strangers_rate: float = 1000.0
     connections: int = 64
     per_client: int = 4
     idle_seconds: float = 10.0
@@ -35,6 +46,8 @@ class DnsLimits:
 class DnsService:
     """Answers on one port, UDP and TCP. All methods belong to the loop's thread."""
 
+    owner: Final = "dns"
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -43,16 +56,24 @@ class DnsService:
         server: DnsServer,
         port: int = 53,
         limits: DnsLimits | None = None,
+        is_known: IsKnown = nobody,
     ) -> None:
         self._loop = loop
         self._address = address
         self._port = port
         self._server = server
         self._limits = limits or DnsLimits()
-        self._rate = RateLimit(self._limits.client_rate, self._limits.client_burst)
+        self._is_known = is_known
+        rate, strangers = self._limits.client_rate, self._limits.strangers_rate
+        self._gate = Gate(
+            RateLimit(rate, self._limits.client_burst),
+            RateLimit(strangers, strangers),
+            RateLimit(SPARE * rate, SPARE * rate / 2),
+        )
         self._udp: socket.socket | None = None
         self._tcp: socket.socket | None = None
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}
+        """The one that was silent longest comes first."""
 
     @property
     def port(self) -> int:
@@ -60,8 +81,22 @@ class DnsService:
         return int(self._udp.getsockname()[1]) if self._udp is not None else self._port
 
     def bind(self) -> None:
-        """Take the port, UDP and TCP. Raises ServerError that says who has it."""
+        """Take the port, UDP and TCP. Raises ServerError that says who has it.
+
+        Port 0 is any that is free for both: the kernel names one that is free for UDP.
+        """
+        tries = ANY_PORT_TRIES if self._port == 0 else 1
+        for left in reversed(range(tries)):
+            try:
+                self._bind_both()
+                return
+            except ServerError:
+                if left == 0:
+                    raise
+
+    def _bind_both(self) -> None:
         self._udp = bind_port("dns", "udp", self._address, self._port)
+        self._udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         try:
             self._tcp = bind_port("dns", "tcp", self._address, self.port)
         except ServerError:
@@ -87,7 +122,16 @@ class DnsService:
         self._udp = self._tcp = None
 
     def forget(self, connection: "_Connection") -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+
+    def heard(self, connection: "_Connection") -> None:
+        """It has asked something: others give way before it."""
+        self._connections.pop(connection, None)
+        self._connections[connection] = None
+
+    def allow(self, client: str) -> bool:
+        """Whether one more query of this address is looked at now."""
+        return self._gate.allow(client, self._loop.time(), known=self._is_known(client))
 
     def _read(self, sock: socket.socket) -> None:
         for _ in range(_TURN):
@@ -97,7 +141,7 @@ class DnsService:
                 return
             except OSError:
                 continue  # an ICMP error for an earlier answer
-            if len(data) > MAX_QUERY or not self._rate.allow(client[0], self._loop.time()):
+            if len(data) > MAX_QUERY or not self.allow(client[0]):
                 continue
             answer = self._server.answer(data, udp=True)
             if answer is not None:
@@ -113,15 +157,22 @@ class DnsService:
             return
         fresh.setblocking(False)
         mine = sum(connection.client == client[0] for connection in self._connections)
-        if len(self._connections) >= self._limits.connections or mine >= self._limits.per_client:
+        if mine >= self._limits.per_client:
             fresh.close()
             return
-        stream = DnsStream(self._server)
-        self._connections.add(_Connection(self, self._loop, fresh, client[0], stream, self._limits))
+        if len(self._connections) >= self._limits.connections:
+            others = self._connections
+            strangers = (other for other in others if not self._is_known(other.client))
+            next(strangers, next(iter(others))).close()
+        stream = DnsStream(self._server, lambda: self.allow(client[0]))
+        connection = _Connection(self, self._loop, fresh, client[0], stream, self._limits)
+        self._connections[connection] = None
 
 
 class _Connection:
     """One client over TCP."""
+
+    owner: Final = "dns"
 
     def __init__(
         self,
@@ -163,6 +214,7 @@ class _Connection:
         if answers:
             self._timer.cancel()
             self._timer = self._loop.call_later(self._limits.idle_seconds, self.close)
+            self._service.heard(self)
             self._unsent += answers
             self._write()
 

@@ -23,14 +23,11 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Final, TypeVarTuple, Unpack
 
-from server.fastpath import Lane, Poller
+from server.fastpath import BULK_PER_TURN, MIXED_TURNS, Lane, Poller
 
-BULK_PER_POLL: Final = 4
-MIXED_TURNS: Final = 1000
-"""After a short answer, so many long ones are sent one by one."""
 WATCH_SECONDS: Final = 60e-6
-"""So long a loop with a single client looks again before it sleeps, where there is
-another core for that client."""
+"""Seconds for which a loop with a single client polls again before it sleeps, where the
+machine has another core for that client: waking up takes as long."""
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _NOT_IN: Final = ~select.EPOLLIN
@@ -58,34 +55,36 @@ class HotLoop(asyncio.SelectorEventLoop):
         return self._hot.set_reader(_number(fd), None)
 
     def add_edge_reader(self, fd: int, ready: "Ready") -> None:
-        """As add_reader, but told once of what has arrived (EPOLLET): it takes all of it,
-        or as much as lets more arrive. Spares the kernel a second look at each event."""
+        """As add_reader, but `ready` is called once for what has arrived (EPOLLET): it has to
+        read until nothing is left. Spares the kernel a second look at each event."""
         self._hot.set_reader(fd, ready, edge=True)
 
     def attach(self, lane: Lane) -> None:
-        """Have a descriptor's lane asked before its reader, which is told of what the
-        lane leaves. It goes when reader and writer are removed."""
+        """Let a lane serve its descriptor before the reader, which is called for what the
+        lane leaves. The lane goes when reader and writer are removed."""
         self._hot.poller.attach(lane)
 
     @property
     def clock(self) -> Poller:
-        """Has `now`: when the events were told of that are handled right now."""
+        """The poller; its `now` is the time at which the events in hand were found."""
         return self._hot.poller
 
     @property
     def after_reads(self) -> Callable[["Ready"], object]:
-        """Takes what is to be called once all that has arrived by now was read.
+        """A function that takes a callback; the loop calls it after it has read all sockets
+        that are readable in this turn.
 
-        Answers that are sent so, one after the other, find their receivers awake: a
-        machine that sleeps is woken once, not for each of its answers.
+        Answers that are sent so leave one after the other: a sleeping receiver is woken
+        once, not for each answer.
         """
         return self._hot.after.append
 
     @property
     def in_bulk(self) -> Callable[["Ready"], object]:
-        """Takes what is to be called a few at a time, with a look at all readers in between.
+        """A function that takes a callback for a long answer; the loop calls a few of them
+        (BULK_PER_TURN), then looks at all readers, then calls the next few.
 
-        For long answers: those to short questions do not wait for all of them.
+        Short answers do not wait for all long ones.
         """
         return self._hot.bulk.append
 
@@ -233,7 +232,7 @@ class HotSelector(selectors.BaseSelector):
                 self._mixed = MIXED_TURNS
             if bulk:
                 self._mixed -= 1
-                most = 1 if self._mixed > 0 else BULK_PER_POLL
+                most = 1 if self._mixed > 0 else BULK_PER_TURN
                 after += [bulk.popleft() for _ in range(min(len(bulk), most))]
             due = bool(after)
             for call in after:

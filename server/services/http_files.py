@@ -33,11 +33,27 @@ def is_in_memory(file: int, offset: int, count: int) -> bool:
 
 
 def touch(file: int, offset: int, count: int) -> None:
+    """Have a part of a file in memory; blocks. What follows it is read meanwhile."""
+    os.posix_fadvise(file, offset + count, count, os.POSIX_FADV_WILLNEED)
     if not os.pread(file, count, offset):
-        raise OSError(errno.EIO, "the file is shorter than it was")
+        raise describe(errno.ENODATA)
+
+
+def describe(number: int) -> OSError:
+    """An errno with its words. ENODATA: a file ends before its part does."""
+    short = "the file is shorter than it was"
+    return OSError(number, short if number == errno.ENODATA else os.strerror(number))
 
 
 def explain(error: OSError) -> str:
     if error.errno in (errno.EPIPE, errno.ECONNRESET):
         return "the client closed the connection before the end"
     return error.strerror or str(error)
+
+
+def hang_up(sock: socket.socket) -> None:
+    """End a connection whose descriptor another thread still uses."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is broken already

@@ -1,4 +1,4 @@
-"""Replies without an end: who follows, how many may, and what waits for each."""
+"""Replies without an end: their followers, how many there may be, and what waits for each."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -15,24 +15,45 @@ class Followers:
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
         self._by_client: dict[str, int] = {}
+        self._streams: dict[Stream, None] = {}
 
     def __len__(self) -> int:
         return sum(self._by_client.values())
 
-    def admit(self, client: str, response: Response) -> Response:
-        """The response, or a 503 when there are too many followers already."""
+    def admit(self, client: str, response: Response, *, local: bool = False) -> Response:
+        """The response, or a 503 when there are too many followers already.
+
+        When there are too many in all, the oldest of the address that has most gives
+        way to an address that has fewer. local: it is of this machine, and let in.
+        """
         mine = self._by_client.get(client, 0)
-        if mine < self.limits.followers_per_client and len(self) < self.limits.followers:
+        if local:
+            return response
+        has_room = mine < self.limits.followers_per_client and (
+            len(self) < self.limits.followers or self._make_room(mine)
+        )
+        if has_room:
             return response
         text = b"too many follow already; try again, or ask without follow=1\n"
         return Response(503, text, "text/plain; charset=utf-8", _RETRY)
 
-    def add(self, client: str) -> None:
-        """One more from this address."""
-        self._by_client[client] = self._by_client.get(client, 0) + 1
+    def _make_room(self, mine: int) -> bool:
+        most = max(self._by_client.values(), default=0)
+        if most <= mine:
+            return False
+        oldest = next(stream for stream in self._streams if self._by_client[stream.client] == most)
+        oldest.give_way()
+        return True
 
-    def remove(self, client: str) -> None:
+    def add(self, stream: "Stream") -> None:
+        """One more."""
+        self._streams[stream] = None
+        self._by_client[stream.client] = self._by_client.get(stream.client, 0) + 1
+
+    def remove(self, stream: "Stream") -> None:
         """One less."""
+        del self._streams[stream]
+        client = stream.client
         left = self._by_client[client] - 1
         if left:
             self._by_client[client] = left
@@ -57,6 +78,7 @@ class Stream:
     """One follower. begin(), then end() exactly when its connection is closed."""
 
     def __init__(self, followers: Followers, connection: Connection) -> None:
+        self.client = connection.client
         self._followers = followers
         self._connection = connection
         self._outflow = Outflow(followers.limits, connection.now)
@@ -66,7 +88,7 @@ class Stream:
 
     def begin(self, subscribe: Subscribe) -> None:
         """Count it, and let it be pushed to."""
-        self._followers.add(self._connection.client)
+        self._followers.add(self)
         unsubscribe = subscribe(self._push)
         if self._ended:
             unsubscribe()
@@ -78,9 +100,13 @@ class Stream:
         if self._ended:
             return
         self._ended = True
-        self._followers.remove(self._connection.client)
+        self._followers.remove(self)
         if self._unsubscribe is not None:
             self._unsubscribe()
+
+    def give_way(self) -> None:
+        """Hang up for another follower; a browser asks again."""
+        self._connection.close("gave way to another follower (limits.followers)")
 
     def flush(self) -> None:
         """Send what waits, if nothing is being sent; a heartbeat when it is time."""

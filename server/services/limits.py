@@ -12,7 +12,9 @@ class TftpLimits:
     transfers: in all; per_client: of one address; unconfirmed: of one address,
     started without options and not answered yet (these could be meant to flood
     somebody). requests_per_second, errors_per_second: answered for one address,
-    with bursts of twice and four times that. give_up_seconds: without progress.
+    with bursts of twice and four times that. strangers_per_second: requests of all
+    addresses together that the inventory does not name and that have fetched
+    nothing yet. give_up_seconds: without progress.
     cache_bytes: for packets that several clients are likely to fetch.
     bytes_per_second: of DATA for one address; 0: as many as there are.
     """
@@ -22,6 +24,7 @@ class TftpLimits:
     unconfirmed: int = 8
     requests_per_second: float = 200.0
     errors_per_second: float = 50.0
+    strangers_per_second: float = 500.0
     max_blksize: int = MAX_BLKSIZE
     max_windowsize: int = 64
     give_up_seconds: float = 30.0
@@ -37,8 +40,9 @@ class TftpLimits:
 class NbdLimits:
     """What one server grants.
 
-    connections: in all; per_client: of one address; handshakes: that have not
-    chosen an export yet (the oldest is dropped for a new one);
+    connections: in all (one that has read nothing since it attached gives way to a
+    new one, then one of whoever has most); per_client: of one address; handshakes:
+    that have not chosen an export yet (the oldest is dropped for a new one);
     handshake_seconds: for the whole negotiation. turn_requests, turn_bytes:
     what one connection gets done before the others have theirs.
     cold_requests: that may wait for the disk, by connection. bytes_per_second:
@@ -46,7 +50,7 @@ class NbdLimits:
     """
 
     connections: int = 8192
-    per_client: int = 1024
+    per_client: int = 16
     handshakes: int = 512
     handshake_seconds: float = 20.0
     turn_requests: int = 256

@@ -20,6 +20,7 @@ from typing import Final
 from server.protocols.nbd import Granules
 
 LOADER_THREADS: Final = 8
+"""Threads that load what is not in memory: so many reads wait for a disk at once."""
 RESCAN_SECONDS: Final = 2.0
 """How often it is checked that what was in memory still is."""
 AHEAD: Final = 8
@@ -27,6 +28,7 @@ AHEAD: Final = 8
 RUN: Final = 8
 """Most granules that one thread loads at once."""
 MAX_HOLES: Final = 4096
+"""Holes of a file that are looked for; a file with more is served as if it had none."""
 
 _MADV_POPULATE_READ: Final = 22
 _PAGE: Final = mmap.PAGESIZE
@@ -128,7 +130,7 @@ def _unmap(address: int, size: int, fd: int) -> None:
 
 
 class MappedFile:
-    """One immutable file, shared by all who read it.
+    """One immutable file, shared by all connections that read it.
 
     view: its bytes. fd: the file itself, open as long as the view is held. granules:
     what of it is in memory. holes: (start, end) of ranges that are not stored.
@@ -251,7 +253,7 @@ class MappedFile:
 
 
 class _Wait:
-    """Somebody who waits for several granules."""
+    """A request that waits for several granules."""
 
     __slots__ = ("_done", "_error", "_left")
 
@@ -319,7 +321,7 @@ def _rescan(
         try:
             mapping.populate(run.start << shift, len(run) << shift)
         except OSError:
-            continue  # whoever reads it will be told
+            continue  # a read of it will report the error
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *values: object) -> None:

@@ -1,6 +1,7 @@
 """NBD over TCP: a shell of raw non-blocking sockets around the protocol cores."""
 
 import asyncio
+import itertools
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,21 +11,28 @@ from server.content import Export
 from server.events import Emit, Event
 from server.protocols.nbd_handshake import BlockSizes
 from server.protocols.nbd_tap import ReadTap, pack_reads
+from server.services.gate import IsKnown, nobody
 from server.services.hotloop import HotLoop
 from server.services.limits import NbdLimits
 from server.services.mapped import MapCache, MappedFile
 from server.services.nbd_connection import Connection
-from server.services.ports import bind_port, raise_file_limit
+from server.services.nbd_room import LOOKED_AT, Room
+from server.services.ports import bind_port, is_local, raise_file_limit
 from server.services.ratelimit import RateLimit
 from server.services.throttle import make_throttle
 
 __all__ = ["Export", "NbdLimits", "NbdService"]
 
 RECEIVE_BYTES: Final = 16 * 1024
+"""Bytes of requests read at once: 585 of them."""
 ACCEPT_PAUSE: Final = 0.2
+"""Seconds until it is tried again, where no file descriptor was to be had."""
 TRAFFIC_SECONDS: Final = 2.0
+"""Between two events that tell what all connections moved."""
 READS_TOLD: Final = 256
+"""Recorded reads of one connection that make one event."""
 READS_SECONDS: Final = 0.5
+"""Seconds after which fewer make one, too."""
 
 
 class NbdService:
@@ -32,7 +40,12 @@ class NbdService:
 
     exports: (name as the client wrote it, client IP) -> Export, or None.
     list_exports: client IP -> the names that it may see. record: tell of each read.
+    is_known: of which addresses the operator knows that there is a machine: they
+    give way last. card: client IP -> what tells machines apart that have many
+    addresses. spare_local: this machine's own clients (the probes) have no limits.
     """
+
+    owner: Final = "nbd"
 
     def __init__(
         self,
@@ -44,9 +57,11 @@ class NbdService:
         list_exports: Callable[[str], Sequence[str]],
         emit: Emit,
         limits: NbdLimits | None = None,
-        reuse_port: bool = False,
         listener: socket.socket | None = None,
         record: bool = False,
+        is_known: IsKnown = nobody,
+        card: Callable[[str], str] = str,
+        spare_local: bool = False,
     ) -> None:
         self.loop = loop
         self.limits = limits or NbdLimits()
@@ -58,11 +73,13 @@ class NbdService:
         self._address = address
         self._port = port
         self._emit = emit
-        self._reuse_port = reuse_port
         self._listener = listener
         self._connections: set[Connection] = set()
         self._handshakes: dict[Connection, None] = {}
         self._per_client: dict[str, int] = {}
+        self._room = Room(is_known, card)
+        self._is_known = is_known
+        self._spare_local = spare_local
         limit = self.limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
         self._stopped: asyncio.Future[None] | None = None
@@ -87,9 +104,7 @@ class NbdService:
     def bind(self) -> None:
         """Take the port. Raises ServerError that says who has it."""
         if self._listener is None:
-            self._listener = bind_port(
-                "nbd", "tcp", self._address, self._port, reuse_port=self._reuse_port
-            )
+            self._listener = bind_port("nbd", "tcp", self._address, self._port)
         self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
@@ -154,12 +169,14 @@ class NbdService:
 
     def attached(self, connection: Connection, export: Export) -> None:
         self._handshakes.pop(connection, None)
+        self._room.add(connection)
         self._report(connection.client, "attach", _detail(export, 0))
 
     def detached(self, connection: Connection, reason: str, payload: int, requests: int) -> None:
         self._past = (self._past[0] + payload, self._past[1] + requests)
         self._connections.discard(connection)
         self._handshakes.pop(connection, None)
+        self._room.remove(connection)
         left = self._per_client.get(connection.client, 0) - 1
         if left > 0:
             self._per_client[connection.client] = left
@@ -176,7 +193,7 @@ class NbdService:
         """What notes a new connection's reads, if they are wanted."""
         return ReadTap() if self._record else None
 
-    def note_reads(self, connection: Connection, tap: ReadTap) -> None:
+    def report_reads(self, connection: Connection, tap: ReadTap) -> None:
         """Tell of reads once they are many, or the first has waited, or the client has gone."""
         if not tap.reads or connection.export is None:
             return
@@ -208,7 +225,7 @@ class NbdService:
         """What all connections moved since the last time; a connection may last for months."""
         size, requests = self._past
         for connection in self._connections:
-            connection.tell_reads()
+            connection.report_reads()
             more = connection.traffic()
             size += more[0]
             requests += more[1]
@@ -232,32 +249,49 @@ class NbdService:
             self._pause_accepting(error)
             return
         client = str(peer[0])
-        limits = self.limits
-        if self._per_client.get(client, 0) >= limits.per_client:
-            sock.close()
-            self.complain(
-                client,
-                "",
-                f"more than {limits.per_client} connections (limits.per_client)",
-                "limit",
-            )
-            return
-        if len(self._handshakes) >= limits.handshakes:
-            oldest = next(iter(self._handshakes))
-            oldest.give_way(
-                f"gave way to a new connection: {limits.handshakes} clients had not chosen an"
-                " export (limits.handshakes)"
-            )
-        if len(self._connections) >= limits.connections:
-            sock.close()
-            why = f"the server has its {limits.connections} connections (limits.connections)"
-            self.complain(client, "", why, "limit")
-            return
+        if not (self._spare_local and is_local(sock, client)):
+            refusal = self._refuse(client)
+            if refusal:
+                sock.close()
+                self.complain(client, "", refusal, "limit")
+                return
         connection = Connection(self, sock, client)
         self._connections.add(connection)
         self._handshakes[connection] = None
         self._per_client[client] = self._per_client.get(client, 0) + 1
         connection.start()
+
+    def _refuse(self, client: str) -> str:
+        """Why a new client is hung up on, "" where it is not: what is unproven gave way to it."""
+        limits = self.limits
+        if self._per_client.get(client, 0) >= limits.per_client:
+            mine = next((one for one in self._handshakes if one.client == client), None)
+            if mine is None:
+                return f"more than {limits.per_client} connections (limits.per_client)"
+            mine.give_way(
+                "gave way to a new connection of the same address: there are"
+                f" {limits.per_client} (limits.per_client)"
+            )
+        if len(self._handshakes) >= limits.handshakes:
+            self._oldest_handshake().give_way(
+                f"gave way to a new connection: {limits.handshakes} clients had not chosen an"
+                " export (limits.handshakes)"
+            )
+        if len(self._connections) >= limits.connections:
+            full = f"the server has its {limits.connections} connections (limits.connections)"
+            other = self._room.find(client)
+            if other is None and self._handshakes:
+                other = self._oldest_handshake()
+            if other is None:
+                return full
+            other.give_way(f"gave way to a new connection: {full}")
+        return ""
+
+    def _oldest_handshake(self) -> Connection:
+        """The oldest that has not chosen an export; of the first ones one of an unknown machine."""
+        first = itertools.islice(self._handshakes, LOOKED_AT)
+        strangers = (other for other in first if not self._is_known(other.client))
+        return next(strangers, next(iter(self._handshakes)))
 
     def _pause_accepting(self, error: OSError) -> None:
         """Out of files or memory: leave the others their work, try again soon."""

@@ -4,31 +4,53 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Final, Protocol
 
 from server.content import Export
-from server.fastpath import Reads
+from server.fastpath import COMPILED, Reads
 from server.protocols.nbd import Buffer, ColdRequest, Transmission
 from server.protocols.nbd_handshake import Attached, BlockSizes, Closed, Handshake
 from server.protocols.nbd_tap import ReadTap
 from server.protocols.nbd_wire import Errno
-from server.services.hotloop import HotLoop, Ready
+from server.services.hotloop import HotLoop
 from server.services.limits import NbdLimits
 from server.services.mapped import MappedFile
+from server.services.outbox import Outbox
 from server.services.ports import avoid_pacing
 from server.services.throttle import Throttle
 
-MAX_BUFFERS: Final = 1024
-"""IOV_MAX of Linux: most buffers in one sendmsg."""
-BULK: Final = 96 * 1024
-"""Replies of so many bytes are sent one by one, those of others in between."""
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+"""Seconds of silence before the first probe, between probes, and how many are lost: a dead node
+is noticed after a minute and a half."""
 USER_TIMEOUT_MS: Final = 120_000
-"""Unacknowledged data for so long means that the node is dead."""
+"""Milliseconds; unacknowledged data for so long means that the node is dead."""
+NEGOTIATION_BYTES: Final = 4096
+"""Bytes read at once while negotiating: little, for answers may be longer than questions."""
+
+
+class State(Enum):
+    """Where a connection stands; it only ever goes down this list, and may leave steps out."""
+
+    NEGOTIATING = "negotiating"
+    """It chooses an export (protocol text, "Fixed newstyle negotiation")."""
+    SERVING = "serving"
+    """It reads the export ("Transmission"). Which of reading, sending, loading and waiting for
+    its share it does just now follows from what there is to do: `_watch`."""
+    FINISHING = "finishing"
+    """Nothing more is read; what was asked for is answered, and then it is hung up on."""
+    CLOSED = "closed"
 
 
 class ConnectionHost(Protocol):
-    """What a connection needs of its service."""
+    """What a connection needs of its service.
+
+    scratch: one buffer for the reads of all connections, never kept over a turn.
+    find: the export of that name for that client, and its mapped file; None: unknown.
+    make_tap, report_reads: a recorder of the first reads (`serve --record-boot`), or None.
+    attached, detached: an export is open, is closed (payload: bytes that were read).
+    complain: a refusal for log and timeline, with its cause (`server/causes.py`).
+    """
 
     @property
     def loop(self) -> HotLoop: ...
@@ -42,7 +64,7 @@ class ConnectionHost(Protocol):
     def throttle(self) -> Throttle | None: ...
     def find(self, name: str, client: str) -> tuple[Export, MappedFile] | None: ...
     def make_tap(self) -> ReadTap | None: ...
-    def note_reads(self, connection: "Connection", tap: ReadTap) -> None: ...
+    def report_reads(self, connection: "Connection", tap: ReadTap) -> None: ...
     def list_exports(self, client: str, /) -> Sequence[str]: ...
     def attached(self, connection: "Connection", export: Export) -> None: ...
     def detached(
@@ -52,71 +74,77 @@ class ConnectionHost(Protocol):
 
 
 class Connection:
-    """One client: negotiates, then transmits; sends what is left when it can."""
+    """One client, from its greeting until it is hung up on; `state` says where it stands.
+
+    While SERVING, requests go one of two ways: the lane (`_lane`, in C) answers plain reads
+    whenever nothing is left over from what came before; all else the core (`_core`) answers.
+    """
+
+    owner: Final = "nbd"
 
     __slots__ = (
         "__weakref__",
-        "_after",
-        "_blocked",
         "_cold",
-        "_continues",
         "_core",
         "_fd",
         "_file",
-        "_finish",
+        "_finish_reason",
         "_handshake",
-        "_in_bulk",
         "_lane",
-        "_out",
+        "_outbox",
         "_paused",
         "_reading",
-        "_ready",
         "_recv_into",
         "_service",
-        "_size",
         "_sock",
         "_tap",
         "_throttle",
         "_timer",
+        "_turn_due",
+        "_writing",
         "client",
         "export",
+        "state",
     )
 
     def __init__(self, service: ConnectionHost, sock: socket.socket, client: str) -> None:
         self.client = client
         self.export: Export | None = None
+        self.state = State.NEGOTIATING
         self._service = service
         self._sock = sock
         self._fd = sock.fileno()
-        self._file: MappedFile | None = None
-        self._core: Transmission | None = None
-        self._lane: Reads | None = None
-        """Answers plain reads, whenever nothing is left over from what came before."""
-        self._recv_into: Callable[[bytearray], int] = sock.recv_into
-        self._tap = service.make_tap()
-        self._throttle = service.throttle
-        self._paused = False
-        self._continues = False
+        self._outbox = Outbox(sock, service.loop, self._on_sent)
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends a negotiation, or a finish, that takes too long."""
+        self._finish_reason = ""
+        """Why it is FINISHING."""
+        # Negotiating.
         self._handshake: Handshake | None = Handshake(
             self._find,
             lambda: service.list_exports(client),
             service.sizes,
         )
-        self._out: list[Buffer] = []
-        """What the socket has not taken yet."""
-        self._ready: list[Buffer] = []
-        """What is sent when its turn comes, of `_size` bytes."""
-        self._size = 0
-        self._after: Callable[[Ready], object] = service.loop.after_reads
-        self._in_bulk: Callable[[Ready], object] = service.loop.in_bulk
-        self._blocked = False
-        self._reading = False
+        # Serving, and finishing what was served.
+        self._file: MappedFile | None = None
+        self._core: Transmission | None = None
+        self._lane: Reads | None = None
+        self._recv_into: Callable[[bytearray], int] = sock.recv_into
+        """The socket's, or the lane's, which may have kept what it read."""
         self._cold = 0
-        self._finish: str | None = None
-        """Why to hang up once everything is sent."""
-        self._timer: asyncio.TimerHandle | None = None
+        """Requests that wait for the disk."""
+        self._turn_due = False
+        """The loop will call for the next turn of what was asked at once."""
+        self._throttle = service.throttle
+        self._paused = False
+        """It had more than its share (limits.bytes_per_second)."""
+        self._tap = service.make_tap()
+        # What the loop calls for.
+        self._reading = False
+        self._writing = False
 
     def start(self) -> None:
+        """Greet the client, and let it choose an export."""
         service = self._service
         self._sock.setblocking(False)
         try:
@@ -142,25 +170,19 @@ class Connection:
         self._settle()
 
     def give_way(self, reason: str) -> None:
-        """Hang up on a client that is still negotiating, and say why."""
+        """Hang up at once, and report why: the client takes a place that another needs."""
         self._service.complain(self.client, "", reason, "limit")
         self.close(reason)
 
     def finish(self, reason: str) -> None:
-        """Hang up as soon as everything is sent."""
-        if self._finish is None:
-            self._finish = reason
-            self._reclaim()
-            seconds = self._service.limits.close_seconds
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._service.loop.call_later(seconds, self.close, reason)
+        """Hang up as soon as all that was asked for is answered."""
+        self._begin_finish(reason)
         self._settle()
 
     @property
     def closed(self) -> bool:
         """Whether it has hung up."""
-        return self._fd < 0
+        return self.state is State.CLOSED
 
     def traffic(self) -> tuple[int, int]:
         """Bytes of the export that were sent, and requests answered, up to now."""
@@ -171,24 +193,48 @@ class Connection:
                 requests += part.requests
         return payload, requests
 
+    def report_reads(self) -> None:
+        """Report the reads that have waited long enough, though none follow."""
+        if self._tap is not None:
+            self._service.report_reads(self, self._tap)
+
     def close(self, reason: str) -> None:
         """Hang up now."""
-        if self._fd < 0:
+        if self.state is State.CLOSED:
             return
+        self.state = State.CLOSED
         loop = self._service.loop
         loop.remove_reader(self._fd)
         loop.remove_writer(self._fd)
-        self._fd = -1
         self._sock.close()
-        if self._timer is not None:
-            self._timer.cancel()
-        self._out = []
-        self._ready = []
+        self._stop_timer()
+        self._outbox.clear()
         payload, requests = self.traffic()
         if self._tap is not None and self.export is not None:
-            self._service.note_reads(self, self._tap)
+            self._service.report_reads(self, self._tap)
         self._core = self._lane = self._handshake = self._file = None
+        # A method of the lane would keep the file's map, for as long as anything keeps this.
+        self._recv_into = self._sock.recv_into
         self._service.detached(self, reason, payload, requests)
+
+    def _begin_finish(self, reason: str) -> None:
+        if self.state not in (State.NEGOTIATING, State.SERVING):
+            return
+        self._take_back()
+        if self.closed:
+            return  # the socket was broken
+        self.state = State.FINISHING
+        self._finish_reason = reason
+        self._stop_timer()
+        seconds = self._service.limits.close_seconds
+        self._timer = self._service.loop.call_later(seconds, self.close, reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Negotiating.
 
     def _find(self, name: str) -> Export | None:
         found = self._service.find(name, self.client)
@@ -197,108 +243,17 @@ class Connection:
         export, self._file = found
         return export
 
-    # Reading.
-
-    def _on_readable(self) -> None:
-        core = self._core
-        if core is None:
-            self._negotiate()
-            return
-        if self._ready:
-            return  # what was asked before is answered first
-        if self._reclaim():
-            self._settle()
-            return
-        scratch = self._service.scratch
-        try:
-            count = self._recv_into(scratch)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.close(error.strerror or str(error))
-            return
-        if not count:
-            self.finish("the client hung up")
-            return
-        if self._tap is not None:
-            self._note(scratch, count)
-        out = core.receive(scratch, count)
-        if self._throttle is not None:
-            self._pay(self._throttle, core)
-        if out:
-            self._offer(out, core.queued)
-        if core.attention or not out:
-            self._settle()
-
-    # The lane.
-
-    def _lead(self) -> None:
-        """Let the lane answer from here on, if nothing is left over for Python."""
-        lane, core = self._lane, self._core
-        if lane is None or core is None or lane.armed or not self._reading:
-            return
-        if not (self._out or self._ready or self._cold) and core.between_requests:
-            lane.arm()
-
-    def _reclaim(self) -> bool:
-        """Take back from the lane what it could not send; False when there is nothing."""
-        if self._lane is None:
-            return False
-        self._lane.disarm()
-        unsent = self._lane.take_unsent()
-        self._send(unsent)
-        return bool(unsent)
-
-    def _make_lane(self, core: Transmission, file: MappedFile, structured: bool) -> None:
-        # A throttle and a recording want to see each request.
-        if core.plain and self._throttle is None and self._tap is None:
-            self._lane = Reads(
-                self._fd,
-                file.view[: core.size],
-                file.granules.hot,
-                file.granules.shift,
-                structured,
-                self._service.sizes.maximum,
-                self._service.limits.turn_bytes,
-                file.fd,
-            )
-            self._recv_into = self._lane.recv_into
-            if self._reading:
-                self._service.loop.attach(self._lane)
-
-    def _pay(self, throttle: Throttle, core: Transmission) -> None:
-        """Count what the core has just answered; a client that had too much is heard later."""
-        wait = throttle.take(self.client, core.queued, self._service.loop.time())
-        if wait > 0 and not self._paused:
-            self._paused = core.attention = True
-            self._service.loop.call_later(wait, self._resume)
-
-    def _resume(self) -> None:
-        self._paused = False
-        self._settle()
-
-    def _note(self, data: bytes | bytearray, count: int) -> None:
-        """Have the reads noted for the recording of a boot."""
-        assert self._tap is not None
-        self._tap.receive(data, count, time.time())
-        self._service.note_reads(self, self._tap)
-
-    def tell_reads(self) -> None:
-        """Have the reads told that have waited long enough, though none follow."""
-        if self._tap is not None:
-            self._service.note_reads(self, self._tap)
-
-    def _negotiate(self) -> None:
+    def _on_options(self) -> None:
+        """Bytes have come from a client that is NEGOTIATING."""
         handshake = self._handshake
         if handshake is None:
             return
         try:
-            # Little at a time: answers may be longer than questions.
-            data = self._sock.recv(4096)
+            data = self._sock.recv(NEGOTIATION_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self.close(error.strerror or str(error))
+            self.close(_describe(error))
             return
         if not data:
             self.close("the client hung up while negotiating")
@@ -316,12 +271,14 @@ class Connection:
         self._settle()
 
     def _attach(self, outcome: Attached) -> None:
+        """The client has chosen: from here on it is SERVING."""
+        if self.state is State.CLOSED:
+            return  # it went before its last answer
         assert self._file is not None  # _find gave the export
         service = self._service
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         self._handshake = None
+        self.state = State.SERVING
         self.export = outcome.export
         file = self._file
         size = outcome.export.size
@@ -335,25 +292,106 @@ class Connection:
             turn_requests=service.limits.turn_requests,
             turn_bytes=service.limits.turn_bytes,
         )
+        if self._reading:
+            service.loop.add_reader(self._fd, self._on_requests)
         self._make_lane(self._core, file, outcome.structured)
         service.attached(self, outcome.export)
         if outcome.leftover:
             if self._tap is not None:
-                self._note(outcome.leftover, len(outcome.leftover))
+                self._record(self._tap, outcome.leftover, len(outcome.leftover))
             self._send(self._core.receive(outcome.leftover, len(outcome.leftover)))
 
-    def _continue(self) -> None:
-        """The next turn of a client that asked for more than one turn's worth."""
-        self._continues = False
+    # Serving.
+
+    def _on_requests(self) -> None:
+        """Bytes have come from a client that is SERVING, and the lane has left them."""
         core = self._core
-        if core is None or self._fd < 0:
+        if core is None or self._outbox.offered:
+            return  # what was asked before is answered first
+        if self._take_back():
+            self._settle()
             return
-        if core.more and not self._out and not self._ready:
-            out = core.receive(b"", 0)
-            if self._throttle is not None:
-                self._pay(self._throttle, core)
-            self._offer(out, core.queued)
+        scratch = self._service.scratch
+        try:
+            count = self._recv_into(scratch)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(_describe(error))
+            return
+        if not count:
+            self.finish("the client hung up")
+            return
+        if self._tap is not None:
+            self._record(self._tap, scratch, count)
+        out = core.receive(scratch, count)
+        self._answer(core, out)
+        if core.attention or self._paused or not out:
+            self._settle()
+
+    def _answer(self, core: Transmission, out: list[Buffer]) -> None:
+        """Have sent what the core has just given; a client that had too much is heard later."""
+        if self._throttle is not None:
+            wait = self._throttle.take(self.client, core.queued, self._service.loop.time())
+            if wait > 0 and not self._paused:
+                self._paused = True
+                self._service.loop.call_later(wait, self._resume)
+        self._outbox.offer(out, core.queued)
+
+    def _resume(self) -> None:
+        """The client's share is enough again."""
+        self._paused = False
         self._settle()
+
+    def _take_turn(self) -> None:
+        """The next turn of a client that asked for more than one turn's worth at once."""
+        self._turn_due = False
+        core = self._core
+        if core is not None and core.more and self._outbox.empty:
+            self._answer(core, core.receive(b"", 0))
+        self._settle()
+
+    def _record(self, tap: ReadTap, data: bytes | bytearray, count: int) -> None:
+        """Have the reads among data[:count] noted for the recording of a boot."""
+        tap.receive(data, count, time.time())
+        self._service.report_reads(self, tap)
+
+    # The lane.
+
+    def _make_lane(self, core: Transmission, file: MappedFile, structured: bool) -> None:
+        # A throttle and a recording want to see each request.
+        if COMPILED and core.plain and self._throttle is None and self._tap is None:
+            self._lane = Reads(
+                self._fd,
+                file.view[: core.size],
+                file.granules.hot,
+                file.granules.shift,
+                structured,
+                self._service.sizes.maximum,
+                self._service.limits.turn_bytes,
+                file.fd,
+            )
+            self._recv_into = self._lane.recv_into
+            if self._reading:
+                self._service.loop.attach(self._lane)
+
+    def _hand_over(self) -> None:
+        """Let the lane answer from here on, if nothing is left over for the core."""
+        lane, core = self._lane, self._core
+        if lane is None or core is None or lane.armed or not self._reading:
+            return
+        if self._outbox.empty and not self._cold and core.between_requests:
+            lane.arm()
+
+    def _take_back(self) -> bool:
+        """Take from the lane what it could not send; False when there is nothing."""
+        if self._lane is None:
+            return False
+        self._lane.disarm()
+        unsent = self._lane.take_unsent()
+        if unsent:
+            self._send(unsent)
+        return bool(unsent)
 
     # Loading.
 
@@ -365,149 +403,108 @@ class Connection:
             self._file.load(
                 request.offset,
                 request.length,
-                lambda error, request=request: self._loaded(request, error),  # type: ignore[misc]
+                lambda error, request=request: self._on_loaded(request, error),  # type: ignore[misc]
             )
 
-    def _loaded(self, request: ColdRequest, error: OSError | None) -> None:
+    def _on_loaded(self, request: ColdRequest, error: OSError | None) -> None:
         self._cold -= 1
         core = self._core
-        if core is None or self._fd < 0:
+        if core is None:
             return
         if error is not None and self.export is not None:
-            what = f"{self.export.path}: {error.strerror or error}"
+            what = f"{self.export.path}: {_describe(error)}"
             self._service.complain(self.client, self.export.name, what, "unreadable")
-        out = core.complete(request, Errno.EIO if error is not None else None)
-        if self._throttle is not None:
-            self._pay(self._throttle, core)
-        self._offer(out, core.queued)
+        self._answer(core, core.complete(request, Errno.EIO if error is not None else None))
         self._settle()
 
     # Sending.
 
-    def _offer(self, out: list[Buffer], size: int) -> None:
-        """Send replies of `size` bytes when all has been read that is there to be read."""
-        if self._out:
-            self._out += out
-        elif self._ready:
-            self._ready += out
-            self._size += size
-        elif out:
-            self._ready = out
-            self._size = size
-            (self._after if size < BULK else self._in_bulk)(self._put)
-
-    def _put(self) -> None:
-        """Send what was offered."""
-        out, self._ready = self._ready, []
-        if self._out or len(out) > MAX_BUFFERS:
-            self._send(out)
-        elif out:
-            # The usual case: everything fits into the socket.
-            try:
-                sent = self._sock.sendmsg(out)
-            except (BlockingIOError, InterruptedError):
-                self._out = out
-            except OSError as error:
-                self.close(_why(error))
-                return
-            else:
-                if sent == self._size and self._finish is None and not self._attention():
-                    self._lead()
-                    return
-                self._out = _after(out, sent)
-        self._settle()
-
     def _send(self, buffers: list[Buffer]) -> None:
-        """Send now what the socket takes, keep the rest as views."""
-        if self._out:
-            self._out += buffers
-            return
-        self._out = buffers
-        self._flush()
+        """Send now what the socket takes; a broken one is closed."""
+        try:
+            self._outbox.send(buffers)
+        except OSError as error:
+            self.close(_describe(error))
 
-    def _flush(self) -> None:
-        # One sendmsg a turn is enough for many small replies; the last may be short.
-        while self._out and self._fd >= 0:
-            batch = self._out if len(self._out) <= MAX_BUFFERS else self._out[:MAX_BUFFERS]
-            try:
-                sent = self._sock.sendmsg(batch)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self.close(_why(error))
-                return
-            whole = sent == sum(map(len, batch))
-            self._out = _after(self._out, sent)
-            if not whole:
-                return
-
-    def _attention(self) -> bool:
-        return self._core is not None and self._core.attention
+    def _on_sent(self, error: OSError | None) -> None:
+        """What was offered has left, or as much of it as the socket took."""
+        core = self._core
+        if error is not None:
+            self.close(_describe(error))
+        elif (
+            core is None
+            or core.attention
+            or self._outbox.blocked
+            or self.state is not State.SERVING
+        ):
+            self._settle()
+        else:
+            self._hand_over()  # the usual case: there is nothing else to see to
 
     def _on_writable(self) -> None:
-        self._flush()
+        try:
+            self._outbox.flush()
+        except OSError as error:
+            self.close(_describe(error))
         self._settle()
 
+    # What comes next.
+
     def _settle(self) -> None:
-        """After anything has happened: start loads, hang up if due, wait for the right thing."""
-        if self._fd < 0:
+        """After anything has happened: go to the next state, or wait for the right thing."""
+        if self._core is not None:
+            self._tend(self._core)
+        if self.state is State.CLOSED:
             return
+        more = self._core is not None and self._core.more
+        if self.state is State.FINISHING and self._outbox.empty and not (self._cold or more):
+            self.close(self._finish_reason)
+            return
+        if more and self._outbox.empty and not (self._paused or self._turn_due):
+            self._turn_due = True
+            self._service.loop.call_soon(self._take_turn)
+        self._watch(more=more)
+        self._hand_over()
+
+    def _tend(self, core: Transmission) -> None:
+        """See to what the core has left for its shell: loads, complaints, the end."""
+        if core.cold:
+            self._load(core)
+        if core.refused is not None:
+            name = self.export.name if self.export is not None else ""
+            self._service.complain(self.client, name, core.refused, "refused")
+            core.refused = None
+        if core.closed is not None:
+            self._begin_finish(core.closed)
+
+    def _watch(self, *, more: bool) -> None:
+        """Have the loop call for what this waits for: bytes from the client, room to send, both
+        or neither. more: requests of the last bytes wait for their turn."""
         loop = self._service.loop
-        core = self._core
-        if core is not None:
-            if core.cold:
-                self._load(core)
-            if core.refused is not None:
-                name = self.export.name if self.export is not None else ""
-                self._service.complain(self.client, name, core.refused, "refused")
-                core.refused = None
-            core.attention = core.more
-            if core.closed is not None and self._finish is None:
-                self.finish(core.closed)
-                return
-        blocked = bool(self._out)
-        idle = not blocked and not self._ready and not self._cold
-        more = core is not None and core.more
-        if self._finish is not None and idle and not more:
-            self.close(self._finish)
-            return
-        if more and not (blocked or self._ready or self._paused or self._continues):
-            self._continues = True
-            loop.call_soon(self._continue)
+        writing = self._outbox.blocked
         reading = not (
-            blocked
+            self.state is State.FINISHING
+            or writing
             or more
             or self._paused
-            or self._finish is not None
             or self._cold >= self._service.limits.cold_requests
         )
         if reading != self._reading:
             self._reading = reading
             if reading:
-                loop.add_reader(self._fd, self._on_readable)
+                serving = self.state is State.SERVING
+                loop.add_reader(self._fd, self._on_requests if serving else self._on_options)
                 if self._lane is not None:
                     loop.attach(self._lane)
             else:
                 loop.remove_reader(self._fd)
-        if blocked != self._blocked:
-            self._blocked = blocked
-            if blocked:
+        if writing != self._writing:
+            self._writing = writing
+            if writing:
                 loop.add_writer(self._fd, self._on_writable)
             else:
                 loop.remove_writer(self._fd)
-        self._lead()
 
 
-def _after(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of buffers when `sent` bytes of them are gone."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            rest = buffers[index:]
-            rest[0] = memoryview(buffer)[sent:]
-            return rest
-        sent -= len(buffer)
-    return []
-
-
-def _why(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     return error.strerror or str(error)

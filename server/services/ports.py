@@ -13,6 +13,7 @@ from server.errors import ServerError
 Kind = Literal["tcp", "udp"]
 
 BACKLOG: Final = 4096
+"""Connections that may wait to be accepted: a rack switched on at once."""
 _TCP_LISTEN: Final = "0A"
 _WILDCARDS: Final = {"00000000", "0" * 32}
 
@@ -191,3 +192,13 @@ def avoid_pacing(sock: socket.socket) -> None:
                 return
             except OSError:
                 continue  # only reno is always there, and allowed to everybody
+
+
+def is_local(sock: socket.socket, client: str) -> bool:
+    """Whether a TCP client runs on this machine: the probes do, and no packet from outside can."""
+    if client.startswith("127."):
+        return True
+    try:
+        return bool(sock.getsockname()[0] == client)
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import Final
 
 MAX_KEYS: Final = 4096
+"""Addresses whose buckets are kept: a forged source each costs no more memory than these."""
 
 
 class RateLimit:

@@ -23,8 +23,10 @@ from server.protocols.tftp_wire import (
     parse_request,
 )
 from server.services.blocks import BlockCache, Reader
+from server.services.gate import SPARE, Gate, IsKnown, Proven, nobody
 from server.services.hotloop import HotLoop
 from server.services.limits import TftpLimits
+from server.services.pktinfo import pack_packet_info, read_packet_info, receive_packet_info
 from server.services.ports import bind_port, raise_file_limit
 from server.services.ratelimit import RateLimit
 from server.services.tftp_link import SOL_UDP, TICK, UDP_SEGMENT, Address, Link
@@ -33,14 +35,22 @@ from server.services.throttle import make_throttle
 __all__ = ["TftpLimits", "TftpService"]
 
 REQUESTS_PER_TURN: Final = 32
+"""Requests taken at once before others have their turn."""
 OPTIONS_TEXT: Final = 80
+"""Characters of a request's options that an event shows."""
 LISTENER_BUFFER: Final = 4 * 1024 * 1024
-_IP_PKTINFO: Final = 8
+"""Bytes of the listening socket's buffers: the requests of a rack switched on at once."""
+DOUBLE_SECONDS = 1.0
+"""For so long without an acknowledgement, a request that comes again is taken for a double."""
+TOLD_STARTS: Final = 200.0
+"""Transfers a second, of addresses that have proved nothing yet, whose start makes an event."""
+LOOKED_AT: Final = 64
+"""Most transfers that are looked at to find one that gives way."""
 _IP_RECVERR: Final = 11
-"""Of linux/in.h; Python's socket module does not have them."""
+"""Of linux/in.h; Python's socket module does not have it."""
+_RRQ: Final = Opcode.RRQ.to_bytes(2, "big")
 _OTHERS_ERRORS: Final = 4
 """Tries to send, each of which may fail for what another client's machine said."""
-_PKTINFO: Final = struct.Struct("=I4s4s")
 _EXTENDED: Final = struct.Struct("=IB")
 """The head of linux/errqueue.h's sock_extended_err: errno, origin."""
 _BY_ICMP: Final = 2
@@ -51,8 +61,11 @@ class TftpService:
     """Serves what `lookup` finds. All methods belong to the loop's thread.
 
     single_port: answer from the port that was asked, for clients behind NAT;
-    else each transfer has a port of its own (RFC 1350, section 4).
+    else each transfer has a port of its own (RFC 1350, section 4). is_known: of
+    which addresses the operator knows that there is a machine.
     """
+
+    owner: Final = "tftp"
 
     def __init__(
         self,
@@ -64,8 +77,8 @@ class TftpService:
         emit: Emit,
         limits: TftpLimits | None = None,
         single_port: bool = False,
-        reuse_port: bool = False,
         listener: socket.socket | None = None,
+        is_known: IsKnown = nobody,
     ) -> None:
         self.loop = loop
         self.limits = limits or TftpLimits()
@@ -75,12 +88,21 @@ class TftpService:
         self._port = port
         self._lookup = lookup
         self._emit = emit
-        self._reuse_port = reuse_port
         self._listener = listener
         self._links: dict[Address, Link] = {}
         self._per_client: dict[str, int] = {}
         limits = self.limits
-        self._requests = RateLimit(limits.requests_per_second, 2 * limits.requests_per_second)
+        rate, strangers = limits.requests_per_second, limits.strangers_per_second
+        self._requests = Gate(
+            RateLimit(rate, 2 * rate),
+            RateLimit(strangers, strangers),
+            RateLimit(SPARE * rate, SPARE * rate),
+        )
+        self._proven = Proven(is_known)
+        # Not confirmed, as far as is known, the oldest first: these give way.
+        self._unconfirmed: dict[Link, None] = {}
+        self._unconfirmed_of: dict[str, dict[Link, None]] = {}
+        self._told_starts = RateLimit(TOLD_STARTS, TOLD_STARTS)
         self._errors = RateLimit(limits.errors_per_second, 4 * limits.errors_per_second)
         limit = limits.events_per_second
         self._complaints = RateLimit(limit, max(5.0, 5 * limit))
@@ -106,7 +128,7 @@ class TftpService:
     def bind(self) -> None:
         """Take the port. Raises ServerError that says who has it."""
         if self._listener is None:
-            self._listener = bind_listener(self._address, self._port, reuse_port=self._reuse_port)
+            self._listener = bind_listener(self._address, self._port)
         self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
@@ -136,9 +158,6 @@ class TftpService:
             self._timer.cancel()
         self.cache.close()
 
-    def transfer_count(self) -> int:
-        return len(self._links)
-
     # Requests.
 
     def _on_readable(self) -> None:
@@ -153,7 +172,7 @@ class TftpService:
                 continue  # somebody's ICMP error
             client = (str(peer[0]), int(peer[1]))
             link = self._links.get(client)
-            if link is not None and link.sock is None and packet[:2] != b"\0\1":
+            if link is not None and link.sock is None and packet[:2] != _RRQ:
                 link.on_packet(packet)
                 continue
             local = _asked_address(ancillary)
@@ -177,7 +196,7 @@ class TftpService:
         opcode = int.from_bytes(packet[:2], "big")
         if opcode not in (Opcode.RRQ, Opcode.WRQ):
             return  # a late ACK, or an answer to an answer: never answered
-        if not self._requests.allow(client[0], now):
+        if not self._requests.allow(client[0], now, known=client[0] in self._proven):
             why = "more requests than limits.requests_per_second"
             self.complain(client[0], "", why, "limit")
             return
@@ -189,6 +208,8 @@ class TftpService:
                 link.asked += 1
                 link.repeat(now)
                 return
+            if link.packet == packet and self._is_double(link, now):
+                return
             # The port is used anew: the old transfer is over for the client.
             link.transfer.outcome = Outcome("stop", "the client began anew")
             link.finish()
@@ -198,17 +219,27 @@ class TftpService:
         except RequestError as error:
             self._refuse(client, local, "", error.code, str(error), "malformed")
 
+    def _is_double(self, link: Link, now: float) -> bool:
+        """Whether the network doubled a request, or delivered it late (RFC 1350, section 4):
+        the transfer that the client has proven goes on. A client that began anew
+        acknowledges nothing, and asks again."""
+        if link.doubled[0] != link.transfer.acked:
+            link.doubled = (link.transfer.acked, now)
+        return now - link.doubled[1] < DOUBLE_SECONDS
+
     def _start(
         self, request: Request, packet: bytes, client: Address, local: str, now: float
     ) -> None:
         limits = self.limits
         path = request.path
         running = self._per_client.get(client[0], 0)
+        if running >= limits.per_client and self._make_room(self._unconfirmed_of.get(client[0])):
+            running -= 1
         if running >= limits.per_client:
             why = f"more than {limits.per_client} transfers (limits.per_client)"
             self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
-        if len(self._links) >= limits.transfers:
+        if len(self._links) >= limits.transfers and not self._make_room(self._unconfirmed):
             why = f"the server has its {limits.transfers} transfers (limits.transfers)"
             self._refuse(client, local, path, ErrorCode.UNDEFINED, why, "limit")
             return
@@ -234,10 +265,8 @@ class TftpService:
         if not negotiated.oack and running:
             unconfirmed = sum(
                 1
-                for link in self._links.values()
-                if link.client[0] == client[0]
-                and not link.transfer.confirmed
-                and not link.transfer.oack
+                for link in self._unconfirmed_of.get(client[0], ())
+                if not link.transfer.confirmed and not link.transfer.oack
             )
             if unconfirmed >= limits.unconfirmed:
                 why = "too many transfers that were never answered (limits.unconfirmed)"
@@ -254,8 +283,58 @@ class TftpService:
             return
         self._links[client] = link
         self._per_client[client[0]] = running + 1
-        self.report(link, "start")
+        self._unconfirmed[link] = None
+        self._unconfirmed_of.setdefault(client[0], {})[link] = None
+        # A flood of forged requests is not told one by one.
+        link.told = client[0] in self._proven or self._told_starts.allow("", now)
+        if link.told:
+            self.report(link)
         link.start(now)
+
+    def _make_room(self, links: dict[Link, None] | None) -> bool:
+        """Have the oldest transfer of these end that its client has not confirmed; of machines
+        that are known, only where there is no other. False when each is confirmed."""
+        while (victim := self._oldest(links or {})) is not None:
+            victim.catch_up()  # its first ACK may be waiting
+            if victim.closed or victim.transfer.confirmed:
+                continue
+            victim.transfer.fail(
+                "gave way to a new transfer: it was never answered, and there are as many as"
+                " limits.transfers or limits.per_client",
+                cause="limit",
+            )
+            victim.transfer.farewell = b""  # most likely nobody ever asked
+            victim.finish()
+            return True
+        return False
+
+    def _oldest(self, links: dict[Link, None]) -> Link | None:
+        """The oldest that is not confirmed; of the first ones one of an unknown machine."""
+        found: Link | None = None
+        confirmed, looked = [], 0
+        for link in links:
+            if link.closed or link.transfer.confirmed:
+                confirmed.append(link)
+                continue
+            found = found or link
+            looked += 1
+            if link.client[0] not in self._proven:
+                found = link
+                break
+            if looked >= LOOKED_AT:
+                break
+        for link in confirmed:
+            self._confirmed(link)
+        return found
+
+    def _confirmed(self, link: Link) -> None:
+        """It need not give way any more."""
+        self._unconfirmed.pop(link, None)
+        mine = self._unconfirmed_of.get(link.client[0])
+        if mine is not None:
+            mine.pop(link, None)
+            if not mine:
+                del self._unconfirmed_of[link.client[0]]
 
     def _refuse(
         self,
@@ -268,7 +347,7 @@ class TftpService:
     ) -> None:
         self.complain(client[0], path, message, cause)
         if self._errors.allow(client[0], self.loop.time()):
-            self.tell(pack_error(code, message), client, local)
+            self.send_datagram(pack_error(code, message), client, local)
 
     def send_from_listener(
         self, buffers: Sequence[bytes | memoryview], client: Address, local: str, segment: int = 0
@@ -281,8 +360,7 @@ class TftpService:
         if segment:
             ancillary.append((SOL_UDP, UDP_SEGMENT, _SEGMENT.pack(segment)))
         if local:
-            info = _PKTINFO.pack(0, socket.inet_aton(local), bytes(4))
-            ancillary.append((socket.IPPROTO_IP, _IP_PKTINFO, info))
+            ancillary.append(pack_packet_info(local))
         if not self.single_port:
             self.listener.sendmsg(buffers, ancillary, 0, client)
             return
@@ -296,7 +374,7 @@ class TftpService:
                 self._hear_refusals()  # it may be what was said of another client
         self.listener.sendmsg(buffers, ancillary, 0, client)
 
-    def tell(self, packet: bytes, client: Address, local: str) -> None:
+    def send_datagram(self, packet: bytes, client: Address, local: str) -> None:
         """Send one packet that nobody waits for."""
         try:
             self.send_from_listener([packet], client, local)
@@ -340,6 +418,9 @@ class TftpService:
     # Ends and events.
 
     def ended(self, link: Link) -> None:
+        self._confirmed(link)
+        if link.transfer.confirmed:
+            self._proven.note(link.client[0])
         if self._links.get(link.client) is link:
             del self._links[link.client]
         left = self._per_client.get(link.client[0], 0) - 1
@@ -348,12 +429,14 @@ class TftpService:
         else:
             self._per_client.pop(link.client[0], None)
         outcome = link.transfer.outcome
-        if outcome is not None:
-            self.report(link, outcome.status, outcome.message, outcome.cause)
+        if outcome is not None and (link.told or link.transfer.confirmed):
+            self.report(link, outcome)
         self._check_stopped()
 
-    def report(self, link: Link, status: str, message: str = "", cause: str = "") -> None:
+    def report(self, link: Link, outcome: Outcome | None = None) -> None:
+        """Tell of a transfer: that it began, or how it ended."""
         transfer = link.transfer
+        status = outcome.status if outcome else "start"
         if status == "ok":
             sent = transfer.size
         else:
@@ -366,24 +449,26 @@ class TftpService:
             "retries": transfer.retries,
             "status": status,
         }
-        if message:
-            detail["message"] = message
+        if outcome and outcome.message:
+            detail["message"] = outcome.message
         if link.options:
             detail["options"] = link.options
         if status == "error" and not transfer.confirmed:
             # For the diagnosis: nothing ever came back, and how often it was asked for.
             detail.update(answered=False, oack=bool(transfer.oack), asked=link.asked)
-        if cause:
-            detail["cause"] = cause
-        self._tell(link.client[0], detail)
+        if outcome and outcome.cause:
+            detail["cause"] = outcome.cause
+        if outcome and outcome.errno:
+            detail["errno"] = outcome.errno
+        self._emit_event(link.client[0], detail)
 
     def complain(self, client: str, path: str, message: str, cause: str) -> None:
         """Tell of something refused, at a bounded rate for each client."""
         if self._complaints.allow(client, self.loop.time()):
             detail = {"path": path, "status": "error", "message": message, "cause": cause}
-            self._tell(client, detail)
+            self._emit_event(client, detail)
 
-    def _tell(self, client: str, detail: Mapping[str, str | int | float | bool]) -> None:
+    def _emit_event(self, client: str, detail: Mapping[str, str | int | float | bool]) -> None:
         self._emit(Event(time.time(), client, "tftp", "transfer", detail))
 
     def _check_stopped(self) -> None:
@@ -396,7 +481,7 @@ def bind_listener(address: str, port: int, *, reuse_port: bool = False) -> socke
     sock = bind_port("tftp", "udp", address, port, reuse_port=reuse_port)
     # Which of this machine's addresses was asked: the answer comes from it. Set
     # here and not later: a packet that came before carries no such address.
-    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    receive_packet_info(sock)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, LISTENER_BUFFER)
     return sock
@@ -410,19 +495,14 @@ def _name_options(request: Request) -> str:
 
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:
     """The local address that a request was sent to; None for a broadcast (RFC 1123, 4.2.3.4)."""
-    for level, kind, data in ancillary:
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO.size:
-            _, local, destination = _PKTINFO.unpack_from(data)
-            if local == bytes(4):
-                return ""  # it came before the socket was set up
-            if local != destination:
-                return None
-            return socket.inet_ntoa(local)
-    return ""
+    info = read_packet_info(ancillary)
+    if info is None or info.local == "0.0.0.0":
+        return ""  # it came before the socket was set up
+    return info.local if info.local == info.destination else None
 
 
 def _is_refusal(ancillary: list[tuple[int, int, bytes]]) -> bool:
-    """Whether the kernel tells of an ICMP message that nobody listens on that port."""
+    """Whether the kernel reports an ICMP message that nobody listens on that port."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_RECVERR) and len(data) >= _EXTENDED.size:
             number, origin = _EXTENDED.unpack_from(data)

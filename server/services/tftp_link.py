@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from server.fastpath import Lockstep
+from server.fastpath import COMPILED, Lockstep
 from server.protocols.tftp import NEVER, Transfer
 from server.services.blocks import Reader
 from server.services.hotloop import HotLoop
@@ -13,7 +13,9 @@ from server.services.limits import TftpLimits
 from server.services.throttle import Throttle
 
 UDP_SEGMENT: Final = 103
+"""Of linux/udp.h; Python 3.11's socket module does not have it."""
 MAX_SEGMENTS: Final = 64
+"""Packets of one call with UDP_SEGMENT (UDP_MAX_SEGMENTS of Linux)."""
 MAX_DATAGRAM: Final = 65000
 """Most bytes handed to the kernel at once: a UDP datagram holds 65507."""
 TICK: Final = 0.005
@@ -27,7 +29,13 @@ Address = tuple[str, int]
 
 
 class LinkHost(Protocol):
-    """What a link needs of its service."""
+    """What a link needs of its service.
+
+    watch, ended: the link waits for its timer anew, is over.
+    send_datagram: one packet from the service's own port (single-port TFTP).
+    send_from_listener: many at once; segment: bytes of each, for UDP_SEGMENT (0: one packet).
+    local: the server's address that the client spoke to.
+    """
 
     @property
     def loop(self) -> HotLoop: ...
@@ -39,7 +47,7 @@ class LinkHost(Protocol):
     def throttle(self) -> Throttle | None: ...
     def watch(self, link: "Link") -> None: ...
     def ended(self, link: "Link") -> None: ...
-    def tell(self, packet: bytes, client: Address, local: str) -> None: ...
+    def send_datagram(self, packet: bytes, client: Address, local: str) -> None: ...
     def send_from_listener(
         self, buffers: Sequence[bytes | memoryview], client: Address, local: str, segment: int = 0
     ) -> None: ...
@@ -47,6 +55,8 @@ class LinkHost(Protocol):
 
 class Link:
     """One transfer with its socket (None: the service's own)."""
+
+    owner: Final = "tftp"
 
     __slots__ = (
         "_clock",
@@ -63,10 +73,12 @@ class Link:
         "began",
         "client",
         "closed",
+        "doubled",
         "options",
         "packet",
         "path",
         "sock",
+        "told",
         "transfer",
         "watched",
     )
@@ -91,6 +103,10 @@ class Link:
         """Those of the request, for people."""
         self.asked = 1
         """How often the same request came."""
+        self.doubled = (-2, 0.0)
+        """Blocks that the client had when its request came again, and when that was first."""
+        self.told = True
+        """Its start has made an event."""
         self.watched = NEVER
         self.began = service.loop.time()
         self._service = service
@@ -111,7 +127,7 @@ class Link:
         if not service.single_port:
             self.sock = sock = self._open(local)
             self._recv = sock.recv
-            if transfer.windowsize == 1 and service.throttle is None:
+            if COMPILED and transfer.windowsize == 1 and service.throttle is None:
                 self._lane = Lockstep(sock.fileno())
                 self._recv = self._lane.recv
 
@@ -119,7 +135,7 @@ class Link:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         sock = socket.socket(socket.AF_INET, kind)
         try:
-            # Connected: the kernel drops strangers' packets and tells of closed ports.
+            # Connected: the kernel drops strangers' packets and reports closed ports.
             sock.bind((local, 0))
             sock.connect(self.client)
             if self.transfer.windowsize > 1:
@@ -132,6 +148,7 @@ class Link:
         return sock
 
     def start(self, now: float) -> None:
+        """Send what comes first (DATA 1, OACK or ERROR); now: seconds of the loop's clock."""
         self.transfer.start(now)
         if self.sock is not None:
             self._service.loop.add_edge_reader(self.sock.fileno(), self._on_readable)
@@ -141,6 +158,7 @@ class Link:
         self._watch()
 
     def repeat(self, now: float) -> None:
+        """The client has asked the same again (a doubled request): send the last packet anew."""
         if not self._loading and self.transfer.repeat(now):
             self._send()
 
@@ -168,7 +186,7 @@ class Link:
                 return
             self.on_packet(packet)
         if not self._more:
-            # The loop tells of a socket once (EPOLLET), and others wait.
+            # The loop calls once for what has arrived (EPOLLET), and others wait.
             self._more = True
             self._service.loop.call_soon(self._take_more)
 
@@ -242,7 +260,7 @@ class Link:
         if transfer.farewell:
             self._segment(0)
             if self.sock is None:
-                self._service.tell(transfer.farewell, self.client, self._local)
+                self._service.send_datagram(transfer.farewell, self.client, self._local)
             else:
                 try:
                     self.sock.send(transfer.farewell)
@@ -327,7 +345,11 @@ class Link:
                 return False
             if count > 1 and self._segments > 1:
                 return self._unsegmented(packets, count)
-            self.transfer.fail(f"cannot send: {error.strerror or error}", cause="network")
+            self.transfer.fail(
+                f"cannot send: {error.strerror or error}",
+                cause="network",
+                errno=errno.errorcode.get(error.errno or 0, ""),
+            )
             self.finish()
             return False
         return True

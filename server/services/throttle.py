@@ -1,4 +1,4 @@
-"""Bytes a second for one address: who has had too much waits; nobody else does."""
+"""Bytes a second for one address: a client that has had too much waits, and no other."""
 
 import logging
 from collections import OrderedDict
@@ -7,6 +7,7 @@ from typing import Final
 from server.services.ratelimit import MAX_KEYS, RateLimit
 
 TOLD_SECONDS: Final = 60.0
+"""Between two lines of the log about one address."""
 _log = logging.getLogger(__name__)
 
 
@@ -14,7 +15,7 @@ class Throttle:
     """Counts what each address was sent. rate: bytes a second; a second's worth may come at once.
 
     service: its name in the log, where a slowed address is told of once a
-    minute. The addresses that were idle longest are forgotten first.
+    minute. The addresses that have been idle longest are forgotten first.
     """
 
     def __init__(self, service: str, rate: float, *, max_keys: int = MAX_KEYS) -> None:
@@ -25,7 +26,7 @@ class Throttle:
         self._told = RateLimit(1 / TOLD_SECONDS, 1.0)
 
     def take(self, client: str, amount: int, now: float) -> float:
-        """Note bytes that were sent; the seconds for which the client gets no more (0: none)."""
+        """Count bytes that were sent. Returns the seconds to wait before the next (0: none)."""
         debt, since = self._debts.pop(client, (-self._rate, now))
         debt = max(-self._rate, debt - (now - since) * self._rate) + amount
         self._debts[client] = (debt, now)

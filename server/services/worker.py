@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from server.content import Content, Export
+from server.dumps import refuse_dumps
 from server.events import Emit, Event
 from server.services.hotloop import HotLoop
 from server.services.limits import NbdLimits, TftpLimits
@@ -24,6 +25,7 @@ from server.services.tftp import TftpService
 EVENT_DELAY: Final = 0.02
 """Seconds; events are sent to the parent in batches this far apart."""
 STOP_SECONDS: Final = 10.0
+"""For what a worker's services have under way, and then for its last events."""
 _PR_SET_NAME: Final = 15
 
 
@@ -38,6 +40,8 @@ class Catalog(Protocol):
     def lookup(self, path: str, client_ip: str) -> Content: ...
     def export(self, name: str, client_ip: str) -> Export | None: ...
     def list_exports(self, client_ip: str) -> Sequence[str]: ...
+    def is_known(self, client_ip: str) -> bool: ...
+    def card(self, client_ip: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class NbdPart:
     fd: int
     limits: NbdLimits
     record: bool = False
+    spare_local: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class Worker:
                     limits=start.tftp.limits,
                     single_port=start.tftp.single_port,
                     listener=_take(start.tftp.fd),
+                    is_known=lambda client: self.catalog.is_known(client),
                 )
             )
         if start.nbd is not None:
@@ -161,6 +167,9 @@ class Worker:
                     emit=self._emit,
                     limits=start.nbd.limits,
                     listener=_take(start.nbd.fd),
+                    is_known=lambda client: self.catalog.is_known(client),
+                    card=lambda client: self.catalog.card(client),
+                    spare_local=start.nbd.spare_local,
                     record=start.nbd.record,
                 )
             )
@@ -203,6 +212,7 @@ def _set_name(name: str) -> None:
 
 def main(fd: int) -> None:
     """Be a worker whose parent is at the other end of a socket."""
+    refuse_dumps()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

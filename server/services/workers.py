@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.events import Emit, Event
+from server.hangup import hangup_spares_children
 from server.services.limits import NbdLimits, TftpLimits
 from server.services.pipe import Pipe, pack_message
 from server.services.ports import bind_port
@@ -48,6 +49,8 @@ class WorkerPool:
     the services hold for each worker. emit: the parent's one door.
     """
 
+    owner: Final = "workers"
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, *, count: int, catalog: Catalog, emit: Emit
     ) -> None:
@@ -72,10 +75,16 @@ class WorkerPool:
         return self._tftp
 
     def nbd(
-        self, *, address: str, port: int, limits: NbdLimits, record: bool = False
+        self,
+        *,
+        address: str,
+        port: int,
+        limits: NbdLimits,
+        record: bool = False,
+        spare_local: bool = False,
     ) -> "PooledNbd":
-        """NBD, served by the workers. record: they tell of each read."""
-        self._nbd = PooledNbd(self, address, port, limits, record)
+        """NBD, served by the workers. The rest as of NbdService."""
+        self._nbd = PooledNbd(self, address, port, limits, record, spare_local)
         return self._nbd
 
     def update(self, catalog: Catalog) -> None:
@@ -201,7 +210,7 @@ class _Process:
         self._gone = pool.loop.create_future()
         self._reaper: asyncio.Task[None] | None = None
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, hangup_spares_children():
             # A fresh interpreter, not a fork: no threads, no sockets but those given.
             path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
             self.process = subprocess.Popen(
@@ -258,6 +267,8 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 class PooledTftp:
     """TFTP as the workers serve it: the same calls as TftpService's."""
 
+    owner: Final = "tftp"
+
     def __init__(
         self, pool: WorkerPool, address: str, port: int, limits: TftpLimits, single_port: bool
     ) -> None:
@@ -301,11 +312,20 @@ class PooledTftp:
 class PooledNbd:
     """NBD as the workers serve it: the same calls as NbdService's."""
 
+    owner: Final = "nbd"
+
     def __init__(
-        self, pool: WorkerPool, address: str, port: int, limits: NbdLimits, record: bool
+        self,
+        pool: WorkerPool,
+        address: str,
+        port: int,
+        limits: NbdLimits,
+        record: bool,
+        spare_local: bool,
     ) -> None:
         self.limits = limits
         self._record = record
+        self._spare_local = spare_local
         self._pool = pool
         self._address = address
         self._port = port
@@ -339,7 +359,7 @@ class PooledNbd:
     def part(self) -> NbdPart | None:
         if self._listener is None:
             return None
-        return NbdPart(self._listener.fileno(), self.limits, self._record)
+        return NbdPart(self._listener.fileno(), self.limits, self._record, self._spare_local)
 
 
 def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
@@ -354,7 +374,7 @@ def default_workers(root: Path = Path("/"), cores: int | None = None) -> int:
         quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, int(quota) / int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        pass  # no quota (`max`), or none that is told
+        pass  # no quota (`max`), or none that can be read
     return min(8, int(count) // 2)
 
 
@@ -369,4 +389,5 @@ def share(limits: TftpLimits, count: int) -> TftpLimits:
         unconfirmed=max(1, limits.unconfirmed // count) if limits.unconfirmed else 0,
         requests_per_second=limits.requests_per_second / count,
         errors_per_second=limits.errors_per_second / count,
+        strangers_per_second=limits.strangers_per_second / count,
     )

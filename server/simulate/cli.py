@@ -22,6 +22,7 @@ from server.simulate.report import Storm, live_head, live_line, say, to_json
 from server.simulate.tally import Result, Tally
 
 LINE_SECONDS: Final = 1.0
+"""Between two states of the live table."""
 LOG_SECONDS: Final = 5.0
 """Between the lines of the table where it does not go to a terminal."""
 MENU: Final = "/ltsp/{image}/grub/grub.cfg"

@@ -20,9 +20,11 @@ from server.simulate.profile import Fetch
 from server.simulate.tally import Result, Tally
 
 TELL_SECONDS: Final = 0.5
+"""Between two tallies of a process."""
 SMALL: Final = 65_536
 """Files up to this size may be made for each node: two nodes' are compared."""
 FILES_A_NODE: Final = 3
+"""Descriptors that a simulated node holds at most."""
 
 
 class Crew:

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 MAX_HEAD: Final = 16_384
+"""Bytes of a reply's head."""
 
 
 class HttpClient:

@@ -17,8 +17,11 @@ from server.simulate.tally import Result, Tally
 from server.simulate.tftp import TftpClient
 
 FIRST_RTO: Final = 1.0
+"""Seconds until firmware asks again for the first time."""
 MAX_RTO: Final = 8.0
+"""Seconds; it does not wait longer."""
 _BUFFER: Final = 256 * 1024
+"""Bytes read at once."""
 SCRATCH: Final = memoryview(bytearray(_BUFFER))
 """Shared by the nodes of a process: what is in it is used up before the next one's turn."""
 _NEVER: Final = float("inf")
@@ -26,7 +29,10 @@ PACKETS_A_TURN: Final = 64
 
 
 class Watch(Protocol):
-    """What a node asks of the loop of its process."""
+    """What a node asks of the loop of its process.
+
+    watch: `ready(events)` is called when epoll says one of `events` (select.EPOLL…) of the socket.
+    """
 
     def watch(self, sock: socket.socket, ready: Callable[[int], None], events: int) -> None: ...
     def forget(self, sock: socket.socket) -> None: ...

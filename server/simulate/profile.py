@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from imagebuild.wholefile import read_whole
 from server.errors import ServerError
-from server.nodes import phase_of_path
+from server.nodes.phases import phase_of_path
 
 FORMAT: Final = 1
 DEFAULT: Final = Path(__file__).parent / "profiles" / "demo.jsonl"
@@ -35,6 +36,7 @@ class Fetch:
 
     @property
     def phase(self) -> str:
+        """The boot's phase that the path tells (docs/boot.md)."""
         return phase_of_path(self.path) or "loader"
 
 
@@ -49,10 +51,12 @@ class Reads:
 
     @property
     def at(self) -> float:
+        """Seconds since the boot's start."""
         return self.times[0]
 
     @property
     def size(self) -> int:
+        """Bytes of all reads."""
         return sum(length for group in self.groups for _, length in group)
 
     @property
@@ -105,13 +109,18 @@ def _fold(reads: Reads, size: int) -> Reads:
     return replace(reads, groups=tuple(groups))
 
 
+MAX_BYTES = 256 * 2**20
+"""Of a recording: one of a boot has some hundred kilobytes."""
+
+
 def load_profile(path: Path) -> Profile:
     """Read a recording. ServerError names the line that is wrong, or that nothing is in it."""
     try:
-        text = path.read_text()
+        text = read_whole(path, MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else error
         raise ServerError(
-            f"--profile {path}: {error}", hint="give a file that `serve --record-boot` wrote"
+            f"--profile {path}: {words}", hint="give a file that `serve --record-boot` wrote"
         ) from None
     return parse_profile(text.splitlines(), path.name)
 

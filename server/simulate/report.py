@@ -37,6 +37,7 @@ class Storm:
 
     @property
     def seconds(self) -> float:
+        """From the first node's start to the last one's end."""
         results = self.tally.results
         if not results:
             return 0.0

@@ -1,1 +1,1 @@
-"""The rack page in a terminal: `bootfarm nodes`, `node` and `events`, clients of the web API."""
+"""The status page in a terminal: `bootfarm nodes` and its like, clients of the web API."""

@@ -15,6 +15,7 @@ SILENCE: Final = 60.0
 """Seconds; a stream sends a comment after 15 s of silence, so that a dead one is noticed."""
 ANSWER_MAX: Final = 256 * 1024 * 1024
 _CHUNK: Final = 65_536
+"""Bytes read at once."""
 
 
 class LostError(ServerError):
@@ -55,7 +56,18 @@ class Api:
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The decoded answer to GET; None for 404. Raises ServerError."""
-        connection, response = self._ask(path, query or {}, self._timeout)
+        return self._fetch("GET", path, query or {})
+
+    def delete(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The decoded answer to DELETE; None for 404. Raises ServerError."""
+        return self._fetch("DELETE", path, query or {})
+
+    def put(self, path: str, query: Mapping[str, str]) -> Any:
+        """The decoded answer to PUT; None for 404. Raises ServerError."""
+        return self._fetch("PUT", path, query)
+
+    def _fetch(self, method: str, path: str, query: Mapping[str, str]) -> Any:
+        connection, response = self._ask(path, query, self._timeout, method)
         try:
             body = response.read(ANSWER_MAX)
         except (OSError, http.client.HTTPException) as error:
@@ -97,13 +109,13 @@ class Api:
         raise LostError(f"{self.url}: the server ended the stream", hint="it may be restarting")
 
     def _ask(
-        self, path: str, query: Mapping[str, str], timeout: float
+        self, path: str, query: Mapping[str, str], timeout: float, method: str = "GET"
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=timeout)
         target = self._base + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
         try:
-            connection.request("GET", target, headers=self._headers)
+            connection.request(method, target, headers=self._headers)
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -112,10 +124,20 @@ class Api:
     def _check(self, response: http.client.HTTPResponse, body: bytes) -> None:
         """Raise the ServerError of an answer that is none."""
         status = response.status
+        if status == 403 and body.startswith(b"only from"):
+            raise ServerError(
+                f"{self.url}: {_first_line(body)}",
+                hint="run it there, or set token_file in farm.yaml and give the token",
+            )
         if status in (401, 403):
             raise ServerError(
                 f"{self.url}: the server wants a token ({status})",
                 hint="give the one of its farm.yaml: --token, or better BOOTFARM_TOKEN",
+            )
+        if status == 421:
+            raise ServerError(
+                f"{self.url}: {_first_line(body)}",
+                hint="give its address (--server, BOOTFARM_SERVER), or the token if it has one",
             )
         if status == 503 or status == 429:
             raise LostError(

@@ -1,10 +1,13 @@
 """Numbers and texts as a terminal shows them. What nodes say is data: no control characters."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from server.quantities import name_age, name_size
+
+_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 def clean(value: object) -> str:
@@ -57,6 +60,11 @@ def text_of(fields: Mapping[str, Any], key: str) -> str:
     return clean(value) if isinstance(value, str | int | float) else ""
 
 
+def shorten(text: str) -> str:
+    """A text with digests of 64 digits cut to 12, as people compare them."""
+    return _DIGEST.sub(lambda found: found[0][:12], text)
+
+
 def make_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None
 ) -> list[str]:
@@ -68,3 +76,25 @@ def make_table(
         line = "  ".join([*cells, row[-1]]).rstrip()
         lines.append(cut(line, width))
     return lines
+
+
+def fit_columns(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int | None,
+    spare: Sequence[int],
+    least: int,
+) -> tuple[list[str], list[list[str]]]:
+    """The same without the columns that leave the last one less room than it needs.
+
+    spare: which to leave out, in this order. least: what the last column gets at least, if
+    it has so much to say.
+    """
+    kept = list(range(len(head)))
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    need = min(widths[-1], least)
+    for column in spare:
+        if width is None or sum(widths[one] + 2 for one in kept[:-1]) + need <= width:
+            break
+        kept.remove(column)
+    return [head[one] for one in kept], [[row[one] for one in kept] for row in rows]

@@ -1,6 +1,6 @@
 """Who may look: an optional token for the page and the API (docs/security.md).
 
-What nodes need is open to all: the boot tree, beacons, the time, /healthz.
+What nodes need is open to all: the boot tree, beacons, the time, /healthz, /livez.
 """
 
 import hashlib
@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
+from imagebuild.wholefile import read_whole
 from server.errors import ServerError
 from server.protocols.http import Request, Response
-from server.stamp import Stamp
+from server.sources.stamp import Stamp
 from server.web.rendering import render
 
 COOKIE: Final = "bootfarm"
 SHORTEST: Final = 16
 """Characters of a token: fewer could be guessed."""
 LONGEST: Final = 1024
+"""Characters of a token."""
 LOOK_SECONDS: Final = 1.0
+"""Between two looks at the token's file."""
 COOKIE_SECONDS: Final = 30 * 86_400
+"""For which a browser stays signed in: a month."""
 TEXT: Final = "text/plain; charset=utf-8"
 _NO_STORE: Final = ("Cache-Control", "no-store")
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="bootfarm"')
-_OPEN: Final = ("/beacon", "/healthz", "/api/time")
+_LONGEST_FILE: Final = 65536
+_OPEN: Final = ("/beacon", "/healthz", "/livez", "/api/time")
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +45,17 @@ class Token:
         self._stamp = Stamp.of(path)
         self._value = _read_token(path)
         self.problem = ""
+
+    def move(self, path: Path) -> None:
+        """Take it from another file; until that has one, the token before stays in force."""
+        if path != self._path:
+            self._path, self._stamp = path, Stamp.of(path)
+            self._reload()
+
+    def look_again(self) -> None:
+        """Read the file again, whether or not it has changed."""
+        self._stamp = Stamp.of(self._path)
+        self._reload()
 
     @property
     def value(self) -> bytes:
@@ -57,13 +73,13 @@ class Token:
             self._value = _read_token(self._path)
             self.problem = ""
         except ServerError as error:
-            self.problem = f"the token before stays in force: {error}; {error.hint}"
+            self.problem = f"the token before stays in force: {error.one_line()}"
             _log.error("%s", self.problem)
 
 
 def _read_token(path: Path) -> bytes:
     try:
-        data = path.read_bytes().strip()
+        data = read_whole(path, _LONGEST_FILE).strip()
     except OSError as error:
         raise ServerError(
             f"token_file {path}: {error.strerror}",
@@ -103,6 +119,15 @@ class Access:
         words = "this server wants a token: send `Authorization: Bearer TOKEN`"
         return Response(401, f"{words}\n".encode(), TEXT, (_NO_STORE, _CHALLENGE))
 
+    def shows_token(self, request: Request) -> bool:
+        """Whether the right token is in its `Authorization`, which a page that was led here
+        under another name cannot know."""
+        if self._token is None:
+            return False
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token())
+        return right and kind.lower() == "bearer"
+
     @staticmethod
     def is_open(path: str) -> bool:
         """Whether a path is for nodes, and so for everybody."""
@@ -130,14 +155,12 @@ class Access:
 
     def _has_token(self, request: Request) -> bool:
         assert self._token is not None
-        token = self._token()
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            return hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+        if request.headers.get("authorization", "").partition(" ")[0].lower() == "bearer":
+            return self.shows_token(request)
         for pair in request.headers.get("cookie", "").split(";"):
             name, _, value = pair.strip().partition("=")
             if name == COOKIE:
-                made = _make_cookie(token)
+                made = _make_cookie(self._token())
                 return hmac.compare_digest(value.encode("utf-8", "replace"), made.encode())
         return False
 

@@ -1,18 +1,30 @@
-"""What a node tells of its own boot: `POST /beacon`, a small form."""
+"""A node's own report of its boot: `POST /beacon`, a small form."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from server import nodes
+from server.causes import CAUSES
 from server.events import Event
+from server.nodes import phases
+from server.nodes.space import SPACE, parse_space
 
-PHASES = frozenset(nodes.PHASES[nodes.PHASES.index("initramfs") :])
+PHASES = frozenset(phases.PHASES[phases.PHASES.index("initramfs") :])
 """Those that the node itself sees; the ones before them are firmware's and loader's."""
 STATUSES = frozenset(("start", "ok", "error"))
-FIELDS = frozenset(("mac", "phase", "status", "detail", "boot", "memory", "serial"))
+FACTS = frozenset(
+    ("cards", "ram_image", "ram_system", "ram_free", "ram_total", "rcfile", "exit", "last")
+)
+"""What a cause is about, where it is about something; docs/contracts.md says which."""
+FIELDS = FACTS | {SPACE, "mac", "phase", "status", "detail", "boot", "memory", "serial", "cause"}
+FACT_MAX = 300
+"""Characters of one fact; the same as nodes/timelines.py keeps."""
 DETAIL_MAX = 1000
+"""Characters of the words for people."""
 BOOT_MAX = 64
+"""Characters of a boot's id (a UUID has 36)."""
 SERIAL_MAX = 64
+"""Characters of a serial number."""
 MEMORY_MAX = 1 << 30
 """MiB; a petabyte."""
 
@@ -26,6 +38,8 @@ class Beacon:
     """One step of a boot as the node tells it. boot: the id of this boot, or "".
 
     memory: in MiB, 0 where it is not told. serial: of the machine (SMBIOS), or "".
+    cause: one of server.causes' for beacons, or "". facts: what the cause is about.
+    space: how full its file systems are, in a beacon whose phase is "space".
     """
 
     mac: str | None
@@ -35,9 +49,12 @@ class Beacon:
     boot: str = ""
     memory: int = 0
     serial: str = ""
+    cause: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    space: str = ""
 
     def event(self, time: float, node: str) -> Event:
-        """The event of it; `node` is who the server says it is."""
+        """The report as an event; `node` is the address that it came from, not what it says."""
         detail: dict[str, str | int | float | bool] = {"status": self.status}
         if self.detail:
             detail["detail"] = self.detail
@@ -47,6 +64,11 @@ class Beacon:
             detail["memory"] = self.memory
         if self.serial:
             detail["serial"] = self.serial
+        if self.cause:
+            detail["cause"] = self.cause
+        if self.space:
+            detail[SPACE] = self.space
+        detail.update(self.facts)
         return Event(time, node, "beacon", self.phase, detail)
 
 
@@ -65,7 +87,7 @@ def parse_beacon(content_type: str, body: bytes) -> Beacon:
     if unknown := sorted(set(form) - FIELDS):
         raise BeaconError(f"unknown field {unknown[0][:40]!r}")
     phase, status = form.get("phase", ""), form.get("status", "ok")
-    if phase not in PHASES:
+    if phase != SPACE and phase not in PHASES:
         raise BeaconError(f"unknown phase {phase[:40]!r}; known: {', '.join(sorted(PHASES))}")
     if status not in STATUSES:
         raise BeaconError(f"unknown status {status[:40]!r}; known: {', '.join(sorted(STATUSES))}")
@@ -77,7 +99,26 @@ def parse_beacon(content_type: str, body: bytes) -> Beacon:
         boot=_clean(form.get("boot", ""))[:BOOT_MAX],
         memory=_read_memory(form.get("memory", "")),
         serial=_clean(form.get("serial", ""))[:SERIAL_MAX],
+        cause=_known_cause(form.get("cause", "")),
+        facts={name: _clean(form[name])[:FACT_MAX] for name in sorted(FACTS) if name in form},
+        space=_read_space(phase, form.get(SPACE)),
     )
+
+
+def _read_space(phase: str, text: str | None) -> str:
+    if (phase == SPACE) != (text is not None):
+        raise BeaconError("the field space goes with the phase space, and only with that")
+    text = _clean(text or "")[:FACT_MAX]
+    try:
+        parse_space(text)
+    except ValueError as error:
+        raise BeaconError(f"space: {error}") from None
+    return text
+
+
+def _known_cause(word: str) -> str:
+    """The cause, or "" for one of an image that is newer than this server."""
+    return word if word in CAUSES["beacon"] else ""
 
 
 def _read_memory(text: str) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from server.feed import RING, Changes, Feed, Push
+from server.addresses import parse_mac
+from server.observe.feed import RING, Changes, Feed, Push
 from server.protocols.http import Request, Response
-from server.yamlfile import parse_mac
 
 JSON = "application/json"
 STREAM = "text/event-stream"
 DEFAULT_LIMIT = 200
+"""Events of an answer that asks for no number."""
 _NO_STORE = ("Cache-Control", "no-store")
 _STREAM_HEADERS = (_NO_STORE, ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"))
 

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.explaining import Values
-from server.logbook import BootLog
-from server.nodes import ORDER, Boot, Node, Phase
-from server.overview import Row
+from server.nodes.given import GIVEN, list_changes
+from server.nodes.node import Boot, Node, Phase
+from server.nodes.phases import ORDER
+from server.nodes.space import name_spaces, read_space
+from server.observe.logbook import BootLog
+from server.observe.overview import Row
 from server.protocols.http import Response
 from server.quantities import name_age, name_size
-from server.web.page import view_row
+from server.web.explainer import Values
+from server.web.page import STEPS, view_row
 from server.web.rendering import format_clock, format_span, render
 
 MEANINGS = {
@@ -91,15 +94,26 @@ def render_node(
         phases=view_phases(boot, now) if boot else [],
         started=boot.started if boot else 0.0,
         boots=node.boots,
+        steps=STEPS,
+        spaces=name_spaces(read_space(boot.facts)) if boot else [],
         past=[_view_past(one) for one in reversed(node.past)],
         events=[_view_event(event) for event in reversed(node.events)],
         values=values,
+        changes=_list_changes(boot, values),
         logs=logs,
         log_hint=log_hint,
         health=health,
         now=now,
         can_leave=can_leave,
     )
+
+
+def _list_changes(boot: Boot | None, values: Values) -> list[str]:
+    """Variables that its next boot gets otherwise than this one did, as far as that is known."""
+    given = boot.facts.get(GIVEN) if boot is not None else None
+    if not isinstance(given, str) or not values.prints or values.problem or values.pending:
+        return []
+    return list_changes(given, values.prints)
 
 
 def view_phases(boot: Boot, now: float) -> list[PhaseView]:
@@ -116,7 +130,7 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
     for number, (name, phase) in enumerate(phases):
         began, ended = _began(phase), phase.last
         if ended <= began and number + 1 < len(phases):
-            # One word of it was heard: it lasted until the next phase's first.
+            # It has a single event: it lasted until the next phase's first.
             ended = max(began, _began(phases[number + 1][1]))
         status = phase.status
         if status == "start" and name != furthest:
@@ -145,7 +159,7 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
 
 
 def _began(phase: Phase) -> float:
-    """A transfer is told of when it is over: it began that long before."""
+    """The event of a transfer comes when it is over: it began that long before."""
     return min(phase.first, phase.last - phase.seconds) if phase.count == 1 else phase.first
 
 

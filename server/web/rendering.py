@@ -14,19 +14,38 @@ from server.protocols.http import Response
 from server.quantities import name_age
 
 HTML: Final = "text/html; charset=utf-8"
-STATE_WORDS: Final = {"look": "needs a look", "booting": "booting", "ready": "ready", "off": "off"}
-STATE_MANY: Final = {"look": "need a look", "booting": "booting", "ready": "ready", "off": "off"}
+STATE_WORDS: Final = {
+    "look": "needs a look",
+    "booting": "booting",
+    "unseen": "not seen yet",
+    "ready": "ready",
+    "off": "off",
+    "played": "no machine",
+}
+STATE_MANY: Final = STATE_WORDS | {"look": "need a look", "played": "played by simulate, doctor"}
 STATE_VERBS: Final = {
     "look": "need a look",
     "booting": "are booting",
+    "unseen": "were not seen yet",
     "ready": "are ready",
     "off": "are off",
+    "played": "are played by simulate or doctor",
 }
 STATE_ONE: Final = {
     "look": "needs a look",
     "booting": "is booting",
+    "unseen": "was not seen yet",
     "ready": "is ready",
     "off": "is off",
+    "played": "is played by simulate or doctor",
+}
+STEP_WORDS: Final = {
+    "ok": "done",
+    "unseen": "passed, not seen",
+    "start": "under way",
+    "next": "to come now",
+    "error": "failed",
+    "none": "ahead",
 }
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -45,6 +64,7 @@ def _environment() -> jinja2.Environment:
         "age": name_age,
         "clock": format_clock,
         "iso": format_iso,
+        "span": format_span,
         "stamp": format_stamp,
     }
     environment.globals |= {
@@ -54,6 +74,7 @@ def _environment() -> jinja2.Environment:
         "state_many": STATE_MANY,
         "state_verbs": STATE_VERBS,
         "state_one": STATE_ONE,
+        "step_words": STEP_WORDS,
     }
     return environment
 
@@ -76,7 +97,8 @@ def page_headers() -> tuple[tuple[str, str], ...]:
         ("Cache-Control", "no-store"),
         ("Content-Security-Policy", policy),
         ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
+        # Not no-referrer: our own form would come with `Origin: null` (Fetch standard, 3.1).
+        ("Referrer-Policy", "same-origin"),
     )
 
 
@@ -116,8 +138,8 @@ def format_clock(seconds: float) -> str:
 
 
 def format_stamp(seconds: float) -> str:
-    """Day and time, the server's."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    """Day and time, the server's, with how far its zone is from UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
 def format_iso(seconds: float) -> str:

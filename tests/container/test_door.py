@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from container import door
 from container.door import import_baked, make_door
-from imagebuild.store import Store
+from imagebuild.store.images import Store
 from tests.server.farm import publish
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path) -> None:
 
 def run_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
     """Run the door with a `serve` that only says that it was called."""
-    from server.cli import PROBLEMS, serve_command
+    from server.commands.serve import PROBLEMS, serve_command
 
     def serve(**words: Any) -> None:
         for problem in click.get_current_context().meta[PROBLEMS]:

@@ -177,7 +177,12 @@ def test_a_real_server_is_healthy_and_a_stopped_one_is_not(server: Server) -> No
         ],
     )
     assert run_check(server, "--services", "nbd")[1].startswith("nbd: ")
+    assert run_check(server, "--live") == (0, "http: the server's loop turns\n")
+    assert run_check(server, "--live", "--services", "nbd,tftp") == (0, "nbd: it greets\n")
     server.stop()
+    code, output = run_check(server, "--live")
+    assert code == 1
+    assert f"http at 127.0.0.1:{server.http}: " in output
     code, output = run_check(server, "--services", "http")
     assert code == 1
     assert f"http at 127.0.0.1:{server.http}: " in output

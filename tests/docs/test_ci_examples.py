@@ -18,7 +18,10 @@ CI = DOCS / "ci"
 SCHEMAS = {
     "github-actions.yml": ("vendor.github-workflows", []),
     "gitlab-ci.yml": ("vendor.gitlab-ci", ["--data-transform", "gitlab-ci"]),
+    "lts-conf.github.yml": ("vendor.github-workflows", []),
+    "lts-conf.gitlab.yml": ("vendor.gitlab-ci", ["--data-transform", "gitlab-ci"]),
 }
+IMAGES = ("github-actions.yml", "gitlab-ci.yml")
 
 
 def lint(path: Path, schema: str, options: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -46,22 +49,31 @@ def test_the_schema_check_can_fail(tmp_path: Path, name: str, old: str, new: str
 
 def scripts(name: str) -> str:
     data: Any = yaml.safe_load((CI / name).read_text())
-    if name.startswith("github"):
-        return "\n".join(step.get("run", "") for step in data["jobs"]["image"]["steps"])
-    return "\n".join([*data["farm"]["before_script"], *data["farm"]["script"]])
+    if "jobs" in data:
+        (job,) = data["jobs"].values()
+        return "\n".join(step.get("run", "") for step in job["steps"])
+    (job,) = (job for job in data.values() if isinstance(job, dict) and "script" in job)
+    return "\n".join([*job["before_script"], *job["script"]])
 
 
 def commands(text: str) -> list[list[str]]:
     """Each `bootfarm …` of a shell script, split into words."""
     return [
-        shlex.split(match[1]) for match in re.finditer(r"^\.venv/bin/bootfarm (.*)$", text, re.M)
+        shlex.split(match[1])
+        for match in re.finditer(r"^ *(?:\.venv/bin/)?bootfarm ([^|\n]*)", text, re.M)
     ]
 
 
-@pytest.mark.parametrize("name", sorted(SCHEMAS))
+@pytest.mark.parametrize("name", IMAGES)
 def test_builds_boots_and_pushes_only_then(name: str) -> None:
     found = [words[:2] for words in commands(scripts(name))]
-    assert found == [["image", "build"], ["rack", "smoke"], ["image", "push"]]
+    assert found == [["container", "build"], ["rack", "smoke"], ["container", "push"]]
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS.keys() - IMAGES))
+def test_lts_conf_is_checked_before_it_is_compared(name: str) -> None:
+    found = [words[:2] for words in commands(scripts(name))]
+    assert found == [["lts", "check"], ["lts", "diff"]]
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))

@@ -6,27 +6,26 @@ its power stays Ready for all of these tests, so no re-join succeeds by luck.
 
 import json
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rack.controlplane import DNS_IP
 from rack.ltsconf import example_lts_conf
 from rack.machine import NodeSpec
 from rack.node import Node
+from rack.pods import render_pod
 from rack.rack import Rack
-from tests.e2e.waits import wait_finding
+from tests.e2e.images import RECIPES
+from tests.e2e.waits import BOOT, read_node, wait_finding, wait_joined_again
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-BOOT = 600.0
-"""Seconds that a boot to Ready may take on a loaded machine (FACTS: 160)."""
 
 VOLUMES = {"ssh": "/etc/ssh", "journal": "/var/log/journal", "docker": "/var/lib/docker"}
 
-# kubeadm 1.20 demands crictl for every runtime but Docker, and Debian 12 has no
-# package of it: the one check that is set aside, by its name.
 CONTAINERD_SECTION = """
 [{mac}]
 IMAGE = amd64-containerd
@@ -35,8 +34,7 @@ RCFILE_ON_ERROR = continue
 RCFILE_06_OLD_TOKEN = "kubeadm join --token {old} {{{{ api }}}} \
 --discovery-token-ca-cert-hash {{{{ ca_hash }}}}"
 RCFILE_07_JOIN_K8S = "kubeadm join --token {{{{ token }}}} {{{{ api }}}} \
---discovery-token-ca-cert-hash {{{{ ca_hash }}}} \
---cri-socket /run/containerd/containerd.sock --ignore-preflight-errors=FileExisting-crictl"
+--discovery-token-ca-cert-hash {{{{ ca_hash }}}}"
 """
 
 OLD_TOKEN = "oldone.0123456789abcdef"
@@ -79,41 +77,46 @@ def worker(farm: Rack) -> Node:
     return node
 
 
-def read_node(farm: Rack, node: Node) -> dict[str, object]:
-    """The Node object as the API server has it."""
-    return dict(json.loads(farm.kubectl("get", "node", node.name, "-o", "json")))
-
-
-def read_boot_id(node: Node) -> str:
-    """Linux's id of the boot that runs now."""
-    return node.ssh("cat /proc/sys/kernel/random/boot_id").strip()
-
-
-def wait_joined_again(farm: Rack, node: Node, timeout: float = BOOT) -> None:
-    """Wait until this boot's kubelet is Ready: the Node alone may say so from the last boot."""
-    node.wait_ssh(timeout)
-    running = read_boot_id(node)
-    end = time.monotonic() + timeout
-    known = ""
-    while known != running:
-        node.check()
-        assert time.monotonic() < end, f"the Node's boot is still {known}: {farm.timeline(node)}"
-        time.sleep(2)
-        status = read_node(farm, node)["status"]
-        assert isinstance(status, dict)
-        known = status["nodeInfo"]["bootID"]
-    farm.wait_ready(node, timeout=timeout)
-
-
 def test_bios_boot_to_ready_and_a_pod(farm: Rack, worker: Node) -> None:
     pod = farm.run_pod(worker)
     assert pod.phase == "Succeeded"
     assert f"hello from {worker.name}" in pod.log
 
 
+def check_exec(farm: Rack, node: Node) -> None:
+    """`kubectl exec` and `cp` into a running pod: kubelet hands them to the runtime's server."""
+    name = f"exec-{node.name}"
+    farm.kubectl("create", "-f", "-", stdin=render_pod(name, node.name, "sleep 600"))
+    farm.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s", timeout=150.0)
+    assert farm.kubectl("exec", name, "--", "sh", "-c", "echo $NODE").strip() == node.name
+    farm.kubectl("delete", "pod", name, "--now", "--wait=false")
+
+
+def test_kubectl_exec_reaches_a_pod_of_docker(farm: Rack, worker: Node) -> None:
+    check_exec(farm, worker)
+
+
+def test_the_recipes_kubelet_settings_are_in_force(farm: Rack, worker: Node) -> None:
+    path = f"/api/v1/nodes/{worker.name}/proxy/configz"
+    config = json.loads(farm.kubectl("get", "--raw", path))["kubeletconfig"]
+    wanted = yaml.safe_load(RECIPES["amd64"].read_text())["kubernetes"]["kubelet"]
+    assert {"systemReserved", "failSwapOn", "memorySwap"} <= set(wanted)
+    assert {key: config.get(key) for key in wanted} == wanted
+    # What kubeadm wrote at the join stays beside it, and what the image's runtime needs.
+    assert config["cgroupDriver"] == "systemd"
+    assert config["clusterDNS"] == [DNS_IP]
+    assert config["featureGates"]["ExtendWebSocketsToKubelet"] is False
+    # The node keeps that much from its pods.
+    status = read_node(farm, worker)["status"]
+    assert isinstance(status, dict)
+    kept = int(status["capacity"]["memory"][:-2]) - int(status["allocatable"]["memory"][:-2])
+    assert kept >= 200 << 10  # KiB
+
+
 def test_timeline_tells_every_phase(farm: Rack, worker: Node) -> None:
     phases = list(farm.timeline(worker)["boot"]["phases"])
-    wanted = "loader menu kernel initrd initramfs network ltsconf root preinit systemd rcfile join"
+    # No loader: the card is iPXE itself, and is given its script at once.
+    wanted = "menu kernel initrd initramfs network ltsconf root preinit systemd rcfile join"
     assert [phase for phase in wanted.split() if phase not in phases] == []
 
 
@@ -243,4 +246,5 @@ def test_containerd_boot_to_ready_and_a_pod_after_an_expired_token(farm: Rack) -
     info = read_node(farm, node)["status"]
     assert isinstance(info, dict)
     assert info["nodeInfo"]["containerRuntimeVersion"].startswith("containerd://")
+    check_exec(farm, node)
     node.power_cut()

@@ -79,8 +79,9 @@ def test_a_machine_with_two_cards_boots_and_lives_on_the_one_that_asked(
     farm: Rack, native: Node
 ) -> None:
     assert farm.server is not None
-    native.wait_console(r"native login:", timeout=500)
+    farm.wait_up(native)
     native.wait_ssh()
+    assert native.ssh("hostname").strip() == "native"
     assert f"BOOTIF=01-{native.mac.replace(':', '-')}" in native.ssh("cat /proc/cmdline").split()
     assert native.ssh("cat /run/bootfarm/interface").strip() == native.spec.boot_interface
     addresses = native.ssh("ip -o -4 address show")

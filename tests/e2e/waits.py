@@ -1,11 +1,41 @@
 """Waiting for what the server says of a machine."""
 
+import json
 import re
 import time
 from typing import Any
 
 from rack.node import Node
 from rack.rack import Rack
+
+BOOT = 600.0
+"""Seconds that a boot to Ready may take on a loaded machine (FACTS: 160)."""
+
+
+def read_node(farm: Rack, node: Node) -> dict[str, object]:
+    """The Node object as the API server has it."""
+    return dict(json.loads(farm.kubectl("get", "node", node.name, "-o", "json")))
+
+
+def read_boot_id(node: Node) -> str:
+    """Linux's id of the boot that runs now."""
+    return node.ssh("cat /proc/sys/kernel/random/boot_id").strip()
+
+
+def wait_joined_again(farm: Rack, node: Node, timeout: float = BOOT) -> None:
+    """Wait until this boot's kubelet is Ready: the Node alone may say so from the last boot."""
+    node.wait_ssh(timeout)
+    running = read_boot_id(node)
+    end = time.monotonic() + timeout
+    known = ""
+    while known != running:
+        node.check()
+        assert time.monotonic() < end, f"the Node's boot is still {known}: {farm.timeline(node)}"
+        time.sleep(2)
+        status = read_node(farm, node)["status"]
+        assert isinstance(status, dict)
+        known = status["nodeInfo"]["bootID"]
+    farm.wait_ready(node, timeout=timeout)
 
 
 def wait_phase(rack: Rack, node: Node, phase: str, timeout: float = 300.0) -> dict[str, Any]:

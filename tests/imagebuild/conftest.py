@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.ingredients import Recipe
-from imagebuild.recipe import load_recipe
+from imagebuild.recipe.ingredients import Recipe
+from imagebuild.recipe.read import load_recipe
 
 MINIMAL = """\
 name: amd64

@@ -17,7 +17,7 @@ from imagebuild.apt import (
     render_repository,
 )
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Mirrors, Recipe, Repository
+from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
 
 RecipeOf = Callable[..., Recipe]
 

@@ -17,11 +17,12 @@ import pytest
 
 from imagebuild.apt import AptView, machine_mirrors
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe, Squashfs
 from imagebuild.pipeline import Options, build, cache_directory, run_stages
-from imagebuild.recipe import load_recipe
+from imagebuild.recipe.ingredients import Recipe, Squashfs
+from imagebuild.recipe.mirrors import load_recipe_with
+from imagebuild.recipe.read import load_recipe
 from imagebuild.run import Chroot, run
-from imagebuild.store import Image, Store
+from imagebuild.store.images import Image, Store
 
 pytestmark = [
     pytest.mark.integration,
@@ -126,7 +127,7 @@ def test_the_manifest_describes_the_image(image: Image) -> None:
 
 
 def test_the_listing_is_the_squashfs(image: Image, root: Path) -> None:
-    from imagebuild.listing import render_listing
+    from imagebuild.chroot.listing import render_listing
 
     assert (image.path / "rootfs.list").read_text() == render_listing(root)
 
@@ -187,6 +188,15 @@ def test_the_initramfs_boots_our_way(initramfs: set[str]) -> None:
     assert {"scripts/bootfarm", "etc/lts.conf", "usr/lib/bootfarm/nbdroot"} <= initramfs
     names = {path.rsplit("/", 1)[-1] for path in initramfs}
     assert {"nbd.ko", "overlay.ko", "squashfs.ko", "loop.ko"} <= names
+
+
+def test_the_initramfs_holds_what_a_network_root_needs_and_no_more(initramfs: set[str]) -> None:
+    modules = {path.rsplit("/", 1)[-1].split(".ko")[0] for path in initramfs if ".ko" in path}
+    # Cards of hypervisors and of metal, as far as the cloud kernel has them.
+    assert {"virtio_net", "vmxnet3", "hv_netvsc", "ena", "mlx5_core"} <= modules
+    assert not {"sd_mod", "ahci", "nvme", "xfs", "btrfs", "nfs", "usb-storage"} & modules
+    names = {path.rsplit("/", 1)[-1] for path in initramfs}
+    assert not {"lvm", "dmsetup", "hwdb.bin", "e2fsck"} & names
 
 
 def test_patches_files_services_and_skipped_scripts(root: Path) -> None:
@@ -291,28 +301,46 @@ def iter_until(stream: Iterator[str], word: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """production.yaml with upstream's repository replaced by a local one of the same layout."""
-    recipe = load_recipe(RECIPES / "production.yaml")
+    """production.yaml with both repositories replaced by a local one, as without internet."""
     directory = tmp_path_factory.mktemp("upstream")
-    key = make_flat_repository(directory, ["kubelet", "kubeadm", "kubectl", "cri-tools"])
-    [upstream] = recipe.repositories
-    assert upstream.uri == "https://pkgs.k8s.io/core:/stable:/v1.37/deb"
-    local = replace(
-        upstream, uri=f"file:{directory}", key=str(key), key_fingerprint=fingerprint(key)
-    )
-    return replace(recipe, repositories=(local,), squashfs=Squashfs(1))
+    key = make_flat_repository(directory)
+    words = [f"{n}=file:{directory},key={key},suite=/" for n in ("kubernetes", "docker")]
+    recipe = load_recipe_with(RECIPES / "production.yaml", None, words)
+    return replace(recipe, squashfs=Squashfs(1))
 
 
-def make_flat_repository(directory: Path, packages: list[str]) -> Path:
-    """A signed flat repository (`deb URI /`) of empty packages; returns its key."""
-    for package in packages:
-        for version in ("1.37.0-1.1", "1.37.1-1.1", "1.38.0-1.1"):
+STAND_INS = {
+    "kubelet": ("1.37.0-1.1", "1.37.1-1.1", "1.38.0-1.1"),
+    "kubeadm": ("1.37.0-1.1", "1.37.1-1.1", "1.38.0-1.1"),
+    "kubectl": ("1.37.0-1.1", "1.37.1-1.1", "1.38.0-1.1"),
+    "cri-tools": ("1.37.0-1.1",),
+    "kubernetes-cni": ("1.10.0-1.1",),
+    "containerd.io": ("1.7.29-1", "2.4.2-1"),
+}
+STAND_IN_FILES = {
+    "kubernetes-cni": {"opt/cni/bin/loopback": "", "opt/cni/bin/bridge": ""},
+    "containerd.io": {
+        "etc/containerd/config.toml": 'disabled_plugins = ["cri"]\n',
+        "usr/lib/systemd/system/containerd.service": "[Service]\nExecStart=/usr/bin/containerd\n"
+        "[Install]\nWantedBy=multi-user.target\n",
+    },
+}
+
+
+def make_flat_repository(directory: Path) -> Path:
+    """A signed flat repository (`deb URI /`) of stand-ins for upstream's; returns its key."""
+    for package, versions in STAND_INS.items():
+        depends = "Depends: kubernetes-cni\n" if package == "kubelet" else ""
+        for version in versions:
             tree = directory / "tree"
             (tree / "DEBIAN").mkdir(parents=True)
             (tree / "DEBIAN/control").write_text(
-                f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n"
+                f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n{depends}"
                 "Maintainer: nobody <nobody@example.org>\nDescription: a stand-in\n"
             )
+            for path, text in STAND_IN_FILES.get(package, {}).items():
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                (tree / path).write_text(text)
             name = f"{package}_{version}_amd64.deb"
             run(["dpkg-deb", "--root-owner-group", "-b", tree, directory / name])
             shutil.rmtree(tree)
@@ -325,17 +353,12 @@ def make_flat_repository(directory: Path, packages: list[str]) -> Path:
     run([*gpg, "--armor", "--output", "Release.key", "--export"], cwd=directory)
     run([*gpg, "--output", "InRelease", "--clearsign", "Release"], cwd=directory)
     run(["gpgconf", "--homedir", str(home), "--kill", "all"])
-    shutil.rmtree(home)
+    shutil.rmtree(home, ignore_errors=True)  # the agent takes its sockets away meanwhile
     return directory / "Release.key"
 
 
-def fingerprint(key: Path) -> str:
-    output = run(["gpg", "--show-keys", "--with-colons", "--homedir", str(key.parent), str(key)])
-    return next(line.split(":")[9] for line in output.splitlines() if line.startswith("fpr"))
-
-
 def test_productions_packages_resolve(production: Recipe) -> None:
-    from imagebuild import runtime
+    from imagebuild.chroot import runtime
     from imagebuild.stages import basesystem
 
     view = AptView(production, cache_directory())
@@ -346,8 +369,9 @@ def test_productions_packages_resolve(production: Recipe) -> None:
     # The newest patch release of the minor version, not the next minor.
     for package in ("kubelet", "kubeadm", "kubectl"):
         assert resolved[package] == "1.37.1-1.1"
-    assert {"containerd", "runc", "intel-microcode", "firmware-bnx2x"} <= set(resolved)
-    assert "docker.io" not in resolved
+    assert resolved["containerd.io"] == "2.4.2-1"
+    assert {"intel-microcode", "firmware-bnx2x"} <= set(resolved)
+    assert not {"docker.io", "containerd"} & set(resolved)
 
 
 def test_productions_initramfs_has_every_network_driver_and_its_firmware(
@@ -396,10 +420,14 @@ def test_productions_settings(production: Recipe) -> None:
     for path in (
         "/etc/containerd/config.toml",
         "/etc/kubernetes/kubelet.conf.d/50-recipe.conf",
-        "/etc/default/kubelet",
+        "/etc/systemd/system/kubelet.service.d/30-bootfarm-recipe.conf",
         "/etc/crictl.yaml",
+        "/usr/share/bootfarm/runtime",
     ):
         assert re.search(rf" {re.escape(path)}$", listing, re.M), path
     assert not re.search(r" /etc/cni/net\.d/.*conflist$", listing, re.M)
     assert not re.search(r" /etc/apt/sources\.list\.d/kubernetes", listing, re.M)
+    assert not re.search(r" /etc/apt/(sources\.list\.d|keyrings)/docker", listing, re.M)
+    wanted = "/etc/systemd/system/multi-user.target.wants/containerd.service -> "
+    assert wanted in listing
     assert production.cmdline[:3] == ("forcepae", "console=tty1", "console=ttyS0,9600n8")

@@ -6,10 +6,11 @@ from click.testing import CliRunner, Result
 
 from bootfarm import main
 from imagebuild.errors import BuildError
-from imagebuild.imagescli import format_size, parse_reference
-from imagebuild.inuse import GRACE_SECONDS, InUseRecord
-from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
-from imagebuild.store import Store
+from imagebuild.store.cli import parse_reference
+from imagebuild.store.images import Store
+from imagebuild.store.inuse import GRACE_SECONDS, InUseRecord
+from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
+from imagebuild.store.shown import format_size
 
 
 @pytest.fixture
@@ -108,13 +109,27 @@ def test_an_error_is_one_line_and_a_hint(
 
 
 def test_build_says_what_is_wrong_with_a_recipe(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("packges: []\n")
+    text = "name: a\nrelease: b\nkernel: {package: cd}\npackges: []\n"
+    (tmp_path / "x.yaml").write_text(text)
     result = bootfarm("build", tmp_path / "x.yaml", "--store", tmp_path / "store")
     assert result.exit_code == 1
     assert result.output == (
-        f"Error: {tmp_path}/x.yaml: packges: unknown key\n  hint: did you mean 'packages'?\n"
+        f"Error: {tmp_path}/x.yaml:4: packges: unknown key\n  hint: did you mean 'packages'?\n"
     )
     assert not (tmp_path / "store").exists()
+
+
+def test_build_takes_no_repository_that_the_recipe_has_not(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "name: a\nrelease: trixie\nkernel: {package: linux-image-amd64}\n"
+    )
+    words = ("build", tmp_path / "x.yaml", "--store", tmp_path / "store")
+    result = bootfarm(*words, "--repository", "kubernetes=http://x")
+    assert result.exit_code == 1
+    assert result.output == (
+        f"Error: --repository kubernetes: {tmp_path}/x.yaml has no repository named"
+        " 'kubernetes'\n  hint: it has no repositories\n"
+    )
 
 
 def test_references() -> None:

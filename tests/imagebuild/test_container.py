@@ -1,4 +1,3 @@
-import ast
 import json
 import re
 import tomllib
@@ -7,35 +6,17 @@ from pathlib import Path
 import pytest
 
 from imagebuild import container
-from imagebuild.manifest import MANIFEST_NAME
 from imagebuild.pipeline import STAGES
-from imagebuild.store import Store
-from tests.imagebuild.test_store import make_image
+from imagebuild.recipe.packing import unpack_recipe
+from imagebuild.store.images import Store
+from imagebuild.store.manifest import MANIFEST_NAME
+from tests.imagebuild.closure import closure
+from tests.imagebuild.dockerfile import DOCKERFILE, expand, instructions, stages
+from tests.imagebuild.store.test_images import make_image
 
 HOUSE = Path(__file__).parents[2]
-DOCKERFILE = (HOUSE / "Dockerfile").read_text()
 HELPERS = ("recipe", "fastpath")
 """Stages beside the article's five, of which one thing is taken each."""
-
-
-def instructions() -> list[str]:
-    """The Dockerfile's instructions, each on one line, without comments."""
-    lines = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
-    text = "\n".join(lines).replace("\\\n", " ")
-    return [re.sub(r"\s+", " ", line) for line in text.splitlines() if line.strip()]
-
-
-def stages() -> dict[str, tuple[str, list[str]]]:
-    """Stage name to (what it is from, its instructions)."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    name = ""
-    for line in instructions():
-        if match := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
-            name = match[2]
-            found[name] = (match[1], [])
-        elif name:
-            found[name][1].append(line)
-    return found
 
 
 def test_the_articles_five_stages_in_order() -> None:
@@ -74,62 +55,6 @@ def test_run_lines_call_the_stages_and_nothing_else() -> None:
     ]
 
 
-def module_path(module: str) -> Path | None:
-    base = HOUSE / module.replace(".", "/")
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
-
-
-def needed(module: str) -> set[Path]:
-    """The project's files that importing `module` reads; imports in functions do not count."""
-    todo, seen = [module], set()
-    while todo:
-        name = todo.pop()
-        path = module_path(name)
-        if path is None or path in seen:
-            continue
-        seen.add(path)
-        parts = name.split(".")
-        todo += [".".join(parts[:i]) for i in range(1, len(parts))]
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return {path.relative_to(HOUSE) for path in seen if path.is_relative_to(HOUSE / "imagebuild")}
-
-
-def copied(stage: str) -> list[set[Path]]:
-    """What each RUN of a stage of this project finds copied before it, from its parents on."""
-    parent, lines = stages()[stage]
-    have = set(copied(parent)[-1]) if parent in ("basesystem",) else set()
-    result = []
-    for line in lines:
-        words = line.split()
-        if words[0] == "COPY" and not words[1].startswith("--from"):
-            have |= {Path(word) for word in words[1:-1]}
-        if "imagebuild.container" in line:
-            result.append(set(have))
-    return result
-
-
-@pytest.mark.parametrize("stage", [stage.NAME for stage in STAGES])
-def test_each_run_has_the_code_that_it_imports_and_no_later_stages(stage: str) -> None:
-    place = {
-        "ltsp-base": ("basesystem", 0),
-        "basesystem": ("basesystem", 1),
-        "final": ("ltsp-image", 1),
-    }
-    where, index = place.get(stage, (stage, 0))
-    have = copied(where)[index]
-    want = needed("imagebuild.container") | needed(f"imagebuild.stages.{stage.replace('-', '_')}")
-    if stage == "final":
-        want |= needed("imagebuild.store")
-    assert want <= have, f"missing: {sorted(map(str, want - have))}"
-    stages_there = {path.stem.replace("_", "-") for path in have if path.parent.name == "stages"}
-    later = {s.NAME for s in STAGES[[s.NAME for s in STAGES].index(stage) + 1 :]}
-    assert not stages_there & later
-
-
 def test_server_and_examples_enter_in_the_final_stage_only() -> None:
     for name, (_, lines) in stages().items():
         for line in lines:
@@ -153,10 +78,11 @@ def test_the_fast_path_is_compiled_as_make_install_compiles_it() -> None:
 
 
 def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
-    (copy,) = [line for line in stages()["final"][1] if "imagebuild/errors.py" in line]
-    have = {Path(word) for word in copy.split()[1:-1]}
-    meeting_place = needed("imagebuild.imagescli") | needed("imagebuild.inuse")
-    assert have == meeting_place | {Path("imagebuild/__init__.py")}
+    words = [word for line in stages()["final"][1] for word in line.split()[1:-1]]
+    copied = expand(word for word in words if word.startswith("imagebuild/"))
+    used = ("store.cli", "store.inuse", "wholefile", "yamlloader")
+    meeting_place = {file for name in used for file in closure(f"imagebuild.{name}")}
+    assert copied == meeting_place | {"imagebuild/__init__.py"}
 
 
 def test_slices_and_ids_of_stages_before(tmp_path: Path) -> None:
@@ -166,6 +92,35 @@ def test_slices_and_ids_of_stages_before(tmp_path: Path) -> None:
     container.slice_all(tmp_path / "recipe.yaml", tmp_path / "slices")
     names = sorted(path.name for path in (tmp_path / "slices").iterdir())
     assert names == sorted(stage.NAME for stage in STAGES)
+
+
+def test_slices_have_other_repositories_where_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: amd64\nrelease: bookworm\nkernel: {package: linux-image-cloud-amd64}\n"
+        "repositories: [{name: own, uri: 'http://a', suite: ./, key: 'https://a/k',"
+        f" key_sha256: '{'0' * 64}'}}]\n"
+    )
+    (tmp_path / "mirrors.yaml").write_text("repositories: {own: {uri: 'http://b'}}\n")
+    words = ["slice", str(tmp_path / "recipe.yaml")]
+    assert container.main([*words, str(tmp_path / "one"), "--repositories", "own=http://c"]) == 0
+    mirrors = ["--repositories", "", "--mirrors", str(tmp_path / "mirrors.yaml")]
+    assert container.main([*words, str(tmp_path / "two"), *mirrors]) == 0
+    uris = [
+        unpack_recipe(tmp_path / place / "ltsp-image").repositories[0].uri
+        for place in ("one", "two")
+    ]
+    assert uris == ["http://c", "http://b"]
+
+
+def test_a_repository_that_the_recipe_has_not_ends_the_docker_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "name: amd64\nrelease: bookworm\nkernel: {package: linux-image-cloud-amd64}\n"
+    )
+    words = ["slice", str(tmp_path / "recipe.yaml"), str(tmp_path / "slices")]
+    assert container.main([*words, "--repositories", "own=http://c"]) == 1
+    assert "has no repository named 'own'" in capsys.readouterr().err
 
 
 def test_bake_publishes_and_names_the_image(tmp_path: Path) -> None:

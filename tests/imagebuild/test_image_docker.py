@@ -1,4 +1,4 @@
-"""`bootfarm image` with a real engine and a real registry.
+"""`bootfarm container` with a real engine and a real registry.
 
 The demo's recipe by the classic builder, a small one by BuildKit. The engine's images
 are kept from run to run (tests/docker_engine.py), so only what changed is built.
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.apt import machine_mirrors
-from imagebuild.store import Store
+from imagebuild.store.images import Store
 from tests.docker_engine import (
     Engine,
     environment,
@@ -119,9 +119,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def built(engine: Engine, registry: str) -> list[str]:
-    """The lines that `bootfarm image build` prints: references, then name@digest."""
+    """The lines that `bootfarm container build` prints: references, then name@digest."""
     done = bootfarm(
-        *("image", "build", str(DEMO), "--engine", engine.url, *build_options()),
+        *("container", "build", str(DEMO), "--engine", engine.url, *build_options()),
         *("--squashfs-level", "3", "--tag", f"{registry}/farm:ci"),
     )
     for stage in ("ltsp-base", "basesystem", "builder", "ltsp-image", "final"):
@@ -143,7 +143,7 @@ def test_a_server_edit_rebuilds_the_final_stage_only(
     engine: Engine, built: list[str], tmp_path: Path
 ) -> None:
     context = tmp_path / "context.tar"
-    bootfarm("image", "build", str(DEMO), "--squashfs-level", "3", "--context", str(context))
+    bootfarm("container", "build", str(DEMO), "--squashfs-level", "3", "--context", str(context))
     edited = tmp_path / "edited.tar"
     with tarfile.open(context) as source, tarfile.open(edited, "w") as target:
         for member in source:
@@ -183,12 +183,13 @@ def test_nothing_of_the_build_is_in_the_final_image(engine: Engine, built: list[
         "for tool in gcc mksquashfs mmdebstrap grub-mkimage patch setcap;"
         " do ! command -v $tool || exit 1; done;"
         ' test -z "$(ls /var/lib/apt/lists)" && test ! -e /farm'
-        " && ls /usr/lib/bootfarm/imagebuild && id -u"
+        " && cd /usr/lib/bootfarm/imagebuild && ls -d * store/* && id -u"
     )
     done = engine.docker("run", "--rm", "--entrypoint", "sh", built[0], "-c", script)
     assert done.stdout.split() == [
-        *("__init__.py", "errors.py", "imagescli.py", "inuse.py", "manifest.py", "store.py"),
-        "10069",
+        *("__init__.py", "errors.py", "store", "store/__init__.py", "store/cli.py"),
+        *("store/compare.py", "store/images.py", "store/inuse.py", "store/manifest.py"),
+        *("store/shown.py", "wholefile.py", "yamlloader.py", "10069"),
     ]
 
 
@@ -200,7 +201,7 @@ def listing(store: Path, name: str) -> dict[str, str]:
 
 def test_the_same_bits_as_on_the_host(engine: Engine, built: list[str], tmp_path: Path) -> None:
     docker, host = tmp_path / "docker", tmp_path / "host"
-    bootfarm("image", "extract", built[0], "--store", str(docker), "--engine", engine.url)
+    bootfarm("container", "extract", built[0], "--store", str(docker), "--engine", engine.url)
     bootfarm("build", str(DEMO), "--store", str(host), "--squashfs-level", "3")
     ours, theirs = Store(docker).get("amd64"), Store(host).get("amd64")
     assert f"{ours.name}@{ours.digest}" == built[-1]
@@ -225,12 +226,12 @@ def test_the_same_bits_as_on_the_host(engine: Engine, built: list[str], tmp_path
 def test_pushed_and_fetched_and_extracted(
     engine: Engine, built: list[str], registry: str, tmp_path: Path
 ) -> None:
-    done = bootfarm("image", "push", *built[:-1], "--engine", engine.url)
+    done = bootfarm("container", "push", *built[:-1], "--engine", engine.url)
     lines = done.stdout.splitlines()
     assert [line.split("@sha256:")[0] for line in lines] == built[:-1]
     by_digest = f"{registry}/farm@sha256:{lines[0].split('@sha256:')[1]}"
     engine.docker("pull", by_digest)
-    bootfarm("image", "extract", built[0], "--store", str(tmp_path), "--engine", engine.url)
+    bootfarm("container", "extract", built[0], "--store", str(tmp_path), "--engine", engine.url)
     image = Store(tmp_path).get("amd64")
     assert f"amd64@{image.digest}" == built[-1]
     Store(tmp_path).verify(image)
@@ -240,7 +241,7 @@ def test_no_registry_and_no_such_image_are_one_error_each(
     engine: Engine, built: list[str], tmp_path: Path
 ) -> None:
     engine.docker("tag", built[0], "127.0.0.1:1/farm:ci")
-    done = bootfarm("image", "push", "127.0.0.1:1/farm:ci", "--engine", engine.url, check=False)
+    done = bootfarm("container", "push", "127.0.0.1:1/farm:ci", "--engine", engine.url, check=False)
     assert done.returncode == 1
     assert "the push failed" in done.stderr
     assert "hint: does 127.0.0.1:1 run" in done.stderr
@@ -249,7 +250,7 @@ def test_no_registry_and_no_such_image_are_one_error_each(
         (("extract", "nothing:here", "--store", str(tmp_path)), "no such image"),
         (("extract", "bootfarm-base:bookworm", "--store", str(tmp_path)), "holds no node image"),
     ):
-        done = bootfarm("image", *words, "--engine", engine.url, check=False)
+        done = bootfarm("container", *words, "--engine", engine.url, check=False)
         assert done.returncode == 1
         assert says in done.stderr
     assert Store(tmp_path).images() == []
@@ -261,7 +262,7 @@ def test_a_failing_stage_says_why_in_one_line(engine: Engine, small: Path) -> No
     bad.write_text(SMALL.replace("nbd-client", "nbd-clientt"))
     before = engine.docker("images", "--quiet", "--filter", "dangling=false").stdout
     done = bootfarm(
-        *("image", "build", str(bad), "--engine", engine.url, *build_options()),
+        *("container", "build", str(bad), "--engine", engine.url, *build_options()),
         *("--tag", "farm:bad"),
         check=False,
     )
@@ -277,7 +278,7 @@ def test_no_room_in_the_store_leaves_it_as_it_was(
 ) -> None:
     with small_disk(tmp_path / "disk", "8m"):
         words = ("extract", built[0], "--store", str(tmp_path / "disk/store"))
-        done = bootfarm("image", *words, "--engine", engine.url, check=False)
+        done = bootfarm("container", *words, "--engine", engine.url, check=False)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) <= 2, done.stderr
         assert "No space left on device" in done.stderr
@@ -291,7 +292,7 @@ def test_no_room_for_the_engine_is_said_in_one_line(small: Path, tmp_path: Path)
         try:
             import_base(cramped)
             done = bootfarm(
-                *("image", "build", str(small), "--engine", cramped.url, *build_options()),
+                *("container", "build", str(small), "--engine", cramped.url, *build_options()),
                 check=False,
             )
         finally:
@@ -310,7 +311,7 @@ def test_no_permission_and_no_engine(engine: Engine, tmp_path: Path) -> None:
     try:
         rights = "--bounding-set=-dac_override,-dac_read_search"
         done = subprocess.run(
-            ["setpriv", rights, *BOOTFARM, "image", "push", "farm:ci", "--engine", engine.url],
+            ["setpriv", rights, *BOOTFARM, "container", "push", "farm:ci", "--engine", engine.url],
             capture_output=True,
             text=True,
         )
@@ -323,7 +324,7 @@ def test_no_permission_and_no_engine(engine: Engine, tmp_path: Path) -> None:
         "  hint: run as root, or as a user of the group docker",
     ]
     nowhere = f"unix://{tmp_path}/docker.sock"
-    done = bootfarm("image", "push", "farm:ci", "--engine", nowhere, check=False)
+    done = bootfarm("container", "push", "farm:ci", "--engine", nowhere, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: no Docker engine answers at {nowhere}: ")
     assert len(done.stderr.splitlines()) == 2
@@ -351,7 +352,11 @@ def test_runs_without_root_and_stops_at_once(engine: Engine, built: list[str]) -
     check = ("exec", "farm", "bootfarm", "healthcheck", "--config", "/etc/bootfarm/farm.yaml")
     try:
         end = time.monotonic() + 60
-        while (done := engine.docker(*check, check=False)).returncode != 0:
+        while True:
+            done = engine.docker(*check, check=False)
+            # The services answer before the baked image is in the store.
+            if done.returncode == 0 and "/ltsp/none/" not in done.stdout:
+                break
             logs = engine.docker("logs", "farm")
             running = engine.docker("inspect", "-f", "{{.State.Running}}", "farm").stdout.strip()
             assert running == "true", logs.stdout + logs.stderr
@@ -375,7 +380,7 @@ def test_buildkit_builds_it_too_from_the_mirror_that_it_is_given(
     engine: Engine, small: Path, tmp_path: Path
 ) -> None:
     mirrors = machine_mirrors("debian")
-    bootfarm("image", "build", str(small), "--context", str(tmp_path / "context.tar"))
+    bootfarm("container", "build", str(small), "--context", str(tmp_path / "context.tar"))
     with (tmp_path / "context.tar").open("rb") as context:
         done = subprocess.run(
             [
@@ -393,7 +398,7 @@ def test_buildkit_builds_it_too_from_the_mirror_that_it_is_given(
         )
     assert done.returncode == 0, done.stderr[-3000:]
     store = tmp_path / "store"
-    bootfarm("image", "extract", "farm:buildkit", "--store", str(store), "--engine", engine.url)
+    bootfarm("container", "extract", "farm:buildkit", "--store", str(store), "--engine", engine.url)
     bootfarm("build", str(small), "--store", str(tmp_path / "host"))
     assert listing(store, "small") == listing(tmp_path / "host", "small")
     show = ("run", "--rm", "--network", "host", "--entrypoint", "cat", "farm:buildkit")

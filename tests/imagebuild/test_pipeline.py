@@ -10,11 +10,11 @@ import pytest
 
 from imagebuild import pipeline
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Recipe
-from imagebuild.manifest import MANIFEST_NAME, FileEntry, Manifest
 from imagebuild.pipeline import Event, Options
+from imagebuild.recipe.ingredients import Recipe
 from imagebuild.stage import Inputs, StageContext, stage_id, tree_files, tree_links
-from imagebuild.store import Store
+from imagebuild.store.images import Store
+from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 RecipeOf = Callable[..., Recipe]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -5,7 +5,6 @@ the ConfigMap is read from the API and swapped into the mount, and the service
 account's token, CA and namespace are laid where the server looks for them.
 """
 
-import base64
 import json
 import sys
 import time
@@ -71,22 +70,27 @@ class Pod:
         self.process: Process | None = None
 
     def _write_account(self) -> None:
+        """What kubelet projects: a token of the TokenRequest API, and the cluster's root CA."""
         self.account.mkdir()
-        found: list[Any] = []
+        root: list[str] = []
 
-        def has_token() -> bool:
-            items = get(self.cluster, "secrets")["items"]
-            found[:] = [
-                item["data"]
+        def has_root() -> bool:
+            items = get(self.cluster, "configmaps")["items"]
+            root[:] = [
+                item["data"]["ca.crt"]
                 for item in items
-                if item["type"] == "kubernetes.io/service-account-token"
-                and item["metadata"]["name"].startswith("bootfarm-token-")
+                if item["metadata"]["name"] == "kube-root-ca.crt"
             ]
-            return bool(found)
+            return bool(root)
 
-        wait_for(has_token, 60, "the service account's token")
-        for name in ("token", "ca.crt", "namespace"):
-            (self.account / name).write_bytes(base64.b64decode(found[0][name]))
+        wait_for(has_root, 60, "the cluster's root CA in the namespace")
+        token = self.cluster.kubectl("--namespace=bootfarm", "create", "token", "bootfarm")
+        for name, text in (
+            ("token", token.strip()),
+            ("ca.crt", root[0]),
+            ("namespace", "bootfarm"),
+        ):
+            (self.account / name).write_text(text)
 
     def sync(self) -> None:
         """kubelet's part: what the API has now comes into the mount."""

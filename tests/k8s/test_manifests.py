@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.config import SERVICES, parse_config, parse_services
+from server.farm.config import SERVICES, parse_config, parse_services
 from server.ltsconf import LtsConf
 from tests.kustomize import render
 
@@ -132,6 +132,7 @@ def test_services_and_probes_cover_everything_once(rendered: Rendered) -> None:
             command = container[probe]["exec"]["command"]
             assert command[:2] == ["bootfarm", "healthcheck"]
             assert f"{mount}/farm.yaml" in " ".join(command)
+            assert ("--live" in command) == (probe == "livenessProbe")
             if index is not None:
                 assert f"--services={services}" in command
         (config,) = [m for m in container["volumeMounts"] if m["name"] == "config"]
@@ -173,6 +174,19 @@ def test_a_secret_is_mounted_where_farm_yaml_looks_for_it(rendered: Rendered) ->
 
 
 @pytest.mark.integration
+def test_a_token_is_mounted_where_farm_yaml_would_look_for_it(rendered: Rendered) -> None:
+    (line,) = re.findall(r"^# token_file: (.*)$", (K8S / "base/farm.yaml").read_text(), re.M)
+    (volume,) = [v for v in pod(rendered[1])["volumes"] if v["name"] == "token"]
+    assert volume["secret"] == {
+        **{"secretName": "bootfarm-token", "optional": True},
+        "defaultMode": 0o440,
+    }
+    for container in pod(rendered[1])["containers"]:
+        (mount,) = [m for m in container["volumeMounts"] if m["name"] == "token"]
+        assert (f"{mount['mountPath']}/token", mount["readOnly"]) == (line, True)
+
+
+@pytest.mark.integration
 def test_containers_share_what_the_server_remembers(rendered: Rendered) -> None:
     for container in pod(rendered[1])["containers"]:
         assert "--state" not in container["args"]
@@ -200,6 +214,7 @@ def test_the_first_machines_unit_runs_it_with_the_same_limits_and_mounts() -> No
     for limit in (
         *("--network host", f"--user {UID}:{UID}", "--cap-drop ALL"),
         *("--cap-add NET_BIND_SERVICE", "--read-only", "--volume bootfarm-data:/var/lib/bootfarm"),
+        *("--memory 2g", "--pids-limit 512"),
     ):
         assert limit in joined
     assert "--privileged" not in joined

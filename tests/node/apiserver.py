@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import http.server
 import json
 import ssl
@@ -18,8 +20,23 @@ def openssl(*args: str, data: bytes = b"") -> bytes:
     return subprocess.run(["openssl", *args], input=data, capture_output=True, check=True).stdout
 
 
+def sign_detached(content: bytes, token: str) -> str:
+    """As the cluster's bootstrapsigner does: HS256, content detached (RFC 7515, appendix F)."""
+    name, _, secret = token.partition(".")
+
+    def encode(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    header = encode(json.dumps({"alg": "HS256", "kid": name}, separators=(",", ":")).encode())
+    signed = f"{header}.{encode(content)}".encode()
+    return f"{header}..{encode(hmac.digest(secret.encode(), signed, hashlib.sha256))}"
+
+
 class ApiServer:
-    """`ready` is the Node's Ready status, None if there is no Node; `calls` what was asked."""
+    """`ready` is the Node's Ready status, None if there is no Node; `calls` what was asked.
+
+    `bearers`: the tokens that it was shown. `forged`: signatures instead of good ones.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -27,6 +44,8 @@ class ApiServer:
         self.ready: str | None = None
         self.tokens = {TOKEN}
         self.calls: list[str] = []
+        self.bearers: list[str] = []
+        self.forged: dict[str, str] = {}
         self.patches: list[tuple[str, dict[str, Any]]] = []
         self.requests: list[bytes] = []
         self.ca = directory / "ca.pem"
@@ -71,8 +90,12 @@ class ApiServer:
             f"    certificate-authority-data: {authority}\n"
             f'    server: https://{self.endpoint}\n  name: ""\ncontexts: null\n'
         )
-        data = {f"jws-kubeconfig-{token.split('.')[0]}": "eyJh..sig" for token in self.tokens}
-        return {"kind": "ConfigMap", "data": {**data, "kubeconfig": kubeconfig}}
+        signatures = {
+            f"jws-kubeconfig-{token.split('.')[0]}": sign_detached(kubeconfig.encode(), token)
+            for token in self.tokens
+        }
+        data = {**signatures, **self.forged, "kubeconfig": kubeconfig}
+        return {"kind": "ConfigMap", "data": data}
 
     def node(self, name: str) -> dict[str, Any]:
         conditions = [
@@ -110,6 +133,8 @@ class ApiServer:
 
             def is_known(self) -> bool:
                 given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                if given:
+                    outer.bearers.append(given)
                 return given in outer.tokens
 
             def do_GET(self) -> None:

@@ -63,6 +63,7 @@ class Node:
             **os.environ,
             "BOOTFARM_ROOT": str(self.root),
             "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "BOOTFARM_SHELL": " ".join(self.shell),
             **env,
         }
         environment.pop("http_proxy", None)

@@ -109,6 +109,56 @@ def test_missing_firmware_is_named(node: Any) -> None:
     assert "virtio" not in done.stdout + done.stderr
 
 
+def add_card(node: Any, name: str, address: str, index: int) -> None:
+    node.write(f"sys/class/net/{name}/address", f"{address}\n")
+    node.write(f"sys/class/net/{name}/type", "1\n")
+    node.write(f"sys/class/net/{name}/ifindex", f"{index}\n")
+    node.write(f"sys/class/net/{name}/carrier", "1\n")
+    (node.root / f"sys/class/net/{name}/device").mkdir()
+
+
+def test_a_card_is_taken_once_udev_has_named_it(node: Any) -> None:
+    """Nobody has waited for all devices (patches/udev), and a card in use keeps its name."""
+    add_card(node, "eth0", "52:54:00:12:34:56", 2)
+    node.write("proc/cmdline", "BOOTIF=01-52-54-00-12-34-56\n")
+    node.write("run/udev/control", "")
+    node.stub("ip", "true")
+    done = node.boot('choose_nic || echo "$FAILED_WHAT; $FAILED_EXPECTED"', NIC_SECONDS="1")
+    assert "no network card with the address 52:54:00:12:34:56" in done.stdout
+    # udev renames it a little later, while the boot waits.
+    rename = (
+        '( sleep 0.5; mv "$BOOTFARM_ROOT/sys/class/net/eth0" "$BOOTFARM_ROOT/sys/class/net/enp1s0"'
+        '; mkdir "$BOOTFARM_ROOT/run/udev/data"; : >"$BOOTFARM_ROOT/run/udev/data/n2" ) &\n'
+    )
+    done = node.boot(f"{rename}choose_nic; state_get interface; wait", NIC_SECONDS="20")
+    assert done.stdout.splitlines()[-1] == "enp1s0"
+
+
+def test_without_bootif_no_card_is_taken_before_all_are_named(node: Any) -> None:
+    for index, name in enumerate(("eth0", "eth1"), 2):
+        add_card(node, name, f"52:54:00:12:34:0{index}", index)
+    node.write("run/udev/control", "")
+    node.write("run/udev/data/n3", "")
+    node.stub("ip", "true")
+    script = 'choose_nic || echo "$FAILED_WHAT"'
+    assert "there is no network card" in node.boot(script, NIC_SECONDS="1").stdout
+    node.write("run/udev/data/n2", "")
+    assert "network card eth0, address" in node.boot(script, NIC_SECONDS="1").stdout
+
+
+def test_a_card_without_a_driver_is_one_for_good(node: Any) -> None:
+    """udev may be at its module still: it is waited for, but only where a card has no driver."""
+    base = "sys/bus/pci/devices/0000:00:03.0"
+    for name, text in (("class", "0x020000"), ("vendor", "0x8086"), ("device", "0x1572")):
+        node.write(f"{base}/{name}", f"{text}\n")
+    node.write("run/udev/control", "")
+    node.stub("udevadm", f'echo "asked $*"; mkdir "$BOOTFARM_ROOT/{base}/driver"')
+    node.stub("dmesg", "true")
+    done = node.boot("settle_cards; warn_of_nics_without_driver; settle_cards")
+    assert done.stdout.splitlines() == ["asked settle --timeout=10"]
+    assert "no driver" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "nbdroot",
     [
@@ -183,7 +233,8 @@ def test_the_images_own_ltsconf_when_there_is_no_server(
     done = node.boot("fetch_by_tftp() { return 1; }\nsleep() { :; }\nget_ltsconf")
     assert done.returncode == 0
     assert node.read("run/bootfarm/lts.conf") == OWN
-    assert [b["status"] for b in server.beacons] == ["error"]
+    assert [b["status"] for b in server.beacons] == ["start", "start", "start", "error"]
+    assert server.beacons[1]["detail"] == "no lts.conf from 127.0.0.1 yet, try 2 of 3"
 
 
 def test_no_ltsconf_at_all_fails_with_what_to_check(node: Any, served: Callable[[], Any]) -> None:
@@ -216,14 +267,18 @@ def test_image_and_headroom_must_fit_into_memory(node: Any, available_kib: int, 
     assert (node.boot(f"fits_into_ram {200 * 1024 * 1024}").returncode == 0) is fits
 
 
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(3, "nbd_refused"), (4, "nbd_no_answer"), (5, "no_export"), (1, "nbd_failed")],
+)
 def test_a_root_that_is_not_there_is_told_before_the_last_try(
-    node: Any, served: Callable[[], Any]
+    node: Any, served: Callable[[], Any], status: int, cause: str
 ) -> None:
     server = served()
     for name, value in {"server": "127.0.0.1", "nbd": "10809", "export": "/opt/ltsp/x"}.items():
         node.write(f"run/bootfarm/{name}", f"{value}\n")
     said = "nbdroot: no export /opt/ltsp/x from 127.0.0.1 port 10809 (Connection refused)"
-    node.write("usr/lib/bootfarm/nbdroot", f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    node.write("usr/lib/bootfarm/nbdroot", f"#!/bin/sh\necho '{said}' >&2; exit {status}\n")
     (node.root / "usr/lib/bootfarm/nbdroot").chmod(0o755)
     done = node.boot(
         "modprobe() { :; }\nnbd_ready() { :; }\nsleep() { :; }\nattach_root", NBD_TRIES="5"
@@ -232,6 +287,7 @@ def test_a_root_that_is_not_there_is_told_before_the_last_try(
     (beacon,) = server.beacons
     assert (beacon["phase"], beacon["status"]) == ("root", "error")
     assert beacon["detail"] == f"no root yet, try 3 of 5: {said}"
+    assert beacon["cause"] == cause
 
 
 def test_the_first_report_tells_what_machine_it_is(node: Any, served: Callable[[], Any]) -> None:
@@ -245,11 +301,13 @@ def test_the_first_report_tells_what_machine_it_is(node: Any, served: Callable[[
         node.write(f"{path}/device", "0x1533\n")
         if driver:
             node.write(f"{path}/driver/x", "")
-    node.boot('note_hardware\nreport initramfs ok "$(kernel_and_cards)"\nreport network ok x')
+    node.boot("note_hardware\nreport_initramfs\nreport network ok x")
     first, second = server.beacons
     assert (first["memory"], first["serial"]) == ("2048", "SN 1&x=y")
     assert first["detail"].endswith("; no driver for: 0000:01:00.0 vendor 0x8086 device 0x1533")
-    assert not {"memory", "serial"} & set(second)
+    assert first["cause"] == "no_driver"
+    assert first["cards"] == "0000:01:00.0 vendor 0x8086 device 0x1533"
+    assert not {"memory", "serial", "cause", "cards"} & set(second)
 
 
 def test_failing_step_tells_console_and_server_then_tries_again(
@@ -259,7 +317,7 @@ def test_failing_step_tells_console_and_server_then_tries_again(
     done = node.boot(
         "tries=0\n"
         "try_it() {\n"
-        "  tries=$((tries+1)); [ $tries -ge 2 ] || fail 'no cable' 'a cable' 'the port'\n"
+        "  tries=$((tries+1)); [ $tries -ge 2 ] || fail no_link 'no cable' 'a cable' 'the port'\n"
         "}\n"
         "give_shell() { echo shell; }\n"
         "step network try_it && echo went on"
@@ -271,13 +329,14 @@ def test_failing_step_tells_console_and_server_then_tries_again(
     assert done.stdout.endswith("shell\nwent on\n")
     assert server.beacons[0]["detail"] == "no cable"
     assert (server.beacons[0]["phase"], server.beacons[0]["status"]) == ("network", "error")
+    assert server.beacons[0]["cause"] == "no_link"
 
 
 def test_on_error_reboot(node: Any) -> None:
     node.write("proc/cmdline", "bootfarm.on_error=reboot\n")
     done = node.boot(
         "sleep() { echo slept $1; }\nreboot() { echo rebooted; exit 0; }\n"
-        "try_it() { fail a b c; }\nstep root try_it"
+        "try_it() { fail step a b c; }\nstep root try_it"
     )
     assert "slept 30\nrebooted\n" in done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,34 +20,90 @@ def test_machine_id_of_the_command_line_first(node: Any) -> None:
     assert node.read("etc/machine-id") == "0123456789abcdef0123456789abcdef\n"
 
 
-def test_machine_id_of_dmi(node: Any) -> None:
-    node.write("sys/class/dmi/id/product_uuid", "11223344-5566-7788-99AA-BBCCDDEEFF00\n")
-    node.apply("machine_id")
-    assert node.read("etc/machine-id") == "112233445566778899aabbccddeeff00\n"
-
-
-@pytest.mark.parametrize(
-    "uuid",
-    [
-        "00000000-0000-0000-0000-000000000000",
-        "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
-        "03000200-0400-0500-0006-000700080009",
-        "Not Settable",
-    ],
+UUIDS = (
+    "11223344-5566-7788-99AA-BBCCDDEEFF00",
+    "00000000-0000-0000-0000-000000000000",
+    "03000200-0400-0500-0006-000700080009",
+    "00020003-0004-0005-0006-000700080009",
+    "Not Settable",
+    "",
 )
-def test_machine_id_from_the_mac_when_dmi_has_none(node: Any, uuid: str) -> None:
-    node.write("sys/class/dmi/id/product_uuid", uuid + "\n")
-    node.state(mac="52:54:00:00:00:01")
-    node.apply("machine_id")
-    first = node.read("etc/machine-id")
-    node.apply("machine_id")
-    assert node.read("etc/machine-id") == first
-    node.state(mac="52:54:00:00:00:02")
-    node.apply("machine_id")
-    other = node.read("etc/machine-id")
-    assert other != first
-    assert len(other) == 33
-    assert set(other.strip()) <= set("0123456789abcdef")
+MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
+
+
+def test_machine_id_tells_boards_apart_that_share_a_uuid_or_a_mac(node: Any) -> None:
+    def machine_id(uuid: str, mac: str) -> str:
+        node.write("sys/class/dmi/id/product_uuid", uuid + "\n")
+        node.state(mac=mac)
+        node.apply("machine_id")
+        return str(node.read("etc/machine-id"))
+
+    ids = {(uuid, mac): machine_id(uuid, mac) for uuid in UUIDS for mac in MACS}
+    assert len(set(ids.values())) == len(UUIDS) * len(MACS)
+    for (uuid, mac), found in ids.items():
+        assert len(found) == 33
+        assert set(found.strip()) <= set("0123456789abcdef")
+        assert machine_id(uuid.lower(), mac) == found  # at the next boot
+
+
+def test_a_machine_that_nothing_tells_apart_is_told(node: Any) -> None:
+    node.write("proc/sys/kernel/random/uuid", "0f0f0f0f-0000-4000-8000-000000000001\n")
+    done = node.apply("machine_id")
+    assert "another one at each boot" in done.stderr
+    assert len(node.read("etc/machine-id")) == 33
+
+
+def test_storage_knows_each_machine_by_its_machine_id(node: Any) -> None:
+    for directory in ("etc/iscsi", "etc/nvme", "etc/openvswitch"):
+        (node.root / directory).mkdir()
+    seen = []
+    for machine in ("0123456789abcdef0123456789abcdef", "f" * 32):
+        node.write("etc/machine-id", machine + "\n")
+        node.apply("identity")
+        names = ("iscsi/initiatorname.iscsi", "nvme/hostnqn", "nvme/hostid")
+        texts = [node.read(f"etc/{name}") for name in names]
+        node.apply("identity")
+        assert [node.read(f"etc/{name}") for name in names] == texts
+        seen.append(texts)
+        for name in names:
+            (node.root / "etc" / name).unlink()
+    first, second = seen
+    assert first[1:] == [
+        "nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-cdef-0123-456789abcdef\n",
+        "01234567-89ab-cdef-0123-456789abcdef\n",
+    ]
+    assert re.fullmatch(r"InitiatorName=iqn\.1993-08\.org\.debian:01:[0-9a-f]{12}\n", first[0])
+    assert "0123456789ab" not in first[0]
+    assert not set(first) & set(second)
+
+
+def test_what_the_recipe_or_a_volume_says_of_identity_stays(node: Any) -> None:
+    node.write("etc/machine-id", "0" * 31 + "1\n")
+    node.write("etc/nvme/hostnqn", "nqn.2014-08.org.example:mine\n")
+    node.apply("identity")
+    assert node.read("etc/nvme/hostnqn") == "nqn.2014-08.org.example:mine\n"
+    assert (node.root / "etc/nvme/hostid").exists()
+    assert not (node.root / "etc/iscsi").exists()
+
+
+def test_a_command_that_takes_long_is_told(node: Any, served: Callable[[], Any]) -> None:
+    server = served()
+    node.flat(PREINIT_01_SLOW="exit 0")
+    # Ten seconds pass while the command runs: it waits for the beacon of it.
+    node.stub("sleep", '[ -e "$BOOTFARM_ROOT/slept" ] && exit 1; touch "$BOOTFARM_ROOT/slept"')
+    command = 'n=0; until grep -q x "$BOOTFARM_ROOT/told" || [ $n -ge 4000 ]; do n=$((n+1)); done'
+    node.write("usr/lib/bootfarm/report.real", node.read("usr/lib/bootfarm/report"), mode=0o755)
+    node.write(
+        "usr/lib/bootfarm/report",
+        '#!/bin/sh\n. "$BOOTFARM_ROOT/usr/lib/bootfarm/report.real"\nmain "$@"\n'
+        'echo x >"$BOOTFARM_ROOT/told"\n',
+        mode=0o755,
+    )
+    node.write("told", "")
+    node.flat(PREINIT_01_SLOW=command)
+    node.apply("preinit")
+    assert server.beacons[0]["detail"] == "waiting for PREINIT_01_SLOW to end, 10 s"
+    assert (server.beacons[0]["phase"], server.beacons[0]["status"]) == ("preinit", "start")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +315,7 @@ def test_fstab(node: Any) -> None:
         FSTAB_04="tmpfs /tmp tmpfs size=1g,_netdev 0 0",
         FSTAB_05="/dev/sdb /own ext4 nofail,x-systemd.device-timeout=5s 0 2",
         FSTAB_06="nonsense",
+        FSTAB_07="LABEL=late /late ext4 nofail",
     )
     done = node.apply("fstab")
     assert node.read("etc/fstab").splitlines()[1:] == [
@@ -266,6 +324,7 @@ def test_fstab(node: Any) -> None:
         "/dev/sda1 /must ext4 defaults 0 0",
         "tmpfs /tmp tmpfs size=1g,_netdev 0 0",
         "/dev/sdb /own ext4 nofail,x-systemd.device-timeout=5s 0 2",
+        "LABEL=late /late ext4 nofail,x-systemd.device-timeout=30s 0 0",
     ]
     for mount_point in ("etc/ssh", "srv/data", "must", "tmp", "own"):
         assert (node.root / mount_point).is_dir()

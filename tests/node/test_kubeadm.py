@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.node.apiserver import TOKEN, ApiServer, openssl
+from tests.node.apiserver import TOKEN, ApiServer, openssl, sign_detached
 
 pytestmark = pytest.mark.integration
 
@@ -32,8 +37,16 @@ class Join:
         node.stub("sleep", f"echo $1 >>{node.root}/slept")
 
     def kubeadm(self, script: str) -> None:
+        """The real one's part; the discovery file that it was given is kept as it was."""
         root = self.node.root
-        self.node.stub("kubeadm", f'echo "$*" >>{root}/kubeadm.log\n' + script)
+        keep = (
+            f'echo "$*" >>{root}/kubeadm.log\n'
+            'for word in "$@"; do\n'
+            '    case $word in */discovery.conf) cp -p "$word" '
+            f"{root}/discovery.conf ;; esac\n"
+            "done\n"
+        )
+        self.node.stub("kubeadm", keep + script)
 
     def line(self, **changes: str) -> list[str]:
         token = changes.get("token", TOKEN)
@@ -45,8 +58,16 @@ class Join:
         return self.node.script("bin/kubeadm", *args, check=False, KUBE_TIMEOUT="5")
 
     def tries(self) -> list[str]:
+        """What kubeadm was called with; DISCOVERY stands for the file's place."""
         log = self.node.root / "kubeadm.log"
-        return log.read_text().splitlines() if log.exists() else []
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [re.sub(r"/\S*/discovery\.conf", "DISCOVERY", line) for line in lines]
+
+    def discovery(self) -> dict[str, Any]:
+        """The discovery file of the last try."""
+        parsed = yaml.safe_load((self.node.root / "discovery.conf").read_text())
+        assert isinstance(parsed, dict)
+        return parsed
 
 
 @pytest.fixture
@@ -77,7 +98,16 @@ def test_first_join_of_an_unknown_node(join: Join, node: Any, served: Callable[[
     line = join.line()
     done = join.run(*line)
     assert done.returncode == 0, done.stderr
-    assert join.tries() == [" ".join(line)]
+    assert join.tries() == ["join --discovery-file DISCOVERY"]
+    (cluster,) = join.discovery()["clusters"]
+    assert cluster["cluster"]["server"] == f"https://{join.api.endpoint}"
+    assert (
+        base64.b64decode(cluster["cluster"]["certificate-authority-data"])
+        == join.api.ca.read_bytes()
+    )
+    (user,) = join.discovery()["users"]
+    assert user["user"] == {"token": TOKEN}
+    assert (node.root / "discovery.conf").stat().st_mode & 0o777 == 0o600
     assert "PATCH" not in " ".join(join.api.calls)
     heard = [(b["phase"], b["status"], b["detail"]) for b in server.beacons]
     assert heard == [
@@ -248,7 +278,9 @@ def test_node_name_and_equals_signs(join: Join) -> None:
     ]
     assert join.run(*words).returncode == 0
     assert join.api.patches[0][0] == "system:node:other"
-    assert join.tries() == [" ".join(words)]
+    assert join.tries() == [
+        "--v=5 join --node-name=Other --ignore-preflight-errors Swap --discovery-file DISCOVERY"
+    ]
 
 
 def test_configuration_file(join: Join, node: Any) -> None:
@@ -331,3 +363,254 @@ def test_shutdown_of_a_node_that_never_joined(node: Any, served: Callable[[], An
     server = served()
     node.script("mark-shutdown")
     assert [b["phase"] for b in server.beacons] == ["shutdown"]
+
+
+def test_token_goes_to_nobody_who_has_not_signed_with_it(join: Join, node: Any) -> None:
+    join.api.ready = "True"
+    join.api.forged = {"jws-kubeconfig-abcdef": sign_detached(b"x", TOKEN)}
+    for words in (
+        join.line(),
+        [*join.line()[:-2], "--discovery-token-unsafe-skip-ca-verification"],
+    ):
+        done = join.run(*words)
+        assert done.returncode == 1
+        assert "not signed with the secret half of token abcdef" in done.stderr
+    assert join.api.bearers == []
+    assert join.tries() == []
+
+
+def test_a_line_without_a_pin_is_refused_as_kubeadm_does(join: Join) -> None:
+    join.api.ready = "True"
+    done = join.run(*join.line()[:-2])
+    assert done.returncode == 1
+    assert "command line refused: no --discovery-token-ca-cert-hash" in done.stderr
+    assert join.api.calls == []
+    assert join.tries() == []
+
+
+def test_a_line_that_asks_for_no_pin_trusts_the_signature(join: Join) -> None:
+    words = [*join.line()[:-2], "--discovery-token-unsafe-skip-ca-verification"]
+    assert join.run(*words).returncode == 0
+    assert join.tries() == ["join --discovery-file DISCOVERY"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--token", "zzzzzz.98765", "10.9.0.20:6443"], "not of the form"),
+        (["--token", TOKEN, "10.9.0.20"], "no API server"),
+    ],
+)
+def test_lines_that_kubeadm_would_refuse(join: Join, words: list[str], why: str) -> None:
+    done = join.run("join", *words, "--discovery-token-ca-cert-hash", "sha256:1")
+    assert done.returncode == 1
+    assert why in done.stderr
+    assert "98765" not in done.stderr
+    assert join.tries() == []
+
+
+def test_flags_that_are_unknown_here_go_through(join: Join) -> None:
+    words = [*join.line(), "--new-flag", "value", "--other=x y", "--patches", "/p", "--flag"]
+    assert join.run(*words).returncode == 0
+    assert join.tries() == [
+        "join --new-flag value --other=x y --patches /p --flag --discovery-file DISCOVERY"
+    ]
+
+
+def test_tokens_of_their_own_for_discovery_and_certificate(join: Join) -> None:
+    other = "zzzzzz.0123456789abcdef"
+    join.api.tokens.add(other)
+    words = [
+        "join",
+        join.api.endpoint,
+        "--discovery-token",
+        TOKEN,
+        f"--tls-bootstrap-token={other}",
+    ]
+    words += ["--discovery-token-ca-cert-hash", join.api.ca_hash()]
+    assert join.run(*words).returncode == 0
+    assert join.discovery()["users"][0]["user"] == {"token": other}
+    assert set(join.api.bearers) == {other}
+
+
+def test_discovery_file_with_a_token_beside_it(join: Join, node: Any) -> None:
+    authority = base64.b64encode(join.api.ca.read_bytes()).decode()
+    cluster = {"server": "https://10.9.0.20:6443", "certificate-authority-data": authority}
+    config = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}]}
+    path = node.write("discovery.yaml", yaml.safe_dump(config))
+    words = ["join", "--discovery-file", str(path), "--tls-bootstrap-token", TOKEN, "--v", "5"]
+    assert join.run(*words).returncode == 0
+    assert join.tries() == ["join --v 5 --discovery-file DISCOVERY"]
+    assert join.discovery()["clusters"][0]["cluster"] == cluster
+    assert join.discovery()["users"][0]["user"] == {"token": TOKEN}
+
+
+def test_token_is_in_no_arguments_while_a_line_tries(
+    join: Join, node: Any, served: Callable[[], Any]
+) -> None:
+    served()
+    see = 'cat /proc/[0-9]*/cmdline 2>/dev/null | tr "\\000" " "'
+    join.kubeadm(f"{see} >>{node.root}/seen")
+    token = f"abcdef.{secrets.token_hex(8)}"  # in no other test's arguments
+    join.api.tokens = {token}
+    line = " ".join(join.line(token=token))
+    for number, words in enumerate((f"kubeadm {line}", f"env A=b kubeadm {line}")):
+        node.flat(RCFILE_01=words)
+        path = f"{node.root}/usr/lib/bootfarm/bin:{node.bin}:{os.environ['PATH']}"
+        rcfile = f'RCFILE_PATH="{path}"\nmain\n'
+        node.run('. "$BOOTFARM_ROOT/usr/lib/bootfarm/rcfile"\n' + rcfile)
+        assert len(join.tries()) == number + 1
+    assert "kubeadm join --discovery-file" in node.read("seen")
+    assert token not in node.read("seen")
+
+
+RUNTIME = "# what the recipe says\nname=docker\ncri_socket=unix:///run/cri-dockerd.sock\n"
+
+
+def test_socket_of_the_recipe_is_added_where_the_line_has_none(join: Join, node: Any) -> None:
+    node.write("usr/share/bootfarm/runtime", RUNTIME)
+    assert join.run(*join.line()).returncode == 0
+    assert join.run(*join.line(), "--cri-socket=unix:///run/other.sock").returncode == 0
+    assert join.run("join", "--discovery-file", "/f").returncode == 0
+    assert join.tries() == [
+        "join --discovery-file DISCOVERY --cri-socket unix:///run/cri-dockerd.sock",
+        "join --cri-socket=unix:///run/other.sock --discovery-file DISCOVERY",
+        "join --discovery-file /f --cri-socket unix:///run/cri-dockerd.sock",
+    ]
+
+
+@pytest.mark.parametrize("api", ["v1beta2", "v1beta3", "v1beta4"], indirect=False)
+@pytest.mark.parametrize("block", ["", "nodeRegistration:\n    name: n\n"])
+def test_socket_of_the_recipe_in_a_configuration_file(
+    node: Any, tmp_path: Path, api: str, block: str
+) -> None:
+    server = ApiServer(tmp_path / "api")
+    join = Join(node, server)
+    node.write("usr/share/bootfarm/runtime", RUNTIME)
+    text = (
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n---\n"
+        f"apiVersion: kubeadm.k8s.io/{api}\nkind: JoinConfiguration\n{block}discovery:\n"
+        f"  bootstrapToken:\n    apiServerEndpoint: {server.endpoint}\n    token: {TOKEN}\n"
+        f"    caCertHashes: [{server.ca_hash()}]\n"
+    )
+    path = node.write("join.yaml", text)
+    join.kubeadm(f'shift; cp "${{1#--config=}}" {node.root}/used')
+    assert join.run("join", f"--config={path}").returncode == 0
+    server.close()
+    used = list(yaml.safe_load_all(node.read("used")))
+    registration = {"name": "n"} if block else {}
+    registration["criSocket"] = "unix:///run/cri-dockerd.sock"
+    before = list(yaml.safe_load_all(text))
+    assert used == [before[0], {**before[1], "nodeRegistration": registration}]
+
+
+def test_what_kubeadm_leaves_behind_is_removed(join: Join, node: Any) -> None:
+    left = ["etc/kubernetes/bootstrap-kubelet.conf", "etc/kubernetes/kubelet.conf"]
+    left += ["etc/kubernetes/pki/ca.crt", "var/lib/kubelet/pki/kubelet-client-current.pem"]
+    left += [f"var/lib/kubelet/{name}" for name in ("config.yaml", "instance-config.yaml")]
+    left += ["var/lib/kubelet/kubeadm-flags.env", "var/lib/kubelet/cpu_manager_state"]
+    kept = ["etc/kubernetes/manifests/x.yaml", "var/lib/kubelet/pki/kubelet.crt"]
+    for path in (*left, *kept):
+        node.write(path, "x")
+    join.kubeadm(f"cd {node.root}; find etc/kubernetes var/lib/kubelet -type f >seen")
+    assert join.run(*join.line()).returncode == 0
+    assert sorted(node.read("seen").split()) == sorted(kept)
+
+
+def test_what_was_mended_for_kubelet_is_told(join: Join, served: Callable[[], Any]) -> None:
+    server = served()
+    line = "resolvConf /run/x, which is not in this image: a link to /etc/resolv.conf"
+    join.kubeadm(f"echo '{line}' >>{join.node.root}/run/bootfarm/kubelet-mended")
+    assert join.run(*join.line()).returncode == 0
+    expected = (
+        f"try 1: joined as worker-1 (token abcdef); the kubelet-config of the cluster names {line}"
+    )
+    assert server.beacons[-1]["detail"] == expected
+
+
+def test_why_kubelet_ended_is_told_and_not_that_kubeadm_waited(
+    join: Join, node: Any, served: Callable[[], Any]
+) -> None:
+    server = served()
+    node.stub(
+        "journalctl",
+        "cat <<'END'\n"
+        'I1129 06:20:05.1 231 server.go:858] "--cgroups-per-qos enabled"\n'
+        'E1129 06:20:05.2 231 run.go:72] "command failed" err="failed to run Kubelet: running with'
+        ' swap on is not supported, please disable swap"\n'
+        "END",
+    )
+    join.kubeadm(
+        f"[ $(grep -c . {node.root}/kubeadm.log) -ge 2 ] && exit 0\n"
+        "echo '[kubelet-start] Starting the kubelet'\n"
+        "echo 'error: error execution phase kubelet-wait-bootstrap: dial tcp 127.0.0.1:10248' >&2\n"
+        "exit 1"
+    )
+    assert join.run(*join.line()).returncode == 0
+    words = "kubelet does not run: running with swap on is not supported, please disable swap"
+    errors = [b["detail"] for b in server.beacons if b["status"] == "error"]
+    assert errors == [f"try 1: {words}; again in 5 s"]
+
+
+SANDBOX = (
+    'E1129 06:39:55.4 232 kuberuntime_manager.go:1747] "CreatePodSandbox for pod failed"'
+    ' err="open /run/x: no such file or directory" pod="kube-system/p"'
+)
+
+
+def test_ready_node_on_which_no_pod_starts_is_told_and_taken_back(
+    node: Any, api: ApiServer, served: Callable[[], Any]
+) -> None:
+    server = served()
+    give_kubelet_its_certificate(node, api)
+    api.ready = "True"
+    node.stub("sleep", f"echo >>{node.root}/slept")
+    node.stub("journalctl", f"[ $(grep -c '' {node.root}/slept) -gt 4 ] || echo '{SANDBOX}'")
+    node.script("watch-ready", POD_LOOKS="3")
+    assert [(b["status"], b["detail"]) for b in server.beacons] == [
+        ("ok", "Node worker-1 is Ready"),
+        ("error", "pods cannot start: open /run/x: no such file or directory"),
+        ("ok", "Node worker-1 is Ready"),
+    ]
+
+
+def test_a_pod_that_fails_once_is_nothing(
+    node: Any, api: ApiServer, served: Callable[[], Any]
+) -> None:
+    server = served()
+    give_kubelet_its_certificate(node, api)
+    api.ready = "True"
+    node.stub("sleep", f"echo >>{node.root}/slept")
+    node.stub("journalctl", f"[ $(grep -c '' {node.root}/slept) -gt 1 ] || echo '{SANDBOX}'")
+    node.script("watch-ready", POD_LOOKS="4")
+    assert [b["status"] for b in server.beacons] == ["ok"]
+
+
+def test_kubelet_that_ends_after_the_join_is_told_once(
+    node: Any, api: ApiServer, served: Callable[[], Any]
+) -> None:
+    server = served()
+    give_kubelet_its_certificate(node, api)
+    api.ready = "False"
+    marker = node.root / "slept"
+    node.stub("systemctl", "exit 3")
+    node.stub("sleep", f"echo >>{marker}")
+    words = "Failed to enforce System Reserved Cgroup Limits"
+    node.stub(
+        "journalctl",
+        f'echo \'E1129 06:27:10.9 232 kubelet.go:1850] "Failed to start ContainerManager"'
+        f' err="{words}"\'',
+    )
+
+    class Becoming(ApiServer):
+        @property
+        def ready(self) -> str:  # type: ignore[override]
+            return "True" if marker.exists() and len(marker.read_text()) > 6 else "False"
+
+    del api.ready
+    api.__class__ = Becoming
+    node.script("watch-ready", KUBELET_LOOKS="2", POD_LOOKS="0")
+    assert [(b["status"], b["detail"]) for b in server.beacons] == [
+        ("error", f"kubelet does not run: {words}"),
+        ("ok", "Node worker-1 is Ready"),
+    ]

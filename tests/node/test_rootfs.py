@@ -17,7 +17,9 @@ SHELL = [
     or path.read_bytes()[:9] == b"#!/bin/sh"
     or path.parent.name == "scripts"
 ]
-UNITS = [path for path in FILES if path.suffix in (".service", ".path", ".socket", ".network")]
+UNITS = [
+    path for path in FILES if path.suffix in (".service", ".path", ".socket", ".network", ".link")
+]
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda p: str(p.relative_to(ROOTFS)))
@@ -42,7 +44,9 @@ def test_links_lead_to_units_of_ours_or_of_systemd() -> None:
     for link in ROOTFS.rglob("*"):
         if link.is_symlink():
             target = link.readlink().as_posix()
-            if target.startswith("/usr/lib/systemd/system/bootfarm"):
+            if target == "/dev/null":
+                assert link.parent.name == "system-generators", link
+            elif target.startswith("/usr/lib/systemd/system/bootfarm"):
                 assert (ROOTFS / target.lstrip("/")).is_file(), link
             else:
                 assert target.startswith("/lib/systemd/system/systemd-networkd"), link
@@ -53,7 +57,7 @@ def test_programs_of_units_are_there() -> None:
         for line in path.read_text().splitlines():
             key, _, value = line.partition("=")
             if key.startswith("Exec") and value.startswith("/usr/lib/bootfarm/"):
-                assert (ROOTFS / value.lstrip("/")).is_file(), line
+                assert (ROOTFS / value.split()[0].lstrip("/")).is_file(), line
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda p: p.name)
@@ -62,6 +66,24 @@ def test_units_parse(path: Path) -> None:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(path)
     assert parser.sections()
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda p: p.name)
+def test_systemd_takes_the_unit(path: Path) -> None:
+    if path.suffix == ".network":
+        pytest.skip("networkd reads it")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path],
+        capture_output=True,
+        text=True,
+    )
+    bad = [
+        line
+        for line in done.stderr.splitlines()
+        if path.name in line
+        and any(word in line for word in ("Refusing", "bad unit file", "nknown", "cycle"))
+    ]
+    assert bad == []
 
 
 def test_nbdroot_compiles_without_a_warning_and_says_how_it_is_used(tmp_path: Path) -> None:
@@ -75,3 +97,45 @@ def test_nbdroot_compiles_without_a_warning_and_says_how_it_is_used(tmp_path: Pa
         done = subprocess.run([program, *words], capture_output=True, text=True)
         assert done.returncode == 2
         assert "usage: nbdroot attach /dev/nbdN IPV4 PORT EXPORT" in done.stderr
+
+
+NETWORK = ROOTFS / "etc/systemd/network"
+
+
+def read_unit(path: Path) -> dict[str, dict[str, str]]:
+    """A unit's sections, for those that have each key once."""
+    parser = configparser.RawConfigParser(strict=True, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(path)
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+@pytest.mark.parametrize("name", ["20-bootfarm.network", "25-bootfarm-others.network"])
+def test_no_card_loses_its_address(name: str) -> None:
+    unit = read_unit(NETWORK / name)
+    assert unit["Match"] == {"Type": "ether", "Kind": "!*"}
+    assert (unit["Network"]["KeepConfiguration"], unit["Network"]["IgnoreCarrierLoss"]) == (
+        "yes",
+        "yes",
+    )
+
+
+def test_the_card_of_the_root_goes_first() -> None:
+    root, others = (
+        read_unit(NETWORK / name) for name in ("20-bootfarm.network", "25-bootfarm-others.network")
+    )
+    assert "RouteMetric" not in root["DHCPv4"]  # systemd's own: 1024
+    script = (ROOTFS / "usr/lib/bootfarm/udhcpc-script").read_text()
+    assert "\nROUTE_METRIC=4096\n" in script
+    assert int(others["DHCPv4"].pop("RouteMetric")) > 4096
+    assert others["DHCPv4"] == root["DHCPv4"]
+    assert others["Network"] == root["Network"]
+
+
+def test_what_others_made_stays() -> None:
+    unit = read_unit(ROOTFS / "etc/systemd/networkd.conf.d/bootfarm.conf")
+    assert unit["Network"]["ManageForeignRoutes"] == "no"
+    assert unit["Network"]["ManageForeignRoutingPolicyRules"] == "no"
+    link = read_unit(NETWORK / "20-bootfarm-virtual.link")
+    assert link["Link"]["MACAddressPolicy"] == "none"
+    assert {"vxlan", "geneve", "bridge", "veth"} <= set(link["Match"]["Kind"].split())

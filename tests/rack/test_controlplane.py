@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from rack.controlplane import (
@@ -11,8 +12,18 @@ from rack.controlplane import (
     render_kubeadm_config,
     scheduler_argv,
 )
+from rack.kubernetes.stack import Packages
 
-PROGRAMS, HERE = Path("/programs"), Path("/cp")
+HERE = Path("/cp")
+
+
+def packages_of(version: str) -> Packages:
+    """Packages of a Kubernetes that nobody runs."""
+    programs = Path("/programs")
+    return Packages(version, HERE, programs, programs / "etcd", programs / "busybox", "pause:1")
+
+
+PRESENT, OLD = packages_of("1.37.2"), packages_of("1.20.2")
 
 
 def test_tokens_have_kubeadms_form_and_differ() -> None:
@@ -22,20 +33,19 @@ def test_tokens_have_kubeadms_form_and_differ() -> None:
 
 
 def test_kubeadm_config_names_the_api_and_the_cgroup_driver() -> None:
-    documents = list(
-        yaml.safe_load_all(render_kubeadm_config(HERE / "pki", "abcdef.0123456789abcdef"))
-    )
+    text = render_kubeadm_config(PRESENT, HERE / "pki", "abcdef.0123456789abcdef")
+    documents = list(yaml.safe_load_all(text))
     init, cluster, kubelet = documents
-    assert init["apiVersion"] == cluster["apiVersion"] == "kubeadm.k8s.io/v1beta2"
+    assert init["apiVersion"] == cluster["apiVersion"] == "kubeadm.k8s.io/v1beta4"
     assert init["localAPIEndpoint"] == {"advertiseAddress": "10.9.0.20", "bindPort": 6443}
     assert init["bootstrapTokens"][0]["token"] == "abcdef.0123456789abcdef"
-    assert cluster["kubernetesVersion"] == "v1.20.2"
+    assert cluster["kubernetesVersion"] == "v1.37.2"
     assert cluster["certificatesDir"] == "/cp/pki"
     assert kubelet["cgroupDriver"] == "systemd"
 
 
 def test_a_silent_node_stays_ready_for_ten_minutes() -> None:
-    argv = controller_manager_argv(PROGRAMS, HERE)
+    argv = controller_manager_argv(PRESENT, HERE)
     assert argv[0] == "/programs/kube-controller-manager"
     assert "--node-monitor-grace-period=10m0s" in argv
     assert "--controllers=*,bootstrapsigner,tokencleaner" in argv
@@ -45,14 +55,24 @@ def test_what_must_be_private_listens_on_loopback_only() -> None:
     for flag in ("--listen-client-urls", "--listen-peer-urls"):
         (value,) = [w for w in etcd_argv(Path("/etcd"), HERE) if w.startswith(f"{flag}=")]
         assert value.startswith(f"{flag}=http://127.0.0.1:")
-    for argv in (controller_manager_argv(PROGRAMS, HERE), scheduler_argv(PROGRAMS, HERE)):
-        assert "--bind-address=127.0.0.1" in argv
-        assert "--port=0" in argv
-    assert "--insecure-port=0" in apiserver_argv(PROGRAMS, HERE)
+    for packages in (PRESENT, OLD):
+        for argv in (controller_manager_argv(packages, HERE), scheduler_argv(packages, HERE)):
+            assert "--bind-address=127.0.0.1" in argv
+            # A port without TLS: on unless told not to until 1.23, and no option since.
+            assert ("--port=0" in argv) == (packages is OLD)
+        assert ("--insecure-port=0" in apiserver_argv(packages, HERE)) == (packages is OLD)
+
+
+@pytest.mark.parametrize(
+    ("version", "api"), [("1.20.2", "v1beta2"), ("1.30.1", "v1beta3"), ("1.31.0", "v1beta4")]
+)
+def test_kubeadm_is_given_the_newest_configuration_that_it_reads(version: str, api: str) -> None:
+    text = render_kubeadm_config(packages_of(version), HERE, "abcdef.0123456789abcdef")
+    assert f"apiVersion: kubeadm.k8s.io/{api}\n" in text
 
 
 def test_apiserver_limits_nodes_as_kubeadm_does() -> None:
-    argv = apiserver_argv(PROGRAMS, HERE)
+    argv = apiserver_argv(PRESENT, HERE)
     assert "--authorization-mode=Node,RBAC" in argv
     assert "--enable-admission-plugins=NodeRestriction" in argv
     assert "--enable-bootstrap-token-auth=true" in argv

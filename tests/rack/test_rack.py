@@ -13,7 +13,7 @@ import pytest
 
 from rack.dhcp import Kind
 from rack.errors import RackError
-from rack.kubernetes.build import cached_packages
+from rack.kubernetes.source import build
 from rack.machine import NodeSpec
 from rack.namespace import Namespace
 from rack.network import SERVER_IP, SITE_IP, set_up_network
@@ -121,7 +121,7 @@ def test_ctrl_c_tears_down_and_removes_the_sockets(tmp_path: Path) -> None:
 def test_pxe_rom_gets_address_name_and_loader_then_loses_power(tmp_path: Path) -> None:
     with Rack(tmp_path) as rack:
         node = rack.boot(NodeSpec("node-7", memory=128))
-        node.wait_console(r"Filename: /ltsp/amd64/grub/i386-pc/core\.0", timeout=50)
+        node.wait_console(r"Filename: http://10\.9\.0\.1:8080/ltsp/amd64/boot\.ipxe", timeout=50)
         assert f"net0: {node.ip}/255.255.0.0 gw 10.9.0.1" in node.console.text()
         assert f"DHCPACK(rack0) {node.ip} {node.mac} node-7" in rack.dhcp.log.read_text()
         assert node.status() == "running"
@@ -130,7 +130,7 @@ def test_pxe_rom_gets_address_name_and_loader_then_loses_power(tmp_path: Path) -
         assert node.status() == "off"
         with pytest.raises(RackError, match="went off before its console said") as caught:
             node.wait_console("login:", timeout=5)
-        assert "Filename: /ltsp/amd64" in caught.value.message
+        assert "Filename: http://10.9.0.1" in caught.value.message
         node.power_on()
         assert "Filename" not in node.console.text()
 
@@ -156,9 +156,7 @@ def test_the_dhcp_port_is_free_for_our_own_service(tmp_path: Path, kind: Kind) -
 
 @pytest.mark.timeout(240)
 def test_control_plane_answers_a_join_token(tmp_path: Path) -> None:
-    packages = cached_packages()
-    if packages is None:
-        pytest.skip("Kubernetes' packages are not built: run `bootfarm rack packages`")
+    packages = build(print)
     with Rack(tmp_path, packages=packages) as rack:
         facts = rack.start_control_plane()
         assert facts.api == "10.9.0.20:6443"
@@ -167,7 +165,7 @@ def test_control_plane_answers_a_join_token(tmp_path: Path) -> None:
         read = [
             *(str(packages.programs / "kubectl"), f"--server=https://{facts.api}"),
             f"--certificate-authority={tmp_path / 'control-plane' / 'pki' / 'ca.crt'}",
-            *("get", "configmap", "-n", "kube-system", "kubelet-config-1.20", "-o", "yaml"),
+            *("get", "configmap", "-n", "kube-system", "kubelet-config", "-o", "yaml"),
         ]
         kubelet = rack.namespace.run([*read, f"--token={facts.token}"])
         assert "cgroupDriver: systemd" in kubelet

@@ -1,6 +1,6 @@
 from typing import Any
 
-from rack.timeline import describe_timeline, format_size, render_rows, rows_of
+from rack.timeline import describe_timeline, format_size, is_up, render_rows, rows_of
 
 
 def phase(first: float, last: float | None = None, **more: Any) -> dict[str, Any]:
@@ -33,6 +33,25 @@ def test_rows_count_from_the_power_on() -> None:
 def test_a_boot_before_the_power_on_is_not_this_one() -> None:
     assert rows_of(TIMELINE, 5000.0) == []
     assert rows_of({}, 0.0) == []
+
+
+def boot(**phases: dict[str, Any]) -> dict[str, Any]:
+    return {"boot": {"started": 1.0, "phases": phases}}
+
+
+def test_a_machine_is_up_when_its_system_runs_and_its_lines_have_ended() -> None:
+    systemd = phase(1020.0)
+    done = phase(1030.0, cause="all_lines")
+    assert is_up(boot(systemd=systemd, rcfile=done), 1000.0)
+    assert is_up(boot(systemd=systemd, rcfile=phase(1030.0, status="error")), 1000.0)
+    # A unit that nothing waits for may still be starting, and is told.
+    waits = phase(1020.0, 1040.0, status="start", detail="waiting for cri-docker.service (10 s)")
+    assert is_up(boot(systemd=waits, rcfile=done), 1000.0)
+    # One line has ended, others follow; and nothing of the boot before counts.
+    assert not is_up(boot(systemd=systemd, rcfile=phase(1030.0)), 1000.0)
+    assert not is_up(boot(systemd=systemd, rcfile=done), 2000.0)
+    assert not is_up(boot(systemd=systemd), 1000.0)
+    assert not is_up({}, 0.0)
 
 
 def test_table_shows_time_size_and_detail() -> None:

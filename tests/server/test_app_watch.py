@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from server.app import App
-from server.config import Config, Transport
+from server.assemble import make_parts
 from server.errors import ServerError
 from server.events import Event
-from server.inventory import Inventory, Machine
-from server.logconfig import Logs
+from server.farm.config import Config, Transport
+from server.farm.inventory import Inventory, Machine
+from server.farm.logs import Logs
 from server.protocols.http import Request, Response
 from server.protocols.logs import LogLine, parse_netconsole
 from server.services.hotloop import HotLoop
@@ -51,12 +52,12 @@ def make(tmp_path: Path) -> Iterator[Callable[..., App]]:
         inventory=Inventory((Machine(MAC, IP, "node-1"),)),
         logs=Logs(syslog=0, netconsole=0),
     )
-    yield lambda **more: App(dataclasses.replace(config, **more), loop)
+    yield lambda **more: App(make_parts(dataclasses.replace(config, **more), loop))
     loop.close()
 
 
 def ask(app: App, path: str, client: str = "127.0.0.1", **headers: str) -> Response:
-    http = app.services["http"]
+    http = app.parts.running.services["http"]
     assert isinstance(http, HttpService)
     return http.handle(Request("GET", path, {}, headers, b"", client))
 
@@ -67,17 +68,19 @@ def text(response: Response) -> str:
 
 
 def see(app: App, phase: str = "join", boot: str = "a", **detail: str) -> None:
-    app.record(Event(1000.0, IP, "beacon", phase, {"status": "error", "boot": boot} | detail))
+    app.parts.door.record(
+        Event(1000.0, IP, "beacon", phase, {"status": "error", "boot": boot} | detail)
+    )
 
 
 def test_a_panic_is_what_is_the_matter_until_the_next_boot(make: Callable[..., App]) -> None:
     app = make()
     see(app, "ready", status="ok")
-    app._take_lines(IP, "netconsole", parse_netconsole(b"[ 8.0] Oops: 0002 [#1] SMP\n"))
+    app.parts.door.take_lines(IP, "netconsole", parse_netconsole(b"[ 8.0] Oops: 0002 [#1] SMP\n"))
     assert json.loads(text(ask(app, f"/api/nodes/{MAC}")))["finding"] is None
     words = b"[ 9.1] Kernel panic - not syncing: VFS: Unable to mount root fs\n"
     for end in (b"", b"[ 9.2] ---[ end Kernel panic - not syncing: VFS ]---\n"):
-        app._take_lines(IP, "netconsole", parse_netconsole(words + end))
+        app.parts.door.take_lines(IP, "netconsole", parse_netconsole(words + end))
     node = json.loads(text(ask(app, f"/api/nodes/{MAC}")))
     assert node["finding"]["rule"] == "kernel-panic"
     assert node["finding"]["phase"] == "ready"
@@ -93,15 +96,15 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
     app = make()
     words = f"login {MOUNTED} refused; --token {TOKEN} and {PLAIN} said"
     see(app, detail=words)
-    app.record(Event(1000.0, IP, "tftp", "transfer", {"path": "/x", "message": words}))
-    app._take_lines(IP, "syslog", [LogLine(words)])
-    app.sources.ltsconf.problem = f"lts.conf refused: line 3: {words}"
+    app.parts.door.record(Event(1000.0, IP, "tftp", "transfer", {"path": "/x", "message": words}))
+    app.parts.door.take_lines(IP, "syslog", [LogLine(words)])
+    app.parts.sources.ltsconf.problem = f"lts.conf refused: line 3: {words}"
     paths = ["/", "/healthz", "/metrics", "/api/nodes", "/api/events"]
     paths += [f"/nodes/{MAC}", f"/api/nodes/{MAC}", f"/api/nodes/{MAC}/log"]
     answers = {path: text(ask(app, path)) for path in paths}
     while "It is being rendered" in answers[f"/nodes/{MAC}"]:
         answers[f"/nodes/{MAC}"] = text(ask(app, f"/nodes/{MAC}"))
-    app._save(None)
+    app.parts.upkeep.save(None)
     state = tmp_path / "state"
     kept = [*(state / "nodes").iterdir(), *(state / "logs").iterdir()]
     assert len(kept) == 2
@@ -125,12 +128,14 @@ def test_no_page_no_answer_and_no_file_has_a_secret(
 
 def test_a_panic_is_read_after_the_reset_and_after_the_servers(make: Callable[..., App]) -> None:
     app = make()
-    app._take_lines(IP, "netconsole", [LogLine("of nobody that was seen")])
+    app.parts.door.take_lines(IP, "netconsole", [LogLine("of nobody that was seen")])
     see(app, boot="a")
-    app._take_lines(IP, "netconsole", parse_netconsole(b"[  9.1] Kernel panic - not syncing\n"))
+    app.parts.door.take_lines(
+        IP, "netconsole", parse_netconsole(b"[  9.1] Kernel panic - not syncing\n")
+    )
     see(app, boot="b")
-    app._take_lines(IP, "netconsole", parse_netconsole(b"[  0.0] Linux version 6.1\n"))
-    app._save(None)
+    app.parts.door.take_lines(IP, "netconsole", parse_netconsole(b"[  0.0] Linux version 6.1\n"))
+    app.parts.upkeep.save(None)
     for one in (app, make()):
         log = json.loads(text(ask(one, f"/api/nodes/{MAC}/log")))
         assert log["node"] == MAC
@@ -145,14 +150,14 @@ def test_a_panic_is_read_after_the_reset_and_after_the_servers(make: Callable[..
 
 def test_who_receives_logs(make: Callable[..., App]) -> None:
     app = make()
-    assert "logs" in app.services
+    assert "logs" in app.parts.running.services
     app.bind()
-    assert set(app.ports()) == {"http", "syslog", "netconsole"}
-    assert all(port for ports in app.ports().values() for port in ports)
-    for service in app.services.values():
+    assert set(app.parts.running.ports()) == {"http", "syslog", "netconsole"}
+    assert all(port for ports in app.parts.running.ports().values() for port in ports)
+    for service in app.parts.running.services.values():
         app._loop.run_until_complete(service.stop())
-    assert "logs" not in make(logs=Logs()).services
-    assert "logs" not in make(services=("nbd",), nbd=Transport(0)).services
+    assert "logs" not in make(logs=Logs()).parts.running.services
+    assert "logs" not in make(services=("nbd",), nbd=Transport(0)).parts.running.services
     quiet = make(logs=Logs())
     see(quiet)
     assert "listens to neither syslog nor netconsole" in text(ask(quiet, f"/nodes/{MAC}"))
@@ -169,7 +174,7 @@ def test_the_token_guards_all_but_what_nodes_need(make: Callable[..., App], tmp_
     assert ask(app, "/healthz").status == 200
     assert ask(app, "/api/time").status == 200
     assert ask(app, "/ltsp/amd64/lts.conf", client=IP).status in (200, 404)
-    http = app.services["http"]
+    http = app.parts.running.services["http"]
     assert isinstance(http, HttpService)
     beacon = Request("POST", "/beacon", {}, {}, b"phase=ready", IP)
     assert http.handle(beacon).status == 204
@@ -186,7 +191,7 @@ def test_the_token_guards_all_but_what_nodes_need(make: Callable[..., App], tmp_
     ]
     assert tries == [401] * 5 + [429] * 3
     (tmp_path / "token").unlink()
-    app.token._looked = -1000.0  # type: ignore[union-attr]
+    app.parts.token._looked = -1000.0  # type: ignore[union-attr]
     assert ask(app, "/", cookie=cookie).status == 200
     assert "the token before stays in force" in text(ask(app, "/healthz"))
     with pytest.raises(ServerError, match="token_file"):

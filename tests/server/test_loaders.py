@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import pytest
 
-from imagebuild.store import Image
-from server.boottree import Site
+from imagebuild.store.images import Image
+from server.boot.loaders import find_loaders, loaders_of, make_find_loaders
 from server.content import Refused
-from server.inventory import Inventory, Machine
-from server.loaders import find_loaders, loaders_of, make_find_loaders
+from server.farm.inventory import Inventory, Machine
 from server.ltsconf import LtsConf, LtsTemplate
 from server.protocols.dhcp import Client
+from server.site import Site
 
 GRUB = ("boot/grub/i386-pc/core.0", "boot/grub/x86_64-efi/core.efi")
 IPXE = ("boot/ipxe/undionly.kpxe", "boot/ipxe/snponly.efi")
@@ -28,18 +28,23 @@ def make_site(conf: bytes, *images: Image) -> Site:
     return Site(images=images, ltsconf=LtsConf.parse(conf))
 
 
-def test_alone_it_is_grub_and_ipxe_for_http_boot() -> None:
-    loaders = loaders_of(make_image(), proxy=False)
-    assert loaders.bios == "/ltsp/amd64/grub/i386-pc/core.0"
-    assert loaders.uefi == "/ltsp/amd64/grub/x86_64-efi/core.efi"
+@pytest.mark.parametrize("proxy", [False, True])
+def test_it_is_ipxe_for_all_firmware(proxy: bool) -> None:
+    loaders = loaders_of(make_image(), proxy=proxy)
+    assert loaders.bios == "/ltsp/amd64/ipxe/undionly.kpxe"
+    assert loaders.uefi == "/ltsp/amd64/ipxe/snponly.efi"
     assert loaders.http == "/ltsp/amd64/ipxe/snponly.efi"
     assert loaders.ipxe == "/ltsp/amd64/boot.ipxe"
 
 
-def test_beside_another_dhcp_server_it_is_ipxe_for_all() -> None:
-    loaders = loaders_of(make_image(), proxy=True)
-    assert loaders.bios == "/ltsp/amd64/ipxe/undionly.kpxe"
-    assert loaders.uefi == "/ltsp/amd64/ipxe/snponly.efi"
+def test_grub_where_it_is_wanted_also_for_a_card_that_is_ipxe() -> None:
+    loaders = loaders_of(make_image(), proxy=False, grub=True)
+    assert loaders.bios == "/ltsp/amd64/grub/i386-pc/core.0"
+    assert loaders.uefi == "/ltsp/amd64/grub/x86_64-efi/core.efi"
+    # UEFI's own HTTP Boot has no use for GRUB, which would go on by TFTP.
+    assert loaders.http == "/ltsp/amd64/ipxe/snponly.efi"
+    assert loaders.ipxe == ""
+    assert "undionly" in loaders_of(make_image(), proxy=True, grub=True).bios
 
 
 def test_an_image_without_ipxe_gives_no_loader_that_could_not_work() -> None:
@@ -68,15 +73,20 @@ def test_an_empty_store_refuses_in_words() -> None:
 
 def test_only_listed_machines_boot_when_farm_yaml_says_so() -> None:
     site = make_site(b"[default]\nA = 1\n", make_image())
-    find = make_find_loaders(lambda: site, INVENTORY, proxy=True, only_listed=True)
+    lists = [INVENTORY]
+    find = make_find_loaders(
+        lambda: replace(site, unlisted="refuse"), lambda: lists[-1], proxy=True
+    )
     assert find(Client(LISTED)).image == "amd64"
     with pytest.raises(Refused, match=f"{OTHER} is not in the inventory"):
         find(Client(OTHER))
+    lists.append(Inventory((*INVENTORY.machines, Machine(OTHER))))
+    assert find(Client(OTHER)).image == "amd64"
 
 
 def test_the_site_is_asked_for_each_machine() -> None:
     sites = [make_site(b"[default]\nA = 1\n", make_image("one"))]
-    find = make_find_loaders(lambda: sites[-1], INVENTORY, proxy=False)
+    find = make_find_loaders(lambda: sites[-1], lambda: INVENTORY, proxy=False)
     assert find(Client(LISTED)).image == "one"
     sites.append(replace(sites[0], images=(make_image("two"),)))
     assert find(Client(LISTED)).image == "two"

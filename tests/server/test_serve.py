@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from imagebuild.inuse import read_in_use
-from imagebuild.store import Store
+from imagebuild.store.images import Store
+from imagebuild.store.inuse import read_in_use
 from tests.server.farm import FILES, publish
 from tests.server.metrics.scrape import Scrape
 
@@ -90,13 +90,16 @@ class Server:
         self.process = None
         return code
 
-    def get(self, path: str) -> bytes:
-        done = subprocess.run(
-            ["curl", "-sS", "--fail", "--max-time", "10", f"http://127.0.0.1:{self.http}{path}"],
-            capture_output=True,
-        )
+    def get(self, path: str, *options: str) -> bytes:
+        argv = ["curl", "-sS", "--fail", "--max-time", "10", *options]
+        done = subprocess.run([*argv, f"http://127.0.0.1:{self.http}{path}"], capture_output=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def get_rendered(self) -> bytes:
+        """lts.conf of a template: a machine under load may say "ask again" at first."""
+        again = ("--retry", "60", "--retry-delay", "1", "--retry-all-errors")
+        return self.get("/ltsp/amd64/lts.conf", *again, "--max-time", "120")
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path))
@@ -209,6 +212,68 @@ def test_a_good_edit_and_a_bad_one_and_a_restart(server: Server, farm: Path) -> 
     replace(farm / "lts.conf", GOOD)
     assert b'GREETING="one"' in server.get(path)
     assert server.json("/healthz")["status"] == "ok"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_farm_yaml_counts_when_it_is_edited(farm: Path, workers: str) -> None:
+    (farm / "nodes.yaml").write_text("[]\n")
+    (farm / "farm.yaml").write_text("inventory: nodes.yaml\nunlisted: refuse\n")
+    arguments = ["--config", str(farm / "farm.yaml"), "--workers", workers]
+    server = Server(farm, arguments)
+    try:
+        server.start()
+        listed = "net.ifnames=0"
+        assert listed not in server.get("/ltsp/amd64/grub/grub.cfg").decode()
+        replace(farm / "farm.yaml", f"inventory: nodes.yaml\ncmdline: [{listed}]\n")
+        assert eventually(lambda: listed in server.get("/ltsp/amd64/grub/grub.cfg").decode())
+        replace(farm / "nodes.yaml", '- {mac: "52:54:00:00:00:01", ip: 127.0.0.1, hostname: n1}\n')
+        replace(farm / "lts.conf", GOOD + "[n1]\nGREETING = mine\n")
+        assert eventually(lambda: b'"mine"' in server.get("/ltsp/amd64/lts.conf"))
+        script = f"get /ltsp/amd64/lts.conf {farm}/got\n"
+
+        def fetch() -> str:
+            argv = ["tftp", "127.0.0.1", str(server.tftp)]
+            subprocess.run(argv, input=script, text=True, check=True)
+            return (farm / "got").read_text()
+
+        assert eventually(lambda: '"mine"' in fetch()), "workers have the inventory, too"
+        assert server.json("/healthz")["status"] == "ok"
+        replace(farm / "farm.yaml", "inventory: nodes.yaml\nlogs: {syslog: 5140}\n")
+        assert eventually(lambda: server.json("/healthz")["status"] == "degraded")
+        (problem,) = server.json("/healthz")["problems"]
+        assert problem.endswith("in logs: restart needed")
+        assert "restart needed" in server.get("/").decode()
+        replace(farm / "farm.yaml", "inventory: [{mac: 1}]\n")
+        assert eventually(lambda: "inventory[0].mac" in server.json("/healthz")["problems"][0])
+        assert b'"mine"' in server.get("/ltsp/amd64/lts.conf")
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sighup_reloads_and_ends_nothing(farm: Path, workers: str) -> None:
+    """Also when it goes to the whole process group, as from a terminal that is closed."""
+    (farm / "lts.conf").write_text(f"# jinja2\n{GOOD}")
+    server = Server(farm, ["--workers", workers])
+    os.utime(farm / "lts.conf", (1_000_000_000, 1_000_000_000))
+    try:
+        server.start()
+        assert b'"one"' in server.get_rendered()
+        assert server.process is not None
+        stamp = (farm / "lts.conf").stat()
+        with (farm / "lts.conf").open("r+") as file:
+            file.write(f"# jinja2\n{GOOD.replace('one', 'two')}")
+        os.utime(farm / "lts.conf", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert b'"one"' in server.get_rendered(), "nothing shows that it has changed"
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        for pid in (server.process.pid, *map(int, children.read_text().split())):
+            os.kill(pid, signal.SIGHUP)
+        assert eventually(lambda: b'"two"' in server.get_rendered())
+        assert "SIGHUP: everything is read again" in server.log
+        assert "worker" not in server.log
+        assert server.json("/healthz")["status"] == "ok"
+    finally:
+        assert server.stop() == 0
 
 
 def test_workers_serve_the_same(farm: Path) -> None:
@@ -333,8 +398,8 @@ def test_one_node_without_a_plan(server: Server, farm: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("adress: 10.9.0.1\n", "farm.yaml: adress: unknown key"),
-        ("nbd: {limits: {conections: 5}}\n", "farm.yaml: nbd.limits.conections: unknown key"),
+        ("adress: 10.9.0.1\n", "farm.yaml:1: adress: unknown key"),
+        ("nbd: {limits: {conections: 5}}\n", "farm.yaml:1: nbd.limits.conections: unknown key"),
         ("http: [\n", "farm.yaml:2:1:"),
     ],
 )
@@ -430,8 +495,16 @@ def test_a_template_with_secrets(farm: Path, workers: str) -> None:
         assert eventually(lambda: server.json("/healthz")["status"] == "degraded")
         assert f"{farm}/lts.conf:3" in str(server.json("/healthz")["problems"])
         assert eventually(lambda: 'TOKEN="ghijkl' in fetch())
-        # An error of this node: its menu says it, its lts.conf is none.
+        # An error of every machine: refused as well.
         replace(farm / "lts.conf", TEMPLATE + "A = {{ {}[secrets.token] }}\n")
+        assert eventually(
+            lambda: f"{farm}/lts.conf:6:1" in str(server.json("/healthz")["problems"])
+        )
+        assert 'TOKEN="ghijkl' in fetch()
+        # An error of this node: its menu says it, its lts.conf is none, and /healthz has it.
+        only = '{% if node.ip == "127.0.0.1" %}A = {{ {}[secrets.token] }}{% endif %}\n'
+        serial = TEMPLATE.replace("node.serial", "node.serial | default('none')")
+        replace(farm / "lts.conf", serial + only)
         assert eventually(lambda: b"(secret)" in server.get("/ltsp/amd64/grub/grub.cfg"))
         assert eventually(lambda: fetch() == "")
         # What workers saw comes over a pipe, in batches.
@@ -440,6 +513,9 @@ def test_a_template_with_secrets(farm: Path, workers: str) -> None:
         ), server.json("/api/nodes")
         (node,) = server.json("/api/nodes")
         assert "for node 52:54:00:00:00:01" in node["error"]
+        assert eventually(
+            lambda: "1 of 2 machines cannot boot" in str(server.json("/healthz")["problems"])
+        ), server.json("/healthz")
         seen = json.dumps([server.json(f"/api/nodes/{node['mac']}"), server.json("/healthz")])
         assert server.process is not None
         below = children(server.process.pid)
@@ -462,3 +538,21 @@ def test_secrets_that_are_not_there(farm: Path) -> None:
     said = Server(farm, ["--config", str(farm / "farm.yaml")]).fails()
     assert f"{farm}/nosuch: a secret cannot be read" in said
     assert "hint:" in said
+
+
+@pytest.mark.parametrize("where", ["/dev/full", ""])
+def test_standard_output_that_takes_nothing_is_no_reason_not_to_serve(
+    farm: Path, where: str
+) -> None:
+    server = Server(farm)
+    argv = [*server.argv]
+    script = f'exec "$@" >{where}' if where else 'exec "$@" >&-'
+    with (farm / "log").open("a") as log:
+        process = subprocess.Popen(["sh", "-c", script, "sh", *argv], stderr=log)
+    try:
+        assert b"turns" in server.get("/livez", "--retry", "60", "--retry-all-errors")
+        assert server.log.count("standard output takes nothing") == (1 if where else 0)
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+    assert "Traceback" not in server.log

@@ -90,7 +90,7 @@ def test_alone_on_a_bench(bench: Bench) -> None:
     assert "dhcp 67+4011; 1 image" in said
     source, offer = bench.ask(LISTED)
     assert (source, offer.type, offer.yiaddr) == (SERVER, MessageType.OFFER, "10.9.0.11")
-    assert offer.file == b"/ltsp/amd64/grub/i386-pc/core.0"
+    assert offer.file == b"/ltsp/amd64/ipxe/undionly.kpxe"
     _, ack = bench.ask(LISTED, offer.yiaddr)
     assert ack.type == MessageType.ACK
     assert ack.options[Option.HOSTNAME] == b"node-1"
@@ -158,7 +158,7 @@ def test_limits_by_address_are_the_farms(bench: Bench) -> None:
     assert bench.process is not None
     bench.process.wait(10)
     assert "dhcp 67+4011" in bench.serve(
-        "dhcp: proxy\ndhcp_limits: {client_rate: 0, client_burst: 2}\n"
+        "dhcp: proxy\ndhcp_limits: {client_rate: 0.001, client_burst: 2}\n"
     )
     for _ in range(5):
         bench.wire.send(discover(STRANGER))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imagebuild.inuse import DIRECTORY, read_in_use
-from imagebuild.store import Store
+from imagebuild.store.images import Store
+from imagebuild.store.inuse import DIRECTORY, read_in_use
 from tests.server.farm import publish
 from tests.server.test_serve import GOOD, Server, eventually, replace
 
@@ -68,5 +68,6 @@ def test_an_edit_reaches_both_and_the_last_good_text_is_whole(
         json.loads((tmp_path / "state/lts.conf.json").read_bytes())
     assert eventually(lambda: pair[1].log.count("the new text is in force") > 0)
     assert sorted(path.name for path in (tmp_path / "state").iterdir() if path.is_file()) == [
-        "lts.conf.json"
+        "given.key",
+        "lts.conf.json",
     ]

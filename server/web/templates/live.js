@@ -36,6 +36,8 @@
 
   const replace = (old, fresh) => {
     if (old.isEqualNode(fresh)) return;
+    // A list that stands open would close.
+    if (document.activeElement.tagName === "SELECT" && old.contains(document.activeElement)) return;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const scrolled = [...old.querySelectorAll("pre, .scroll")].map((one) => [one.scrollTop, one.scrollLeft]);
     const top = [old.scrollTop, old.scrollLeft];
@@ -102,16 +104,22 @@
   const find = document.getElementById("find");
   if (find) {
     let typing = 0;
-    const look = () => {
+    const look = (name = "q") => {
       const url = new URL(location.href);
-      const wanted = find.elements.q.value.trim();
-      if (wanted) url.searchParams.set("q", wanted); else url.searchParams.delete("q");
+      const wanted = find.elements[name].value.trim();
+      if (wanted) url.searchParams.set(name, wanted); else url.searchParams.delete(name);
       url.searchParams.delete("page");
       if (url.href === location.href) return;
       history.replaceState(null, "", url);
       refresh(true);
     };
-    find.addEventListener("input", () => {
+    document.addEventListener("change", (event) => {
+      if (event.target.tagName !== "SELECT" || event.target.form !== find) return;
+      look(event.target.name);
+      event.target.blur();
+    });
+    find.addEventListener("input", (event) => {
+      if (event.target.tagName === "SELECT") return;
       clearTimeout(typing);
       typing = setTimeout(look, 200);
     });
@@ -122,6 +130,76 @@
     });
   }
 
+  // Without TLS a browser gives pages no clipboard but this one.
+  const copy = async (text) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("not copied");
+  };
+
+  const forget = async (path) => {
+    if (!confirm("Forget this machine: its timeline and its log?")) return;
+    try {
+      const answer = await fetch(path, {method: "DELETE"});
+      if (answer.ok) location.href = "/"; else alert(await answer.text());
+    } catch (error) {
+      alert("no connection to the server");
+    }
+  };
+
+  const change = async (button) => {
+    let path = button.dataset.change;
+    if (button.dataset.ask) {
+      const words = prompt(button.dataset.ask, button.dataset.value);
+      if (words === null) return;
+      path += encodeURIComponent(words);
+    }
+    try {
+      const answer = await fetch(path, {method: "PUT"});
+      if (answer.ok) location.reload(); else alert(await answer.text());
+    } catch (error) {
+      alert("no connection to the server");
+    }
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-copy], button[data-forget], button[data-change]");
+    if (!button) return;
+    if (button.dataset.change) {
+      change(button);
+      return;
+    }
+    if (button.dataset.forget) {
+      forget(button.dataset.forget);
+      return;
+    }
+    const tell = (words) => {
+      button.textContent = words;
+      setTimeout(() => { button.textContent = "copy"; }, 1500);
+    };
+    copy(button.dataset.copy).then(() => tell("copied"), () => tell("no"));
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || !find
+      || ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName)) return;
+    if (event.key === "/") {
+      event.preventDefault();
+      find.elements.q.focus();
+    } else if (event.key === "j" || event.key === "k") {
+      const links = [...document.querySelectorAll("#rows a")];
+      const at = links.indexOf(document.activeElement);
+      const next = links[event.key === "j" ? at + 1 : Math.max(0, at - 1)];
+      if (next) next.focus();
+    }
+  });
+
+  document.documentElement.classList.add("js");
   const follow = () => {
     const stream = new EventSource("/api/changes" + (key ? `?node=${encodeURIComponent(key)}` : ""));
     stream.onopen = () => {

@@ -8,7 +8,7 @@ import pytest
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
-from imagebuild.ingredients import Mirrors, Recipe
+from imagebuild.recipe.ingredients import Mirrors, Recipe
 from imagebuild.run import NAMESPACES, Log
 from imagebuild.stage import StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_image
@@ -174,3 +174,44 @@ def test_only_outputs_leave_the_builder(tmp_path: Path) -> None:
     assert sorted(path.name for path in (target / "usr/bin").iterdir()) == ["alias", "tool"]
     assert (target / "usr/bin/tool").stat().st_mode & 0o7777 == 0o4755
     assert (target / "bin").is_symlink()
+
+
+def test_a_package_built_anew_under_its_old_version_is_another_input(
+    recipe_of: RecipeOf, tmp_path: Path
+) -> None:
+    index = tmp_path / "apt/dists/stable/main/binary-amd64/Packages"
+    index.parent.mkdir(parents=True)
+    index.write_text("Package: kubelet\nSHA256: 1\n")
+    recipe = recipe_of(
+        "repositories: [{name: own, uri: 'file:apt', suite: stable, components: [main], key: k}]\n"
+    )
+    [(label, path)] = ltsp_image._indexes(recipe.repositories[0])
+    assert (label, path) == ("repositories/own/main/binary-amd64/Packages", index)
+    flat = dataclasses.replace(recipe.repositories[0], suite="./", components=())
+    (tmp_path / "apt/Packages").write_text("")
+    assert [name for name, _ in ltsp_image._indexes(flat)] == ["repositories/own/Packages"]
+    far = dataclasses.replace(flat, uri="https://x")
+    assert ltsp_image._indexes(far) == []
+
+
+@pytest.mark.parametrize(
+    ("packages", "refused"),
+    [
+        ({"kubelet": "1.38.0-1.1", "containerd": "1.7.24~ds1-6"}, True),
+        ({"kubelet": "1.38.0-1.1", "containerd.io": "2.4.2-1"}, False),
+        ({"kubelet": "1.37.2-1.1", "containerd": "1.7.24~ds1-6"}, False),
+    ],
+)
+def test_a_pair_that_apt_would_install_and_that_cannot_work(
+    recipe_of: RecipeOf, packages: dict[str, str], refused: bool
+) -> None:
+    recipe = recipe_of(
+        "repositories: [{name: k, uri: 'http://x', suite: /, key: k}]\n"
+        "kubernetes: {version: '1.37', repository: k}\n"
+        "container_runtime: {name: containerd, package: containerd.io}\n"
+    )
+    if refused:
+        with pytest.raises(BuildError, match=r"container_runtime: kubelet 1\.38 cannot use"):
+            ltsp_image.refuse_pairs(recipe, packages)
+    else:
+        assert ltsp_image.refuse_pairs(recipe, packages).kubelet is not None

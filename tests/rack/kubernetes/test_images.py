@@ -32,8 +32,8 @@ def test_layer_holds_parents_modes_and_links() -> None:
 
 def test_image_is_consistent_and_reproducible() -> None:
     layer = pack_layer({"pause": (b"elf", 0o755)}, {})
-    image = pack_image("k8s.gcr.io/pause:3.2", layer, [], ["/pause"])
-    assert image == pack_image("k8s.gcr.io/pause:3.2", layer, [], ["/pause"])
+    image = pack_image("k8s.gcr.io/pause:3.2", [layer], [], ["/pause"])
+    assert image == pack_image("k8s.gcr.io/pause:3.2", [layer], [], ["/pause"])
     (entry,) = json.loads(content(image, "manifest.json"))
     assert entry["RepoTags"] == ["k8s.gcr.io/pause:3.2"]
     config = content(image, entry["Config"])
@@ -48,7 +48,9 @@ def test_image_is_consistent_and_reproducible() -> None:
 def test_both_images_are_written(tmp_path: Path) -> None:
     (tmp_path / "pause").write_bytes(b"pause")
     (tmp_path / "busybox").write_bytes(b"busybox")
-    paths = write_images(tmp_path / "images", tmp_path / "pause", tmp_path / "busybox")
+    paths = write_images(
+        tmp_path / "images", "registry.example/pause:1", tmp_path / "pause", tmp_path / "busybox"
+    )
     assert [path.name for path in paths] == ["pause.tar", "test.tar"]
     (entry,) = json.loads(content(paths[1].read_bytes(), "manifest.json"))
     members = read_tar(content(paths[1].read_bytes(), entry["Layers"][0]))

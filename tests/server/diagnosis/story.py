@@ -4,7 +4,8 @@ from typing import Any
 
 from server.diagnosis import FarmFacts, Finding, diagnose
 from server.events import Event
-from server.nodes import Node, Nodes
+from server.nodes.node import Node
+from server.nodes.timelines import Nodes
 
 MAC, IP = "52:54:00:00:00:01", "10.9.0.11"
 DIGEST = "a" * 64
@@ -20,11 +21,13 @@ class Story:
         self.farm = farm
         self.nodes = Nodes(lambda ip: (MAC, "node-1") if ip == IP else (None, None))
         self.now = START
+        self.seen: list[Event] = []
 
     def see(self, source: str, phase: str, **detail: Any) -> "Story":
         self.now += 1
         node = MAC if source == "dhcp" else IP
-        self.nodes.record(Event(self.now, node, source, phase, detail))
+        self.seen.append(Event(self.now, node, source, phase, detail))
+        self.nodes.record(self.seen[-1])
         return self
 
     def wait(self, seconds: float) -> "Story":
@@ -48,6 +51,10 @@ class Story:
     def beacon(self, phase: str, detail: str = "", status: str = "ok", **more: Any) -> "Story":
         words = {"detail": detail} if detail else {}
         return self.see("beacon", phase, status=status, boot="one", **words, **more)
+
+    def space(self, text: str) -> "Story":
+        """How full its file systems are."""
+        return self.see("beacon", "space", status="ok", boot="one", space=text)
 
     def menu(self) -> "Story":
         return self.tftp("/ltsp/amd64/grub/grub.cfg").see(
@@ -74,18 +81,27 @@ class Story:
     def attach(self) -> "Story":
         return self.see("nbd", "attach", export=f"/opt/ltsp/amd64@{DIGEST}", digest=DIGEST)
 
-    def to_systemd(self, root: str = "live NBD") -> "Story":
-        self.to_ltsconf().attach().beacon("root", root)
+    def rcfile(self, name: str, status: str, last: str) -> "Story":
+        """An RCFILE_* line that failed."""
+        words = f"{name}: exit {status}" + (f": {last}" if last else "")
+        facts = {"cause": "exit", "rcfile": name, "exit": status, "last": last}
+        return self.beacon("rcfile", words, "error", **facts)
+
+    def all_lines(self) -> "Story":
+        return self.beacon("rcfile", "all 1 lines", cause="all_lines")
+
+    def to_systemd(self, root: str = "live NBD", **facts: str) -> "Story":
+        self.to_ltsconf().attach().beacon("root", root, **facts)
         self.beacon("preinit", status="start").beacon("preinit", "node-1")
         return self.beacon("systemd", status="start").beacon("systemd")
 
-    def to_join(self, root: str = "live NBD") -> "Story":
-        self.to_systemd(root).beacon("rcfile", "RCFILE_07_JOIN", status="start")
+    def to_join(self, root: str = "live NBD", **facts: str) -> "Story":
+        self.to_systemd(root, **facts).beacon("rcfile", "RCFILE_07_JOIN", status="start")
         return self.beacon("join", "try 1", status="start")
 
-    def to_ready(self, root: str = "live NBD") -> "Story":
-        self.to_join(root).beacon("join", "try 1: joined as node-1")
-        self.beacon("rcfile", "RCFILE_07_JOIN: exit 0").beacon("rcfile", "all 1 lines")
+    def to_ready(self, root: str = "live NBD", **facts: str) -> "Story":
+        self.to_join(root, **facts).beacon("join", "try 1: joined as node-1")
+        self.beacon("rcfile", "RCFILE_07_JOIN: exit 0").all_lines()
         return self.beacon("ready", "Node node-1 is Ready")
 
     @property

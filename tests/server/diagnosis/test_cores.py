@@ -11,7 +11,8 @@ import pytest
 from server.content import BytesContent, Content, NotFound, Refused
 from server.diagnosis import FarmFacts, Finding, diagnose
 from server.events import Event
-from server.nodes import Nodes
+from server.ltsconf import NodeId
+from server.nodes.timelines import Nodes
 from server.protocols.dhcp import Client, Loaders, Network
 from server.protocols.dhcp_leases import LeaseTable
 from server.protocols.dhcp_server import DhcpServer, Pool
@@ -19,6 +20,7 @@ from server.protocols.dhcp_wire import Message, MessageType, Op, Option, pack, p
 from server.protocols.tftp_wire import pack_ack, pack_error, pack_request
 from server.services.hotloop import HotLoop
 from server.services.tftp import TftpLimits, TftpService
+from server.site import UnlistedError
 from tests.server.diagnosis.story import BIOS, MAC, UEFI
 from tests.server.protocols.dhcp.capture import MAC as CAPTURED
 from tests.server.protocols.test_dhcp_captures import read_capture
@@ -247,7 +249,8 @@ class Lan:
 
     def find(self, client: Client) -> Loaders:
         if client.mac.endswith("ff"):
-            raise Refused(f"{client.mac} is not in the inventory, and farm.yaml lets only listed")
+            error = UnlistedError(NodeId(mac=client.mac))
+            raise Refused(error.one_line(), error.cause)
         return self.loaders
 
     def send(self, message: Message | bytes, now: float | None = None) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from server.diagnosis import EXPECTATIONS, RULES, FarmFacts, Finding, diagnose
 from server.diagnosis.reference import render_reference
-from server.nodes import PHASES, Node
+from server.nodes.node import Node
+from server.nodes.phases import PHASES
 from tests.server.diagnosis.story import MAC, Story
 
 DOCS = Path(__file__).parents[3] / "docs" / "diagnosis.md"
@@ -38,7 +39,7 @@ def test_after_a_clean_shutdown_nothing_is_missing() -> None:
 
 def test_a_machine_that_joins_nothing_is_done_when_its_rcfiles_are() -> None:
     story = Story().to_systemd()
-    assert story.beacon("rcfile", "all 0 lines").wait(1e7).rule() is None
+    assert story.all_lines().wait(1e7).rule() is None
 
 
 def test_every_rule_has_an_id_of_its_own_and_stands_in_a_phase() -> None:

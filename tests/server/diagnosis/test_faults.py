@@ -5,10 +5,11 @@ import pytest
 from server.diagnosis import FarmFacts
 from tests.server.diagnosis.story import BIOS, FARM, START, UEFI, Story
 
-TOO_LARGE = (
-    "live NBD (LTSP_NBD_TO_RAM: the image (1894 MiB and 256 MiB for the system) does not fit into"
-    " the 1741 MiB of free memory, of 2048 MiB in all)"
-)
+TOO_LARGE = {
+    "root": "live NBD (LTSP_NBD_TO_RAM: the image does not fit into free memory)",
+    "cause": "too_large",
+    **{"ram_image": "1894", "ram_system": "256", "ram_free": "1741", "ram_total": "2048"},
+}
 NO_TOKEN = (
     "try 3: token refused: the cluster has no token abcdef (expired, or never made); not trying"
     " again"
@@ -84,14 +85,15 @@ def test_without_options_it_is_the_first_block_and_single_port_has_other_words()
 
 
 def test_a_firewall_on_the_server_itself() -> None:
-    found = Story().unanswered(BIOS, message="cannot send: Operation not permitted").finding()
+    said = "cannot send: Operation not permitted"
+    found = Story().unanswered(BIOS, message=said, cause="network", errno="EPERM").finding()
     assert found is not None
     assert found.rule == "tftp-no-ack"
     assert "a firewall on the server itself drops UDP from ephemeral ports" in found.headline
 
 
 def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None:
-    story = Story().to_ready(root=TOO_LARGE)
+    story = Story().to_ready(**TOO_LARGE)
     found = story.finding()
     assert found is not None
     assert (found.rule, found.severity, found.phase) == ("image-too-large", "note", "root")
@@ -103,22 +105,15 @@ def test_an_image_too_large_for_the_memory_is_told_even_when_all_is_up() -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("cause", "words"),
     [
-        (
-            "no root: nbdroot: no export /opt/ltsp/amd64@aa from 10.9.0.1 port 10809 (Connection"
-            " refused)",
-            "refuses connections",
-        ),
-        (
-            "no root: nbdroot: no export /opt/ltsp/amd64@aa from 10.9.0.1 port 10809 (Connection"
-            " timed out)",
-            "does not answer (a firewall drops it)",
-        ),
+        ("nbd_refused", "refuses connections"),
+        ("nbd_no_answer", "does not answer (a firewall drops it)"),
     ],
 )
-def test_nbd_port_closed(said: str, words: str) -> None:
-    story = Story().to_ltsconf().beacon("root", said, status="error")
+def test_nbd_port_closed(cause: str, words: str) -> None:
+    said = "no root: nbdroot: no export /opt/ltsp/amd64@aa from 10.9.0.1 port 10809"
+    story = Story().to_ltsconf().beacon("root", said, status="error", cause=cause)
     found = story.finding()
     assert found is not None
     assert found.rule == "nbd-unreachable"
@@ -130,9 +125,14 @@ def test_nbd_port_closed(said: str, words: str) -> None:
 
 def test_another_trouble_with_the_root_is_not_the_port() -> None:
     said = "no root: nbdroot: the server has no export /opt/ltsp/amd64@aa"
-    assert Story().to_ltsconf().beacon("root", said, "error").rule() == "nbd-no-export"
+    assert (
+        Story().to_ltsconf().beacon("root", said, "error", cause="no_export").rule()
+        == "nbd-no-export"
+    )
     said = "cannot make a loop device of the image in memory"
-    assert Story().to_ltsconf().beacon("root", said, "error").rule() == "root-failed"
+    assert (
+        Story().to_ltsconf().beacon("root", said, "error", cause="no_loop").rule() == "root-failed"
+    )
 
 
 def test_token_expired() -> None:

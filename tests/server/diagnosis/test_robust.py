@@ -5,23 +5,26 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.causes import CAUSES
 from server.diagnosis import RULES, FarmFacts, diagnose
 from server.events import Event
-from server.nodes import PHASES, Nodes
+from server.nodes.phases import PHASES
+from server.nodes.timelines import Nodes
 from tests.server.diagnosis.story import BIOS, DIGEST, MAC, UEFI
 from tests.server.diagnosis.test_rules import STORIES
 
 WORDS = (
     *("start", "ok", "stop", "error", "discover", "request", BIOS, UEFI, DIGEST),
     *("IMAGE 'x'", "no root: (refused)", "token refused", "[ERROR X]: y", "{0}{a.b}%s", ""),
-    *("cannot send: x", "no driver for: ", "RCFILE_1: exit 1", "try 1: x; again in 5 s", "x509"),
-    "the image (1 MiB and 2 MiB for the system) into the 3 MiB of free memory",
+    *("RCFILE_1: exit 1", "try 1: x; again in 5 s", "x509", "EPERM", "ENOWHERE", "errorcode"),
+    *sorted({cause for causes in CAUSES.values() for cause in causes}),
     *(f"/ltsp/amd64/@{DIGEST}/{file}" for file in ("vmlinuz", "initrd.img", "grub/grub.cfg")),
 )
 KEYS = (
     *("status", "detail", "message", "path", "file", "export", "digest", "boot", "request"),
     *("firmware", "architecture", "loader", "answered", "oack", "asked", "retries", "bytes"),
     *("size", "seconds", "options", "address", "memory", "panic", "dhcp_server"),
+    *("cause", "errno", "cards", "ram_image", "ram_free", "rcfile", "exit", "last"),
 )
 VALUES = st.one_of(
     st.sampled_from(WORDS),

@@ -7,7 +7,11 @@ PATH = "/ltsp/amd64/boot.ipxe"
 
 def held() -> Story:
     words = "not in the inventory: its boot menu waits for somebody at the machine"
-    return Story().to_loader().see("plan", "menu", status="start", path=PATH, message=words)
+    return (
+        Story()
+        .to_loader()
+        .see(*("plan", "menu"), status="start", path=PATH, message=words, cause="held")
+    )
 
 
 def test_held_at_the_menu_until_a_kernel_is_asked_for() -> None:
@@ -28,7 +32,8 @@ def test_no_longer_held_once_it_is_listed() -> None:
 
 def test_refused_although_another_server_gave_a_loader() -> None:
     words = f"{MAC} is not in the inventory, and farm.yaml lets only listed machines boot; add it"
-    story = Story().to_loader().see("plan", "menu", status="error", path=PATH, message=words)
+    detail = {"status": "error", "path": PATH, "message": words, "cause": "not_listed"}
+    story = Story().to_loader().see("plan", "menu", **detail)
     found = story.finding()
     assert found is not None
     assert (found.rule, found.severity) == ("not-listed-menu", "error")

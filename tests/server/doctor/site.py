@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from pathlib import Path
 
-from imagebuild.manifest import FileEntry, Manifest
-from imagebuild.store import Image
+from imagebuild.store.images import Image
+from imagebuild.store.manifest import FileEntry, Manifest
 from server.content import BytesContent, Content, Export, NotFound
 from server.doctor.target import BootImage, Survey, Target
 from server.doctor.verdict import Verdict

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rack.controlplane import ControlPlane, JoinFacts
-from rack.kubernetes.build import build
+from rack.kubernetes.source import build
 from rack.namespace import Namespace
 from rack.network import set_up_network
 from rack.process import wait_for

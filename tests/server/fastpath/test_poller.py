@@ -79,14 +79,22 @@ def test_a_signal_ends_the_wait_and_is_handled(poller: Poller) -> None:
     def hear(number: int, frame: object) -> None:
         raise HeardError
 
+    waits_in = Path(f"/proc/self/task/{threading.get_native_id()}/wchan")
+
+    def interrupt() -> None:
+        end = time.monotonic() + 2  # for a kernel that tells nobody where its threads wait
+        while "ep_" not in waits_in.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, hear)
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    timer.start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     try:
         with pytest.raises(HeardError):
             poller.poll(20)
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGUSR1, before)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).resolve().parents[3]
-TESTS = ("test_lockstep.py", "test_poller.py", "test_reads.py")
+TESTS = ("test_download.py", "test_lockstep.py", "test_poller.py", "test_reads.py")
 
 
 def library(name: str) -> str:

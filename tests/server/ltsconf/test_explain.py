@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from server.commands.lts import lts
 from server.ltsconf import LtsConf, NodeId
-from server.ltsconf.cli import lts
 from server.ltsconf.explain import explain
 
 CONF = """\

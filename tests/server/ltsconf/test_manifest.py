@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from server.commands.lts import lts
 from server.ltsconf import LtsConfError
-from server.ltsconf.cli import lts
 from server.ltsconf.manifest import is_manifest, read_manifest
 from server.ltsconf.scan import Included
 

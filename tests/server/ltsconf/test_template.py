@@ -126,7 +126,7 @@ def test_a_bad_rendering_is_one_nodes_trouble(renderer: Renderer) -> None:
 def test_what_is_rendered_is_parsed_strictly(renderer: Renderer) -> None:
     with pytest.raises(LtsConfError, match="belongs to no key") as caught:
         render(renderer, b"A={{ 'x=y' }}\n")
-    assert "rendered" in caught.value.path
+    assert (caught.value.path, caught.value.line, caught.value.column) == ("lts.conf", 3, 3)
 
 
 def test_secrets_of_a_mounted_directory(tmp_path: Path) -> None:
@@ -196,3 +196,31 @@ def test_close_ends_a_rendering_that_is_under_way() -> None:
         pause *= 2  # a busy machine needs longer to begin anew
     assert len(outcome) == 1
     assert renderer._worker is None
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        (b"A=1\nB={{ node.ip }}\n", [1, 2, 3, 4, 5]),
+        (b"{% for i in [1, 2] -%}\nA_{{ i }}=x\n{% endfor %}\nB=1\n", [1, 2, 4, 4, 5, 6, 7]),
+        (b"{% if node.mac -%}\n\n\nA=1\n{%- endif %}\nB=1\n", [1, 2, 6, 8, 9]),
+        # A mark in it would change its length: what may become a value has none.
+        (b"{% set x %}a\nb{% endset %}A={{ x | length }}\nB=1\n", [1, 2, 4, 5, 6]),
+        (b"A={{ '\\n'.join([]) }}{# a\nb #}\nB=1\n", [1, 2, 3, 5, 6]),
+    ],
+)
+def test_each_line_knows_the_templates(renderer: Renderer, body: bytes, lines: list[int]) -> None:
+    text = renderer.render(HEAD + body, make_facts(NODE))
+    assert text.lines is not None
+    assert list(text.lines) == lines
+    assert len(text.split(b"\n")) == len(lines)
+
+
+def test_values_come_from_the_templates_lines(renderer: Renderer) -> None:
+    body = b"{% for i in range(3) %}\nA_{{ i }} = x\n{% endfor %}\nB = {{ node.ip }}\n"
+    conf = render(renderer, body)
+    (setting,) = conf.trace(NODE)["B"]
+    source, line, column = conf.document.locate(setting.entry.offset)
+    assert (source.path, line, column, source.excerpt(line)) == (
+        "lts.conf", 6, 1, "B = {{ node.ip }}"
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from server.ltsconf.cli import lts
+from server.commands.lts import lts
 from server.ltsconf.reference import render_reference
 from server.ltsconf.variables import VARIABLES, Variable, find_variable
 

@@ -12,7 +12,7 @@ PLACES = {
     "tftp": ["services/tftp*.py", "protocols/tftp*.py"],
     "http": ["services/http*.py"],
     "nbd": ["services/nbd*.py"],
-    "dhcp": ["services/dhcp*.py", "protocols/dhcp*.py"],
+    "dhcp": ["services/dhcp*.py", "protocols/dhcp*.py", "boot/plan.py", "site.py"],
     "workers": ["services/workers.py"],
 }
 

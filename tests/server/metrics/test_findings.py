@@ -6,7 +6,7 @@ from server.diagnosis import FarmFacts, diagnose
 from server.events import Event
 from server.metrics import findings as module
 from server.metrics.findings import AGAIN_SECONDS, SEVERITIES, Findings
-from server.nodes import Nodes
+from server.nodes.timelines import Nodes
 
 
 class Farm:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from server.events import Event
 from server.metrics.tally import AT_REST, GONE_SECONDS, STALLED_SECONDS, Tally, is_whole
-from server.nodes import PHASES, STATUSES, Boot, Nodes, Phase
+from server.nodes.node import Boot, Phase
+from server.nodes.phases import PHASES
+from server.nodes.timelines import STATUSES, Nodes
 
 DIGEST = "ab" * 32
 KERNEL = f"/ltsp/amd64/@{DIGEST}/vmlinuz"

@@ -209,3 +209,29 @@ def test_a_full_range_is_searched_in_constant_memory() -> None:
             bind(table, mac, turn)
     assert len(table._ends) <= 4 * (2 + 16)
     assert table.offer(D, None, 5000) is not None
+
+
+def test_a_reserved_address_is_not_set_aside() -> None:
+    table = make(2, reserved={A: "10.9.1.1"})
+    assert table.offer(A, None, 0.0) == "10.9.1.1"
+    assert table.decline(A, "10.9.1.1", 1.0)
+    assert table.offer(A, None, 2.0) == "10.9.1.1"
+    assert table.confirm(A, "10.9.1.1", 100.0, 3.0)
+    assert not table.decline(B, "10.9.1.1", 4.0)
+
+
+def test_reservations_may_change_while_it_runs() -> None:
+    table = LeaseTable("10.9.1.1", "10.9.1.2", reserved={A: "10.9.1.1", B: "10.9.2.7"})
+    assert table.offer(C, None, 0.0) == "10.9.1.2"
+    assert table.confirm(C, "10.9.1.2", 3600.0, 0.0)
+    assert table.offer(B, None, 0.0) == "10.9.2.7"
+    # The address that C has belongs to B now, and A's is anybody's.
+    table.reserve({B: "10.9.1.2"})
+    assert not table.confirm(C, "10.9.1.2", 3600.0, 1.0), "C is refused when it renews"
+    assert table.offer(B, None, 1.0) == "10.9.1.2"
+    assert table.offer(C, None, 1.0) == "10.9.1.1"
+    assert not table.is_reserved("10.9.2.7")
+    table.reserve({})
+    assert table.confirm(B, "10.9.1.2", 3600.0, 2.0), "who has it keeps it"
+    assert table.offer(A, None, 2.0) is None
+    assert table.offer(A, None, 5000.0) in ("10.9.1.1", "10.9.1.2"), "it is given on when it ends"

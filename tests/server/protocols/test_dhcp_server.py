@@ -50,6 +50,14 @@ def send(
     return server.receive(now, data, ("0.0.0.0" if port == 67 else "10.9.1.1", 68), port, SERVER)
 
 
+def test_a_broken_message_is_told_by_whose_it_is() -> None:
+    whole = pack(ask(MessageType.DISCOVER))
+    cut = whole[:240] + b"\x0c\x0anode"  # option 12 says 10 and has 4, before option 53
+    (event,) = send(make(), cut).events
+    assert (event.node, event.detail["cause"]) == (A, "malformed")
+    assert "option 12" in str(event.detail["message"])
+
+
 def get(outcome: Outcome) -> Message:
     assert outcome.send is not None
     return unpack(outcome.send[0])

@@ -222,3 +222,46 @@ def test_tcp_that_is_no_query_is_closed(data: bytes) -> None:
 )
 def test_reverse_zones_are_cut_at_octets(network: str, expected: list[str]) -> None:
     assert reverse_zones(ipaddress.IPv4Network(network)) == expected
+
+
+def make_bomb(counts: tuple[int, int, int, int], tail: bytes) -> bytes:
+    """A query by RFC 1035, section 4.1: one long name, and what may point at it."""
+    name = b"".join(b"\x01a" for _ in range(120)) + b"\0"
+    head = b"\x12\x34\1\0" + b"".join(count.to_bytes(2, "big") for count in counts)
+    return head + name + b"\0\1\0\1" + tail
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        make_bomb((666, 0, 0, 0), b"\xc0\x0c\0\1\0\1" * 665),
+        make_bomb((1, 40, 0, 0), b"\xc0\x0c\0\2\0\1\0\0\0\1\0\2\xc0\x0c" * 40),
+        make_bomb((1, 0, 40, 0), b"\xc0\x0c\0\x0f\0\1\0\0\0\1\0\4\0\1\xc0\x0c" * 40),
+        make_bomb((1, 0, 0, 40), b"\xc0\x0c\0\2\0\1\0\0\0\1\0\2\xc0\x0c" * 40),
+        make_bomb((1, 0, 0, 1), b"\xc0\x0c\0\2\0\1\0\0\0\1\0\2\xc0\x0c"),
+        make_bomb((0, 0, 0, 0), b""),
+        make_bomb((1, 0, 0, 0), b"")[:-3],
+        b"\x12\x34\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1",
+    ],
+    ids=["questions", "answers", "authority", "extra", "pointer", "none", "cut", "to itself"],
+)
+def test_what_is_no_plain_query_is_refused_before_it_is_read(
+    query: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(data: bytes) -> DNSRecord:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(DNSRecord, "parse", parse)
+    server = DnsServer(Zone("farm.test", "10.9.0.1"), Names)
+    answer = server.answer(query, udp=False)
+    assert answer == b"\x12\x34\x81\1" + bytes(8)  # FORMERR, and the id
+
+
+def test_a_stream_ends_where_no_more_may_be_asked() -> None:
+    query = bytes(DNSRecord.question("boot.farm.test").pack())
+    allowed = iter([True, True, False])
+    stream = DnsStream(DnsServer(Zone("farm.test", "10.9.0.1"), Names), lambda: next(allowed))
+    framed = len(query).to_bytes(2, "big") + query
+    assert stream.receive(framed)
+    assert stream.receive(framed)
+    assert stream.receive(framed) is None

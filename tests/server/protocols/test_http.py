@@ -144,6 +144,29 @@ def test_request_whole_and_byte_by_byte() -> None:
     assert request == whole
 
 
+@pytest.mark.parametrize("lines", [b"\r\n", b"\n", b"\r\n\r\n"])
+def test_an_empty_line_before_a_request_is_passed_over(lines: bytes) -> None:
+    connection = core()
+    for byte in lines:
+        connection.receive_data(bytes([byte]), 0.0)
+        assert connection.next_request() == (None, b"")
+    assert ask(connection, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").path == "/a"
+    assert ask(core(), lines + b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n").path == "/b"
+
+
+def test_the_name_in_the_target_counts() -> None:
+    request = ask(core(), b"GET http://evil.example/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (request.path, request.headers["host"]) == ("/a", "evil.example")
+
+
+def test_fields_that_stand_twice_are_lists() -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: x\r\nRange: bytes=0-0\r\nRange: bytes=1-2\r\n"
+    request = ask(core(), raw + b"Cookie: a=b\r\nCookie: c=d\r\n\r\n")
+    assert request.headers["range"] == "bytes=0-0, bytes=1-2"
+    assert parse_range(request.headers["range"], 100) is None
+    assert request.headers["cookie"] == "a=b; c=d"
+
+
 def test_chunked_body() -> None:
     head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert ask(core(), head + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n").body == b"abc"
@@ -241,6 +264,11 @@ def feed(connection: HttpCore, raw: bytes) -> None:
             + b"x" * 5000
             + b"\r\n0\r\n\r\n",
             413,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
         ),
         (b"GET /%ff HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", 501),

@@ -52,6 +52,10 @@ from server.protocols.tftp_wire import (
         (b"\0\1k\0octet\0blksize\0", Request("/k", False, {})),
         # firmware that sends DHCP's end mark as part of the name
         (b"\0\1core.0\xff\0octet\0", Request("/core.0", False, {})),
+        # Windows' loaders, and DHCP servers there
+        (b"\0\1\\Boot\\x64\\wdsnbp.com\0octet\0", Request("/Boot/x64/wdsnbp.com", False, {})),
+        (b"\0\1/Boot\\x64\\a\0octet\0", Request("/Boot/x64/a", False, {})),
+        (b"\0\1..\\..\\a\0octet\0", Request("/../../a", False, {})),
         (b"\0\1\xe9\0octet\0", Request("/\\xe9", False, {})),
         (b"\0\1../../etc/passwd\0octet\0", Request("/../../etc/passwd", False, {})),
     ],

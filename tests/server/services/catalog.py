@@ -37,3 +37,9 @@ class FilesCatalog:
 
     def list_exports(self, client_ip: str) -> Sequence[str]:
         return ["image"]
+
+    def is_known(self, client_ip: str) -> bool:
+        return False
+
+    def card(self, client_ip: str) -> str:
+        return client_ip

@@ -1,6 +1,7 @@
 """The shell: what the kernel makes of it is tested in a network namespace, the rest without."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import threading
@@ -79,6 +80,7 @@ def test_leases_are_found_again(tmp_path: Path) -> None:
     assert LeaseFile(path).load(again) == 1
     assert again.find(MACS[1]) == Lease("10.9.1.3", MACS[1], 100.0, "bound")
     assert len(path.read_text().splitlines()) == 1
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_lease_file_does_not_grow_without_end(tmp_path: Path) -> None:
@@ -360,6 +362,29 @@ def test_a_bench_network_is_served_and_remembered_over_a_restart(
             {"mode": "full", "addresses": Range("10.9.255.1", "10.10.0.9")},
             "10.10.0.9 of the range is outside of 10.9.0.0/16",
         ),
+        (
+            {
+                "mode": "full",
+                "addresses": Range("10.9.7.1", "10.9.7.9", reserved={MACS[1]: "10.9.0.1"}),
+            },
+            f"inventory: 10.9.0.1 of {MACS[1]} is this server's own",
+        ),
+        (
+            {
+                "mode": "full",
+                "addresses": Range("10.9.7.1", "10.9.7.9", reserved={MACS[1]: "10.9.255.255"}),
+            },
+            f"inventory: 10.9.255.255 of {MACS[1]} is the broadcast address",
+        ),
+        (
+            {
+                "mode": "full",
+                "addresses": Range(
+                    "10.9.7.1", "10.9.7.9", router="10.9.0.254", reserved={MACS[1]: "10.9.0.254"}
+                ),
+            },
+            f"inventory: 10.9.0.254 of {MACS[1]} is the router's",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_said_before_it_starts(
@@ -431,3 +456,51 @@ def test_a_dhcp_client_that_we_did_not_write_gets_renews_and_releases(
     finally:
         running.close()
         machine.close()
+
+
+def make_discover(mac: bytes, giaddr: bytes = bytes(4)) -> bytes:
+    """The head of a BOOTREQUEST (RFC 2131, section 2): only what is asked before parsing."""
+    return b"\1\1\6\0" + bytes(20) + giaddr + mac + bytes(210)
+
+
+class TestShares:
+    LISTED = b"\x52\x54\0\0\0\x11"
+
+    @pytest.fixture
+    def service(self) -> Iterator[DhcpService]:
+        loop = asyncio.new_event_loop()
+        yield DhcpService(
+            loop,
+            mode="proxy",
+            find_loaders=find_loaders,
+            emit=print,
+            limits=DhcpLimits(total_rate=0.0, total_burst=20.0, relay_rate=0.0, relay_burst=10.0),
+            is_listed=lambda mac: mac == "52:54:00:00:00:11",
+            mac_of={"10.9.0.66": "52:54:00:00:00:66", "10.9.0.11": "52:54:00:00:00:11"}.get,
+        )
+        loop.close()
+
+    def test_an_invented_relay_has_no_share_of_its_own(self, service: DhcpService) -> None:
+        allowed = [
+            service._allow(
+                make_discover(os.urandom(6), bytes([10, 7, 7, number])), ("10.9.0.66", 67), 0.0
+            )
+            for number in range(50)
+        ]
+        assert sum(allowed) == 10
+        assert service._allow(make_discover(os.urandom(6)), ("0.0.0.0", 68), 0.0)
+
+    def test_listed_machines_and_broadcasts_have_theirs(self, service: DhcpService) -> None:
+        for number in range(100):
+            for source in ("0.0.0.0", f"10.7.0.{number}"):
+                service._allow(make_discover(os.urandom(6), b"\1\2\3\4"), (source, 67), 0.0)
+        assert service._allow(make_discover(self.LISTED), ("0.0.0.0", 68), 0.0)
+
+    def test_whose_timeline_a_message_may_change(self, service: DhcpService) -> None:
+        direct, relayed = make_discover(self.LISTED), make_discover(self.LISTED, b"\x0a\7\7\7")
+        assert not service._tells(direct, ("10.9.0.66", 68))
+        assert service._tells(direct, ("0.0.0.0", 68))
+        assert service._tells(direct, ("10.9.0.11", 68))
+        assert service._tells(relayed, ("10.9.0.66", 67))
+        other = make_discover(b"\x52\x54\0\0\0\x12", b"\x0a\7\7\7")
+        assert not service._tells(other, ("10.9.0.11", 67))

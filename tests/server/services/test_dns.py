@@ -4,13 +4,16 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from dnslib import DNSRecord
 
 from server.errors import ServerError
 from server.protocols.dns import DnsServer, Zone, make_names
+from server.services import dns
 from server.services.dns import DnsLimits, DnsService
+from server.services.ports import bind_port
 
 ZONE = Zone("farm.test", "10.9.0.1", (ipaddress.IPv4Network("10.9.0.0/16"),))
 NAMES = make_names([("node1", "10.9.1.1")])
@@ -43,6 +46,35 @@ def service() -> Iterator[DnsService]:
 def read_frame(sock: socket.socket) -> bytes:
     with sock.makefile("rb") as stream:
         return stream.read(int.from_bytes(stream.read(2), "big"))
+
+
+def test_any_port_is_one_that_is_free_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's choice for UDP may be somebody's TCP port: then another one is taken."""
+    loop = asyncio.new_event_loop()
+    service = DnsService(
+        loop, address="127.0.0.1", port=0, server=DnsServer(ZONE, lambda: NAMES), limits=LIMITS
+    )
+    taken: list[socket.socket] = []
+
+    def bind(name: str, kind: Literal["tcp", "udp"], address: str, port: int) -> socket.socket:
+        if kind == "tcp" and not taken:
+            taken.append(bind_port("other", "tcp", address, port))
+        return bind_port(name, kind, address, port)
+
+    monkeypatch.setattr(dns, "bind_port", bind)
+    service.bind()
+    assert service.port not in (0, taken[0].getsockname()[1])
+    asyncio.run(service.stop())
+    with pytest.raises(ServerError, match="in use"):
+        DnsService(
+            loop,
+            address="127.0.0.1",
+            port=taken[0].getsockname()[1],
+            server=DnsServer(ZONE, lambda: NAMES),
+            limits=LIMITS,
+        ).bind()
+    taken[0].close()
+    loop.close()
 
 
 def test_udp(service: DnsService) -> None:

@@ -17,6 +17,7 @@ import pytest
 from server.errors import ServerError
 from server.events import Event
 from server.protocols.http import FileRange, HttpLimits, Request, Response
+from server.services.gate import nobody
 from server.services.http import HttpService
 
 BIG = 8 * 1024 * 1024
@@ -25,7 +26,14 @@ BIG = 8 * 1024 * 1024
 class Running:
     """A service on a loop in a thread of its own."""
 
-    def __init__(self, handle: Callable[[Request], Response], limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Request], Response],
+        limits: HttpLimits,
+        *,
+        is_known: Callable[[str], bool] = nobody,
+        spare_local: bool = False,
+    ) -> None:
         self.events: list[Event] = []
         self.loop = asyncio.new_event_loop()
         self.service = HttpService(
@@ -35,6 +43,8 @@ class Running:
             handle=handle,
             emit=self.events.append,
             limits=limits,
+            is_known=is_known,
+            spare_local=spare_local,
         )
         self.service.bind()
         self.loop.call_soon(self.service.start)
@@ -45,8 +55,8 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.service.port}"
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.service.port), timeout=10)
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.service.port), 10, (source, 0))
 
     def stop(self) -> "Future[None]":
         return asyncio.run_coroutine_threadsafe(self.service.stop(), self.loop)
@@ -241,6 +251,134 @@ def test_more_connections_than_allowed(run: Callable[..., Running]) -> None:
     assert curl("-w", "%{http_code}", "-o", "/dev/null", f"{server.url}/big").stdout == b"200"
     for sock in held:
         sock.close()
+
+
+def ask(sock: socket.socket, path: str = "/") -> bytes:
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nx"):
+        piece = sock.recv(4096)
+        assert piece, answer
+        answer += piece
+    return answer
+
+
+def test_who_sent_no_whole_request_gives_way_then_who_waits_between_two() -> None:
+    server = Running(
+        lambda request: Response(200, b"x"),
+        HttpLimits(connections=4),
+        is_known=lambda client: client == "127.0.0.9",
+    )
+    try:
+        with contextlib.ExitStack() as stack:
+            known, idle, silent, half = (
+                stack.enter_context(server.connect(source))
+                for source in ("127.0.0.9", "127.0.0.1", "127.0.0.1", "127.0.0.1")
+            )
+            half.sendall(b"GET / HTTP/1.1\r\n")
+            assert ask(idle).startswith(b"HTTP/1.1 200 ")
+            fresh = [stack.enter_context(server.connect("127.0.0.2")) for _ in range(3)]
+            assert ask(fresh[2]).startswith(b"HTTP/1.1 200 ")
+            assert receive_all(silent) == b""
+            assert receive_all(half) == b""
+            assert receive_all(fresh[0]) == b""
+            assert ask(idle).startswith(b"HTTP/1.1 200 ")
+            assert ask(known).startswith(b"HTTP/1.1 200 ")
+            assert ask(fresh[1]).startswith(b"HTTP/1.1 200 ")
+            last = stack.enter_context(server.connect("127.0.0.3"))
+            assert ask(last).startswith(b"HTTP/1.1 200 ")
+            assert receive_all(fresh[2]) == b""
+            assert ask(known).startswith(b"HTTP/1.1 200 ")
+    finally:
+        server.end()
+
+
+def is_whole(sock: socket.socket) -> bool:
+    """Whether a reply that has begun to come is all there."""
+    size = 10
+    try:
+        while size < BIG and (data := sock.recv(1 << 20)):
+            size += len(data)
+    except ConnectionResetError:
+        pass
+    return size >= BIG
+
+
+def test_where_all_are_being_answered_the_machine_that_has_most_gives_way() -> None:
+    server = Running(
+        lambda request: Response(200, b"x" * BIG),
+        HttpLimits(connections=4),
+        is_known=lambda client: client == "127.0.0.9",
+    )
+    try:
+        with contextlib.ExitStack() as stack:
+
+            def open_unread(source: str) -> socket.socket:
+                sock = stack.enter_context(server.connect(source))
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                assert sock.recv(10) == b"HTTP/1.1 2"
+                return sock
+
+            known = open_unread("127.0.0.9")
+            greedy = [open_unread("127.0.0.2") for _ in range(3)]
+            open_unread("127.0.0.3")
+            server.wait_for(lambda: server.service.open_count() == 4)
+            open_unread("127.0.0.4")
+            server.wait_for(lambda: server.service.open_count() == 4)
+            refused = stack.enter_context(server.connect("127.0.0.3"))
+            assert receive_all(refused).startswith(b"HTTP/1.1 503 ")
+            assert [is_whole(sock) for sock in greedy] == [False, False, True]
+            assert is_whole(known)
+    finally:
+        server.end()
+
+
+def test_known_machines_do_not_push_each_other_out_while_others_have_more() -> None:
+    server = Running(
+        lambda request: Response(200, b"x" * BIG),
+        HttpLimits(connections=4),
+        is_known=lambda client: client in ("127.0.0.8", "127.0.0.9"),
+    )
+    try:
+        with contextlib.ExitStack() as stack:
+            silent = stack.enter_context(server.connect("127.0.0.9"))
+            for _ in range(3):
+                sock = stack.enter_context(server.connect("127.0.0.2"))
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                assert sock.recv(10) == b"HTTP/1.1 2"
+            newcomer = stack.enter_context(server.connect("127.0.0.8"))
+            for sock in (silent, newcomer):
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                assert sock.recv(10) == b"HTTP/1.1 2"
+                assert is_whole(sock)
+    finally:
+        server.end()
+
+
+def test_this_machines_own_clients_are_never_refused() -> None:
+    limits = HttpLimits(connections=1, per_client=1, loop_share=1e-9, burst_seconds=0.0)
+    server = Running(lambda request: Response(200, b"x"), limits, spare_local=True)
+    try:
+        with server.connect() as first, server.connect() as second:
+            for sock in (first, second, first, second):
+                assert ask(sock).startswith(b"HTTP/1.1 200 ")
+    finally:
+        server.end()
+
+
+def test_who_has_had_its_share_of_the_loop_waits_and_nobody_else_does() -> None:
+    limits = HttpLimits(loop_share=1e-6, burst_seconds=0.0001)
+    server = Running(lambda request: Response(200, b"x"), limits)
+    try:
+        with server.connect("127.0.0.2") as greedy, server.connect("127.0.0.3") as other:
+            assert ask(greedy).startswith(b"HTTP/1.1 200 ")
+            greedy.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert ask(other).startswith(b"HTTP/1.1 200 ")
+            greedy.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                greedy.recv(1)
+    finally:
+        server.end()
 
 
 def test_who_says_nothing_is_hung_up_on(run: Callable[..., Running]) -> None:

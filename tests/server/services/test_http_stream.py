@@ -51,9 +51,9 @@ class Farm:
         self.service.bind()
         self.runner.call(self.service.start)
 
-    def connect(self, request: bytes = FOLLOW) -> socket.socket:
+    def connect(self, request: bytes = FOLLOW, source: str = "127.0.0.1") -> socket.socket:
         assert self.service is not None
-        sock = socket.create_connection(("127.0.0.1", self.service.port), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", self.service.port), 20, (source, 0))
         sock.sendall(request)
         return sock
 
@@ -162,6 +162,20 @@ def test_more_followers_than_allowed(farm: Farm) -> None:
     with farm.connect() as sock:
         assert read_until(sock, b"first\n").startswith(b"HTTP/1.1 200 ")
     held.pop().close()
+
+
+def test_the_oldest_of_who_has_most_gives_way_to_a_new_follower(farm: Farm) -> None:
+    farm.start(followers=3)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(farm.connect()) for _ in range(3)]
+        for sock in held:
+            read_until(sock, b"first\n")
+        newcomer = stack.enter_context(farm.connect(source="127.0.0.2"))
+        assert read_until(newcomer, b"first\n").startswith(b"HTTP/1.1 200 ")
+        assert read_all(held[0]) == b""
+        farm.wait_for(lambda: len(farm.pushes) == 3)
+        one_more = stack.enter_context(farm.connect())
+        assert read_until(one_more, b"follow=1\n").startswith(b"HTTP/1.1 503 ")
 
 
 def test_a_slow_follower_is_dropped_and_costs_the_others_nothing(farm: Farm) -> None:

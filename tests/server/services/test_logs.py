@@ -129,3 +129,21 @@ def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(ServerError, match="syslog cannot bind UDP"):
             service.bind()
         loop.close()
+
+
+def test_a_sender_that_was_never_seen_costs_the_others_nothing() -> None:
+    taken: list[str] = []
+    loop = asyncio.new_event_loop()
+    service = LogsService(
+        loop,
+        address="127.0.0.1",
+        ports={},
+        take=lambda client, kind, lines: taken.append(client),
+        limits=LogLimits(rate=0.0, burst=3.0),
+        is_seen=lambda client: client != "10.9.9.9",
+        is_known=lambda client: client == "10.9.0.1",
+    )
+    for client in ("10.9.9.9",) * 50 + ("10.9.0.2",) * 50 + ("10.9.0.1",) * 4:
+        service._receive("syslog", b"<6>words", client)
+    assert taken == ["10.9.0.2"] * 3 + ["10.9.0.1"] * 4
+    loop.close()

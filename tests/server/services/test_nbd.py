@@ -4,6 +4,7 @@ Real clients are in test_nbd_clients.py.
 """
 
 import contextlib
+import gc
 import os
 import random
 import resource
@@ -24,6 +25,7 @@ from server.protocols.nbd_tap import unpack_reads
 from server.services import mapped
 from server.services.limits import NbdLimits
 from server.services.nbd import NbdService
+from server.services.nbd_connection import State
 from server.services.ports import raise_file_limit
 from tests.server.services.running import Running, Seen, running
 
@@ -46,12 +48,17 @@ def image(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(
-    path: Path, seen: Seen | None = None, limits: NbdLimits | None = None
+    path: Path,
+    seen: Seen | None = None,
+    limits: NbdLimits | None = None,
+    *,
+    card: Callable[[str], str] = str,
+    spare_local: bool = False,
 ) -> Iterator[NbdService]:
     export = Export("opt/ltsp/amd64", path, path.stat().st_size, "ab" * 32, "amd64")
 
     def find(name: str, client: str) -> Export | None:
-        assert client == "127.0.0.1"
+        assert client.startswith("127.")
         return export if name.lstrip("/") == export.name else None
 
     emit = (seen or Seen()).emit
@@ -64,13 +71,15 @@ def serving(
             list_exports=lambda client: [export.name],
             emit=emit,
             limits=limits,
+            card=card,
+            spare_local=spare_local,
         )
     ) as service:
         yield service
 
 
-def connect(service: NbdService) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+def connect(service: NbdService, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), 20, (source, 0))
 
 
 def receive(sock: socket.socket, count: int) -> bytes:
@@ -82,8 +91,8 @@ def receive(sock: socket.socket, count: int) -> bytes:
     return data
 
 
-def attach(service: NbdService) -> socket.socket:
-    sock = connect(service)
+def attach(service: NbdService, source: str = "127.0.0.1") -> socket.socket:
+    sock = connect(service, source)
     sock.sendall(GO)
     receive(sock, GREETING + GO_REPLY)
     return sock
@@ -112,6 +121,36 @@ def eventually(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never came true")
+
+
+def test_a_connection_goes_from_state_to_state(image: Path) -> None:
+    with (
+        serving(image, limits=NbdLimits(send_buffer=16384)) as service,
+        contextlib.closing(socket.socket()) as sock,
+    ):
+        # Less than an answer has room on the way.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", service.port))
+        receive(sock, GREETING)
+        (connection,) = service._connections
+
+        def is_in(state: State) -> bool:
+            return connection.state is state
+
+        assert is_in(State.NEGOTIATING)
+        sock.sendall(GO)
+        receive(sock, GO_REPLY)
+        assert read(sock, 5, 10) == IMAGE[5:15]
+        assert is_in(State.SERVING)
+        sock.sendall(pack_request(READ, 1, 0, SIZE) + pack_request(DISC))
+        head = receive(sock, 16 + 1)
+        eventually(lambda: is_in(State.FINISHING))
+        assert head[16:] + receive(sock, SIZE - 1) == IMAGE, "what it asked for it still gets"
+        assert sock.recv(1) == b""
+        eventually(lambda: is_in(State.CLOSED))
+        # Another thread closes it: the state comes first, the count in the same turn.
+        eventually(lambda: service.open_count() == 0)
 
 
 def test_traffic_is_told_while_a_connection_lasts(
@@ -311,6 +350,19 @@ def test_an_image_that_cannot_be_served_is_told(image: Path, what: str) -> None:
         assert str(image) in str(seen.wait_phase("error")["message"])
 
 
+def test_the_map_goes_with_its_last_reader(image: Path) -> None:
+    """At once, not when the collector of cycles comes by: it keeps the disk of a removed image."""
+    gc.disable()
+    try:
+        with serving(image) as service:
+            for _ in range(3):
+                with attach(service) as sock:
+                    assert read(sock, 0, 10) == IMAGE[:10]
+            eventually(lambda: str(image) not in Path("/proc/self/maps").read_text())
+    finally:
+        gc.enable()
+
+
 class TestLimits:
     def test_half_open_handshakes_give_way(self, image: Path) -> None:
         with serving(image, limits=NbdLimits(handshakes=20, per_client=5000)) as service:
@@ -328,7 +380,10 @@ class TestLimits:
         """As the defaults are: who wants to boot gets in, and the log says what happens."""
         raise_file_limit()
         seen = Seen()
-        with serving(image, seen) as service, contextlib.ExitStack() as stack:
+        with (
+            serving(image, seen, NbdLimits(per_client=2000)) as service,
+            contextlib.ExitStack() as stack,
+        ):
             for number in range(1000):
                 sock = stack.enter_context(connect(service))
                 sock.sendall(GO[: number % len(GO)])
@@ -392,10 +447,61 @@ class TestLimits:
     def test_connections_in_all(self, image: Path) -> None:
         with (
             serving(image, limits=NbdLimits(connections=1)) as service,
-            attach(service),
-            connect(service) as second,
+            attach(service) as first,
         ):
-            assert is_hung_up(second)
+            assert read(first, 0, 10) == IMAGE[:10]
+            with connect(service) as second:
+                assert is_hung_up(second)
+            assert read(first, 0, 10) == IMAGE[:10]
+
+    def test_what_has_read_nothing_gives_way_oldest_first(self, image: Path) -> None:
+        seen = Seen()
+        with (
+            serving(image, seen, NbdLimits(connections=4)) as service,
+            contextlib.ExitStack() as stack,
+        ):
+            reader = stack.enter_context(attach(service))
+            assert read(reader, 0, 10) == IMAGE[:10]
+            idle = [stack.enter_context(attach(service)) for _ in range(3)]
+            last = stack.enter_context(attach(service))
+            assert read(last, 0, 10) == IMAGE[:10]
+            assert is_hung_up(idle[0])
+            for sock in (reader, *idle[1:]):
+                assert read(sock, 0, 10) == IMAGE[:10]
+        assert "gave way" in str(seen.wait_phase("error")["message"])
+
+    def test_who_has_most_gives_way_though_all_have_read(self, image: Path) -> None:
+        """Many addresses of one card, each of which has read once, and then waits."""
+        with (
+            serving(
+                image,
+                limits=NbdLimits(connections=9),
+                card=lambda client: "card" if client.startswith("127.66.") else client,
+            ) as service,
+            contextlib.ExitStack() as stack,
+        ):
+            node = stack.enter_context(attach(service))
+            assert read(node, 0, 10) == IMAGE[:10]
+            many = []
+            for number in range(8):
+                sock = stack.enter_context(attach(service, source=f"127.66.0.{1 + number}"))
+                assert read(sock, 0, 10) == IMAGE[:10]
+                many.append(sock)
+            with attach(service, source="127.0.0.2") as newcomer:
+                assert read(newcomer, 0, 10) == IMAGE[:10]
+                assert is_hung_up(many[0])
+                assert read(many[-1], 0, 10) == IMAGE[:10]
+            assert read(node, 0, 10) == IMAGE[:10]
+
+    def test_this_machines_own_clients_are_never_refused(self, image: Path) -> None:
+        limits = NbdLimits(connections=1, per_client=1)
+        with (
+            serving(image, limits=limits, spare_local=True) as service,
+            attach(service) as first,
+            attach(service) as second,
+        ):
+            assert read(first, 0, 10) == IMAGE[:10]
+            assert read(second, 0, 10) == IMAGE[:10]
 
     def test_complaints_are_bounded(self, image: Path) -> None:
         seen = Seen()

@@ -4,6 +4,7 @@ Real clients are in test_tftp_clients.py.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -124,6 +125,14 @@ class Peer:
                 packet = self.receive()
 
 
+def receive_behind(peer: Peer, repeated: bytes) -> bytes:
+    """The next packet that does not begin so: a busy machine acknowledges late, and is sent
+    what it has again."""
+    while (packet := peer.receive()).startswith(repeated):
+        pass
+    return packet
+
+
 @pytest.fixture(params=[False, True], ids=["ports", "single"])
 def single(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
@@ -146,7 +155,7 @@ def test_a_transfer_and_its_events(kernel: Path, single: bool) -> None:
         assert {(e.node, e.source, e.phase) for e in seen.events} == {
             ("127.0.0.1", "tftp", "transfer")
         }
-        assert service.transfer_count() == 0
+        assert len(service._links) == 0
 
 
 def test_content_is_made_for_who_asks(kernel: Path, single: bool) -> None:
@@ -244,6 +253,43 @@ def test_a_repeated_request_is_the_same_transfer(kernel: Path, single: bool) -> 
         assert peer.is_quiet()
 
 
+def test_a_request_that_the_network_doubles_leaves_the_transfer_alone(
+    kernel: Path, single: bool
+) -> None:
+    seen = Seen()
+    with serving(kernel, seen, single_port=single) as service, Peer(service) as peer:
+        peer.request(tsize="0")
+        assert peer.receive()[:2] == b"\0\6"
+        peer.send(pack_ack(0))
+        data, block = b"", 1
+        while len(data) < len(DATA):
+            packet = peer.receive()
+            if packet[:4] != b"\0\3" + block.to_bytes(2, "big"):
+                continue  # sent again to a busy machine
+            data += packet[4:]
+            if block in (2, 5):
+                peer.request(tsize="0")  # late, byte for byte
+            peer.send(pack_ack(block))
+            block += 1
+        assert data == DATA
+        seen.wait_status("ok")
+        assert not [e for e in seen.events if e.detail.get("status") == "stop"]
+
+
+def test_a_client_that_begins_anew_by_the_same_request_is_served(
+    kernel: Path, single: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.tftp.DOUBLE_SECONDS", 0.0)
+    with serving(kernel, Seen(), single_port=single) as service, Peer(service) as peer:
+        peer.request(tsize="0")
+        peer.receive()
+        peer.send(pack_ack(0))
+        assert peer.receive()[:4] == b"\0\3\0\1"
+        peer.request(tsize="0")  # nothing was acknowledged for DOUBLE_SECONDS: it is no double
+        while (packet := peer.receive())[:2] != b"\0\6":
+            assert packet[:4] == b"\0\3\0\1"
+
+
 def test_a_port_used_anew_is_a_new_transfer(kernel: Path, single: bool) -> None:
     seen = Seen()
     with serving(kernel, seen, single_port=single) as service, Peer(service) as peer:
@@ -315,7 +361,7 @@ class TestSinglePortHearsOfClientsThatAreGone:
                 with Peer(service) as gone:
                     gone.request()
                 peer.send(pack_ack(block))
-                packet = peer.receive()
+                packet = receive_behind(peer, b"\0\3" + block.to_bytes(2, "big"))
                 assert packet[:4] == b"\0\3" + (block + 1).to_bytes(2, "big")
                 data += packet[4:]
             peer.send(pack_ack(len(DATA) // 512 + 1))
@@ -442,7 +488,7 @@ class TestNoAmplifier:
             got = [peer.receive() for _ in range(3)]
             assert got == [b"\0\3\0\1" + DATA[:512]] * 3
             assert peer.is_quiet()
-            assert service.transfer_count() == 0
+            assert len(service._links) == 0
 
     def test_with_options_only_small_packets(self, kernel: Path, single: bool) -> None:
         seen = Seen()
@@ -489,6 +535,8 @@ class TestLimits:
         ):
             first.request(tsize="0")
             assert first.receive()[:2] == b"\0\6"
+            first.send(pack_ack(0))
+            assert first.receive()[:4] == b"\0\3\0\1"
             second.request(tsize="0")
             assert second.receive() == pack_error(0, "more than 1 transfers (limits.per_client)")
             first.send(pack_error(0, "done"))
@@ -503,10 +551,51 @@ class TestLimits:
         ):
             first.request(tsize="0")
             first.receive()
+            first.send(pack_ack(0))
+            assert first.receive()[:4] == b"\0\3\0\1"
             second.request(tsize="0")
             assert second.receive() == pack_error(
                 0, "the server has its 1 transfers (limits.transfers)"
             )
+
+    @pytest.mark.parametrize(
+        "limits",
+        [TftpLimits(per_client=3, stop_seconds=0.1), TftpLimits(transfers=3, stop_seconds=0.1)],
+        ids=["of one client", "in all"],
+    )
+    def test_what_was_never_answered_gives_way_oldest_first(
+        self, kernel: Path, limits: TftpLimits, single: bool
+    ) -> None:
+        seen = Seen()
+        with (
+            serving(kernel, seen, limits, single_port=single) as service,
+            contextlib.ExitStack() as stack,
+        ):
+            silent = [stack.enter_context(Peer(service)) for _ in range(8)]
+            confirmed = stack.enter_context(Peer(service))
+            confirmed.request(tsize="0")
+            assert confirmed.receive()[:2] == b"\0\6"
+            confirmed.send(pack_ack(0))
+            assert confirmed.receive()[:4] == b"\0\3\0\1"
+            for peer in silent:
+                peer.request(tsize="0")
+                assert peer.receive()[:2] == b"\0\6"
+            assert stack.enter_context(Peer(service)).fetch(tsize="0") == DATA
+            confirmed.send(pack_ack(1))
+            assert receive_behind(confirmed, b"\0\3\0\1")[:4] == b"\0\3\0\2"
+            silent[-1].send(pack_ack(0))
+            assert receive_behind(silent[-1], b"\0\6")[:4] == b"\0\3\0\1"  # not the oldest
+            silent[0].sock.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                receive_behind(silent[0], b"\0\6")  # no packet more: its address may be forged
+        assert "gave way" in str(seen.wait_status("error")["message"])
+
+    def test_a_forger_does_not_use_up_a_clients_own_requests(self, kernel: Path) -> None:
+        limits = TftpLimits(requests_per_second=5.0, stop_seconds=0.1)
+        with serving(kernel, limits=limits) as service, contextlib.ExitStack() as stack:
+            for _ in range(25):  # more than twice what one address may at once
+                stack.enter_context(Peer(service)).request("/nothing")
+            assert stack.enter_context(Peer(service)).fetch(tsize="0") == DATA
 
     @pytest.mark.parametrize("options", [["--tftp-no-options"], ["--tftp-blksize", "1000"]])
     def test_bytes_a_second_of_one_address(

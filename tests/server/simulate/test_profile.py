@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,15 @@ def test_the_profile_that_is_shipped() -> None:
     read = sum(step.size for step in profile.steps if isinstance(step, Reads))
     assert read > 50_000_000
     assert max(o + n for s in profile.steps if isinstance(s, Reads) for g in s.groups for o, n in g)
+
+
+def test_a_profile_that_is_no_file_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, says in (
+        (tmp_path / "pipe", "nobody writes into"),
+        (Path("/dev/zero"), "is no file"),
+        (tmp_path / "none", "No such file or directory"),
+    ):
+        with pytest.raises(ServerError, match=says) as caught:
+            load_profile(path)
+        assert caught.value.hint

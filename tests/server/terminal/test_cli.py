@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bootfarm import main
+from server.diagnosis import diagnose
 from server.errors import ServerError
 from server.events import Event
-from server.feed import Feed
-from server.identity import make_identifier
-from server.inventory import Inventory
-from server.overview import Overview
+from server.farm.inventory import Inventory
+from server.machines.identity import make_identifier
+from server.observe.feed import Feed
+from server.observe.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
 from server.protocols.logs import LogLine
 from server.services.http import HttpService
@@ -41,11 +42,12 @@ class Site:
             lookup=lambda *_: (_ for _ in ()).throw(AssertionError("no boot tree here")),
             identifier=make_identifier(Inventory(), {}, None),
             nodes=self.story.nodes,
-            overview=Overview(self.story.nodes),
+            overview=Overview(
+                self.story.nodes, lambda node, now: diagnose(node, now, self.story.farm)
+            ),
             health=dict,
             emit=self.emit,
             feed=self.feed,
-            facts=lambda: self.story.farm,
             clock=lambda: self.story.now,
         )
 
@@ -131,9 +133,15 @@ def test_nodes_as_json_is_what_the_api_has(site: Site) -> None:
     assert node["finding"]["rule"] == "token-expired"
 
 
-@pytest.mark.parametrize("name", [MAC, MAC.upper().replace(":", "-"), "10.9.0.11", "Node-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(MAC, MAC.upper().replace(":", "-"), "525400000001", "5254.0000.0001"),
+        *("10.9.0.11", "Node-1", "sn-1"),
+    ],
+)
 def test_node_by_any_of_its_names(site: Site, name: str) -> None:
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("network", serial="SN-1").beacon("join", SAID, "error")
     done = site.run("node", name, "--events", "3")
     assert done.exit_code == 0, done.output
     assert "to check:" in done.output
@@ -181,7 +189,92 @@ def test_events(site: Site) -> None:
     assert json.loads(line)["detail"]["n"] == 29
     assert site.run("events", "--node", "no-such").exit_code == 1
     unseen = site.run("events", "--node", "52:54:00:00:00:99")  # it may come: --follow waits for it
-    assert (unseen.exit_code, unseen.output) == (0, "")
+    assert (unseen.exit_code, unseen.stdout) == (0, "")
+    assert "no such event since the server's start" in unseen.stderr
+
+
+def test_events_that_are_wanted(site: Site) -> None:
+    site.story.to_join().beacon("join", SAID, "error")
+    for event in site.story.seen:
+        site.feed.record(event, site.story.node)
+    (line,) = site.run("events", "--errors").stdout.splitlines()
+    assert SAID in line
+    assert "  node-1  " in line, "by name"
+    assert MAC not in line
+    output = site.run("events", "--source", "tftp").stdout
+    assert output.count("\n") == output.count("  tftp  ") > 0
+    (attached,) = site.run("events", "--source", "nbd").stdout.splitlines()
+    assert f"amd64@{'a' * 12}" in attached
+    assert "a" * 13 not in attached
+    assert site.run("events", "--since", "1h").stdout == ""
+    assert "write a number and s, m, h or d" in site.run("events", "--since", "later").output
+
+
+def test_filters_are_the_servers(site: Site) -> None:
+    site.story.to_join().beacon("join", SAID, "error")
+    assert "node-1" in site.run("nodes", "--state", "look,ready").output
+    assert "node-1" not in site.run("nodes", "--state", "ready,off").output
+    assert "node-1" in site.run("nodes", "--phase", "join", "--cause", "token-expired").output
+    assert "node-1" in site.run("nodes", "--image", "amd64", "--sort", "label.rack").output
+    assert "node-1" not in site.run("nodes", "--image", "old").output
+    assert site.run("nodes", "-o", "name").output == "node-1\n"
+    causes = site.run("nodes", "-o", "causes").output
+    assert causes == "    1  kubeadm join: token expired or never made.  node-1\n"
+    site.run("nodes", "x", "--label", "rack=r1", "--label", "unit=3", "-o", "name")
+    assert site.requests[-1].query == {
+        "state": "look,booting,unseen,ready,off",
+        "sort": "trouble",
+        "label.rack": "r1",
+        "label.unit": "3",
+        "q": "x",
+    }
+    for wrong, words in (
+        (["--state", "lost"], "'lost' is none of look, booting"),
+        (["--sort", "colour"], "'colour' is none of trouble, name"),
+        (["--label", "rack"], "write NAME=VALUE"),
+        (["--cause", "token-expird"], "did you mean 'token-expired'?"),
+        (["--watch", "-o", "name"], "--watch is for people"),
+    ):
+        done = site.run("nodes", *wrong)
+        assert done.exit_code == 2
+        assert words in done.output
+
+
+def test_machines_are_forgotten(site: Site) -> None:
+    site.story.to_ready()
+    site.emit(Event(5.0, "10.9.0.77", "beacon", "ready", {"status": "ok"}))
+    done = site.run("forget", "no-such")
+    assert done.exit_code == 1
+    assert "has not seen a node 'no-such'" in done.output
+    assert site.run("forget").exit_code == 2
+    assert len(site.story.nodes) == 2
+    assert site.run("forget", "node-1").output == "forgotten: 1 machine\n"
+    assert site.run("nodes", "-o", "name").output == "10.9.0.77\n"
+    assert site.run("forget", "--played", "--json").output == '{"forgotten": 0}\n'
+    assert site.run("forget", "--older-than", "1d").output == "forgotten: 1 machine\n"
+    assert len(site.story.nodes) == 0
+
+
+def test_notes_and_maintenance(site: Site) -> None:
+    site.story.to_ready()
+    assert site.run("note", "node-1").output == "no note\n"
+    wrote = site.run("note", "node-1", "disk ordered", "--maintenance")
+    assert wrote.output == "in maintenance: disk ordered\n"
+    assert "in maintenance: disk ordered" in site.run("nodes").output
+    assert "note:    disk ordered" in site.run("node", "node-1").output
+    done = site.run("note", "node-1", "", "--no-maintenance", "--json")
+    assert json.loads(done.output) == {"note": "", "maintenance": False}
+    assert site.run("note", "node-1", "x" * 201).exit_code == 2
+    assert site.run("note", "no-such", "x").exit_code == 1
+
+
+def test_only_the_servers_own_machine_forgets_without_a_token() -> None:
+    body = b"only from the server's own machine, as long as there is no token_file\n"
+    server = serve(status=403, body=body, do_DELETE=Foreign.do_GET, content_type="text/plain")
+    done = run_against(server, "forget", "--played")
+    assert done.exit_code == 1
+    assert "only from the server's own machine" in done.output
+    assert "hint: run it there" in done.output
 
 
 def test_events_are_followed_as_they_come_and_from_where_one_was(site: Site) -> None:
@@ -284,6 +377,7 @@ def test_no_server_there() -> None:
     ("attributes", "words"),
     [
         ({"status": 401}, "wants a token (401)"),
+        ({"status": 421, "body": b"not known as 'boot'"}, "not known as 'boot'"),
         ({}, "its answer is no JSON"),
         ({"body": b"{}", "content_type": "application/json"}, "no bootfarm server"),
         ({"status": 404}, "it answered 404: <html>hello"),

@@ -2,14 +2,19 @@ from typing import Any
 
 import pytest
 
-from server.nodes import PHASES, describe
+from server.nodes.node import describe
+from server.nodes.phases import PHASES
 from server.quantities import name_age
 from server.terminal.render import (
+    count_nodes,
     render_bar,
     render_event,
     render_log,
     render_node,
     render_nodes,
+    render_progress,
+    render_screen,
+    render_table,
 )
 from server.terminal.words import make_table, name_amount, name_rate, name_seconds
 from tests.server.diagnosis.story import START, Story
@@ -65,6 +70,54 @@ def test_a_narrow_terminal_cuts_lines() -> None:
     assert lines[1].endswith("…")
 
 
+def many(count: int) -> list[dict[str, Any]]:
+    bad = answer(Story().to_join().beacon("join", SAID, "error"))
+    return [
+        {**bad, "hostname": f"rack-1-node-{n:03}", "state": "look", "tags": ["current"]}
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_what_is_the_matter_can_be_read_however_narrow_it_is(width: int) -> None:
+    lines = render_table(many(3), START, width=width)
+    assert max(map(len, lines)) <= width
+    assert "! kubeadm join: token expired or" in lines[1]
+    assert ("10.9.0.11" in lines[1]) == (width >= 120)
+    assert "rack-1-node-000" in lines[1]
+    assert "join" in lines[1]
+
+
+@pytest.mark.parametrize("height", [5, 10, 24, 50])
+def test_a_screen_fits_the_window(height: int) -> None:
+    causes = [
+        {"count": 300 - n, "words": f"cause {n}", "names": [f"n{one}" for one in range(50)]}
+        for n in range(20)
+    ]
+    overview = {"total": 295, "states": {"look": 295, "off": 0}, "causes": causes}
+    lines = render_screen(many(60), overview, START, width=80, height=height)
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("  300  cause 0  n[0-9], n[10-49]") == (height >= 10)
+    assert "rack-1-node-000" in "\n".join(lines)
+    assert lines[-1] == "295 nodes, 295 need a look"
+    assert lines[-2].startswith("… ")
+    left = int(lines[-2].split()[1])
+    assert left + sum("rack-1-node" in line for line in lines) == 295
+
+
+def test_a_machine_that_was_never_seen() -> None:
+    node: dict[str, Any] = {"mac": "52:54:00:00:00:09", "hostname": "n9", "state": "unseen"}
+    node |= {"labels": {"rack": "r1"}, "bmc": "https://10.0.0.9/", "serial": "SN-9"}
+    row = render_nodes([node], START, unicode=False)[1]
+    assert row.split() == ["n9", "..............", "unseen"]
+    text = "\n".join(render_node(node, START))
+    assert "serial SN-9" in text
+    assert "rack r1, management controller https://10.0.0.9/" in text
+    assert "never seen: switch it on" in text
+    assert count_nodes([node]).endswith("1 not seen yet")
+
+
 def test_one_node_with_its_timeline() -> None:
     story = Story().dhcp(firmware="x86 BIOS", address="10.9.0.11", dhcp_server="10.9.0.3")
     story.tftp("/ltsp/amd64/@x/initrd.img", bytes=14 << 20, seconds=7.0, retries=3)
@@ -79,9 +132,16 @@ def test_one_node_with_its_timeline() -> None:
     assert "    1. make a new one where admin.conf is: `kubeadm token create" in text
     assert "(rule token-expired, docs/diagnosis.md)" in text
     row = next(line for line in lines if line.startswith("initrd "))
-    assert " ".join(row.split()) == "initrd ok +1.0 s 0.0 s 14 MiB 2 MiB/s 3"
+    assert " ".join(row.split()) == "initrd ok +0.0 s 7.0 s 14 MiB 2 MiB/s 3"
     assert "Its last 2 events:" in text
     assert lines[-1].endswith(f"beacon  join  error  {SAID}")
+
+
+def test_one_node_says_how_full_its_file_systems_are() -> None:
+    story = Story().to_ready().space("/:63:2:650 /run:1:1:64")
+    lines = render_node(answer(story), story.now)
+    assert "in use:  / 63 % of 650 MiB, /run 1 % of 64 MiB" in lines
+    assert not any("in use" in line for line in render_node(answer(Story().to_ready()), START))
 
 
 def test_what_a_terminal_would_obey_is_not_shown() -> None:
@@ -157,3 +217,20 @@ def test_the_kernels_lines_by_boot() -> None:
     nothings: list[object] = [None, {}, {"boots": []}, {"boots": [3, {"lines": 4}]}]
     for nothing in nothings:
         assert "No line of its kernel came" in render_log(nothing, 9)[1]
+
+
+def test_how_the_farm_boots() -> None:
+    booting = {
+        "now": 60,
+        "ready_in_10_min": 80,
+        "ready_in_1_min": 12,
+        "median_seconds": 52.4,
+        "slowest_phase": "initrd",
+        "slowest_phase_seconds": 21.0,
+    }
+    words = "12 became ready in the last minute, median 52 s, slowest phase initrd (21 s)"
+    assert render_progress({"booting": booting}) == words
+    screen = render_screen([], {"booting": booting, "total": 0}, 0.0, width=200, height=24)
+    assert screen[-1] == f"0 nodes, {words}"
+    assert render_progress({"booting": {**booting, "ready_in_10_min": 0}}) == ""
+    assert render_progress({}) == ""

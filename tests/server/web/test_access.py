@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -128,3 +129,11 @@ def test_the_file_of_the_token(tmp_path: Path) -> None:
     now[0] = 2.0
     assert token.value == b"another-token-that-is-longer"
     assert "stays in force" in token.problem
+
+
+def test_a_token_file_that_is_none_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ServerError, match=f"token_file {path}: ") as caught:
+            Token(path)
+        assert caught.value.hint

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from server.events import Event
-from server.nodes import Nodes
+from server.nodes.timelines import Nodes
 from tests.browser import Browser, browser
 from tests.server.farm import publish
 
@@ -57,13 +57,15 @@ def ip_of(number: int) -> str:
 class Farm:
     """A server whose nodes are at loopback addresses."""
 
-    def __init__(self, base: Path, config: str = "") -> None:
+    def __init__(self, base: Path, config: str = "", more: int = 0) -> None:
+        """more: machines of the inventory that were never seen."""
         self.base = base
         self.image = publish(base / "store", lts_defaults={"LTSP_NBD_TO_RAM": "true"})
         (base / "lts.conf").write_text(LTS_CONF)
         lines = [
-            f"- {{mac: '{mac_of(n)}', ip: {ip_of(n)}, hostname: node-{n}, serial: 7CX{n:04d}}}"
-            for n in range(1, COUNT)
+            f"- {{mac: '{mac_of(n)}', ip: {ip_of(n)}, hostname: node-{n}, serial: 7CX{n:04d},"
+            f" labels: {{rack: r1, row: {1 + n % 2 if n < COUNT else 3}}}}}"
+            for n in range(1, COUNT + more)
         ]
         listed = "inventory:\n  " + "\n  ".join(lines)
         logs = "logs: {syslog: 0, netconsole: 0}"
@@ -227,7 +229,8 @@ def test_it_is_live_without_being_loaded_again(farm: Farm, tab: Browser) -> None
     tab.wait_for(f"{row_of(4)}.innerText.includes('booting')")
     farm.beacon(4, "join", status="error", boot="now", detail=f"join --token {TOKEN} was refused")
     tab.wait_for(f"{row_of(4)}.innerText.includes('needs a look')")
-    assert tab.run("document.querySelector('#rows tr').id") == f"n-{mac_of(4)}"
+    assert tab.run("document.querySelector('#rows tr').id") == f"n-{mac_of(3)}", "in its place"
+    tab.wait_for("document.getElementById('causes').innerText.includes('node-4')")
     assert "join" in tab.run(f"{row_of(4)}.innerText")
     assert tab.run("window.mark") == "the same page"
     assert tab.run("document.activeElement.getAttribute('href')") == focused
@@ -255,6 +258,87 @@ def test_search_while_typing_and_the_address_of_it(farm: Farm, tab: Browser) -> 
     assert "node-11" in text_of(tab, "#rows")
 
 
+def test_filters_are_chosen_without_a_button(farm: Farm, tab: Browser) -> None:
+    tab.open(f"{farm.url}/")
+    tab.wait_for("document.getElementById('live').textContent == 'live'")
+    choose = """(() => {
+      const one = document.querySelector('select[name="label.row"]');
+      one.focus(); one.value = '2';
+      one.dispatchEvent(new Event('change', {bubbles: true}));
+    })()"""
+    tab.run(choose)
+    tab.wait_for("document.querySelectorAll('#rows > tr').length == 6")
+    assert tab.run("location.search") == "?label.row=2"
+    tab.run("document.querySelector('.states .look').click()")
+    tab.wait_for(
+        "location.search.includes('state=look') && document.getElementById('rows') !== null"
+    )
+    assert "label.row=2" in tab.run("location.search")
+
+
+def test_one_cause_leads_to_its_machines(farm: Farm, tab: Browser) -> None:
+    tab.open(f"{farm.url}/")
+    words = text_of(tab, "#causes")
+    assert "expired … ago" in words
+    assert "node-3" in words
+    tab.run(
+        "[...document.querySelectorAll('#causes a')]"
+        ".find((one) => one.innerText.includes('expired')).click()"
+    )
+    tab.wait_for("location.search.includes('cause=') && document.getElementById('rows') !== null")
+    assert f"n-{mac_of(3)}" in tab.run(
+        "[...document.querySelectorAll('#rows > tr')].map(r => r.id)"
+    )
+
+
+def test_keys_and_copies(farm: Farm, tab: Browser) -> None:
+    tab.open(f"{farm.url}/")
+    tab.wait_for("document.documentElement.classList.contains('js')")
+    tab.run("document.body.focus()")
+    for key, name in (("j", "node-3"), ("j", "node-5"), ("k", "node-3")):
+        tab.run(
+            f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', "
+            f"{{key: '{key}', bubbles: true}}))"
+        )
+        assert tab.run("document.activeElement.innerText") == name
+    tab.run("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
+    assert tab.run("document.activeElement.id") == "q"
+    tab.run("document.querySelector('#rows .copy').click()")
+    tab.wait_for("['copied', 'no'].includes(document.querySelector('#rows .copy').textContent)")
+
+
+def test_a_machine_is_forgotten(farm: Farm, tab: Browser) -> None:
+    farm.beacon(12, "initramfs", boot="x")
+    tab.open(f"{farm.url}/nodes/{ip_of(12)}")
+    tab.wait_for("document.documentElement.classList.contains('js')")
+    tab.run("window.confirm = () => true; document.querySelector('[data-forget]').click()")
+    tab.wait_for("location.pathname == '/' && document.getElementById('rows') !== null")
+    assert ip_of(12) not in text_of(tab, "#rows")
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_a_rack_of_forty_on_one_screen(tab: Browser, tmp_path: Path, size: str) -> None:
+    rack = Farm(tmp_path, more=29)
+    try:
+        width, height = SIZES[size]
+        tab.look_as(width, height, phone=size == "phone")
+        tab.open(f"{rack.url}/?view=dense&label.rack=r1")
+        tab.wait_for("document.getElementById('live').textContent == 'live'")
+        assert tab.run("document.querySelectorAll('#rows > li').length") == 40
+        low = (
+            "Math.max(...[...document.querySelectorAll('#rows > li')]"
+            ".map((one) => one.getBoundingClientRect().bottom))"
+        )
+        assert tab.run(low) <= height
+        assert tab.run(f"document.documentElement.scrollWidth <= {width}"), tab.run(OUTSIDE)
+        assert tab.run(CONTRAST) == []
+        tab.shoot(SHOTS / f"dense-{size}.png")
+    finally:
+        rack.stop()
+        tab.open("about:blank")
+        tab.messages.clear()
+
+
 def test_it_works_without_scripts(farm: Farm, tab: Browser) -> None:
     tab.allow_scripts(False)
     tab.open(f"{farm.url}/?q=node-3")
@@ -267,7 +351,7 @@ def test_it_works_without_scripts(farm: Farm, tab: Browser) -> None:
 def test_by_keyboard(farm: Farm, tab: Browser) -> None:
     tab.open(f"{farm.url}/")
     seen = []
-    for _ in range(12):
+    for _ in range(30):
         tab.press("Tab", 9)
         seen.append(
             tab.run("(document.activeElement.getAttribute('href') || document.activeElement.id)")

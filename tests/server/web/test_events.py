@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import pytest
 
 from server.events import Event
-from server.feed import Feed
+from server.observe.feed import Feed
 from server.protocols.http import Request, Response
 from server.web.events import answer_events
 

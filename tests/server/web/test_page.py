@@ -8,21 +8,23 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from imagebuild.store import Store
-from server.boottree import Site
+from imagebuild.store.images import Store
 from server.events import Event
-from server.explaining import Explainer
-from server.feed import Changes
-from server.identity import make_identifier
-from server.inventory import Inventory, Machine
+from server.farm.inventory import Inventory, Machine
 from server.ltsconf import LtsConf, LtsTemplate, is_template
-from server.nodes import Boot, Nodes, Phase
-from server.overview import Overview
+from server.machines.identity import make_identifier
+from server.nodes.given import Printer
+from server.nodes.node import Boot, Node, Phase
+from server.nodes.timelines import Nodes
+from server.observe.feed import Changes
+from server.observe.overview import Overview
+from server.observe.secrecy import Secrecy
 from server.protocols.http import Request, Response
 from server.quantities import name_age, name_size
-from server.secrecy import Secrecy
+from server.site import Site
+from server.web.explainer import Explainer, Values
 from server.web.nodepage import view_phases
-from server.web.page import ROWS
+from server.web.page import GROUPS, ROWS
 from server.web.rendering import format_span
 from server.web.routes import Web, handle
 from tests.server.farm import publish
@@ -30,6 +32,7 @@ from tests.server.farm import publish
 NOW = 5000.0
 MAC, IP = "52:54:00:00:00:01", "10.9.0.11"
 INVENTORY = Inventory((Machine(MAC, IP, "node-1", serial="SN-77"),))
+PRINTER = Printer(b"k" * 32)
 VOID = ("meta", "input", "link", "rect", "br")
 
 
@@ -83,6 +86,7 @@ class Farm:
         (tmp_path / "arp").write_text("")
         self.store = tmp_path / "store"
         self.image = publish(self.store, lts_defaults={"TIMEZONE": "UTC"})
+        self.images = tuple(Store(self.store).images())
         identifier = make_identifier(INVENTORY, {}, None, tmp_path / "arp")
 
         def identify(ip: str) -> tuple[str | None, str | None]:
@@ -94,8 +98,9 @@ class Farm:
         self.secrecy = Secrecy(lambda: self.secrets)
         self.text = b""
         self.problems: list[str] = []
+        self.inventory = INVENTORY
         self.overview = Overview(
-            self.nodes, serial=lambda mac: INVENTORY.by_mac[mac].serial or "" if mac == MAC else ""
+            self.nodes, inventory=lambda: self.inventory, images=lambda: self.images
         )
         self.web = Web(
             lookup=lambda path, client, mac: pytest.fail("nothing is looked up"),
@@ -105,7 +110,7 @@ class Farm:
             health=lambda: {"status": "ok", "problems": self.problems, "images": {}},
             emit=lambda event: None,
             changes=Changes(),
-            explainer=Explainer(self.site, identifier, self.secrecy),
+            explainer=Explainer(self.site, identifier, self.secrecy, printer=PRINTER),
             clock=lambda: NOW,
         )
 
@@ -113,11 +118,14 @@ class Farm:
         conf = LtsTemplate.parse(self.text) if is_template(self.text) else LtsConf.parse(self.text)
         return Site(tuple(Store(self.store).images()), conf, secrets=self.secrets)
 
+    def explain(self, node: Node) -> Values:
+        assert self.web.explainer is not None
+        return self.web.explainer.explain(node)
+
     def see(self, phase: str, ip: str = IP, time: float = NOW - 60, **detail: Any) -> None:
         event = self.secrecy.mask_event(Event(time, ip, "beacon", phase, {"status": "ok"} | detail))
         node = self.nodes.record(event)
         assert node is not None
-        self.overview.note(node.key)
 
     def settle(self) -> None:
         while self.overview.turn(NOW):
@@ -135,6 +143,7 @@ def farm(tmp_path: Path) -> Farm:
 
 
 def test_nobody_was_seen_yet(farm: Farm) -> None:
+    farm.inventory = Inventory()
     assert "No node has been seen yet" in farm.page().text
 
 
@@ -201,11 +210,12 @@ def test_filter_by_state_and_its_counts(farm: Farm) -> None:
     farm.see("ready", ip="10.8.0.3")
     farm.see("shutdown", ip="10.8.0.4")
     farm.settle()
-    assert farm.overview.counts() == {"look": 1, "booting": 1, "ready": 1, "off": 1}
+    counts = {"look": 1, "booting": 1, "unseen": 1, "ready": 1, "off": 1, "played": 0}
+    assert farm.overview.counts() == counts
     for state, ip in (("booting", 1), ("look", 2), ("ready", 3), ("off", 4)):
         assert farm.page(f"/?state={state}").rows == [f"10.8.0.{ip}"]
     assert farm.page("/?state=look&q=0.3").rows == []
-    assert len(farm.page("/?state=nonsense").rows) == 4
+    assert len(farm.page("/?state=nonsense").rows) == 5
     farm.see("join", ip="10.8.0.2")
     farm.see("ready", ip="10.8.0.2")
     farm.settle()
@@ -215,10 +225,12 @@ def test_filter_by_state_and_its_counts(farm: Farm) -> None:
 
 def test_pages(farm: Farm) -> None:
     for number in range(2 * ROWS + 5):
-        farm.see("systemd", ip=f"10.8.{number // 250}.{number % 250}")
+        farm.see("systemd", ip=f"10.8.{number // 250}.{number % 250}", time=NOW - 300 + number)
+    farm.inventory = Inventory()
     first = farm.page()
     assert len(first.rows) == ROWS
-    assert first.rows[0] == "10.8.0.204", "last heard of first"
+    assert first.rows[0] == "10.8.0.0", "each has its place, whoever was heard of last"
+    assert farm.page("/?sort=seen").rows[0] == "10.8.0.204"
     assert "page 1 of 3" in first.text
     assert "/?page=2" in first.links
     assert len(farm.page("/?page=3").rows) == 5
@@ -227,6 +239,118 @@ def test_pages(farm: Farm) -> None:
         assert farm.page(f"/?page={odd}").rows == first.rows
     assert farm.page("/?q=10.8.0.204").rows == ["10.8.0.204"]
     assert "/?q=10.8&page=2" in farm.page("/?q=10.8").links
+
+
+def list_rack(count: int) -> Inventory:
+    """Machines r1-n01, …; in the inventory with a label and a BMC."""
+    return Inventory(
+        tuple(
+            Machine(
+                f"52:54:00:01:00:{n:02x}",
+                f"10.9.1.{n}",
+                f"r1-n{n:02}",
+                labels=(("rack", "r1"), ("unit", str(n))),
+                bmc=f"https://10.0.0.{n}/",
+            )
+            for n in range(1, count + 1)
+        )
+    )
+
+
+def test_one_cause_is_one_line_with_its_machines(farm: Farm) -> None:
+    for number in range(1, 41):
+        words = "no root: connection refused" if number > 3 else "no root: <b>other</b>"
+        farm.see("root", ip=f"10.8.0.{number}", status="error", detail=words)
+    farm.settle()
+    page = farm.page()
+    assert "40 need a look" in page.text
+    assert " ".join(page.text.split()).count("10.8.0.[4-9], 10.8.0.[10-40]") == 1
+    assert "10.8.0.[1-3]" in page.text
+    causes = [link for link in page.links if "cause=" in link]
+    assert len(causes) == 2
+    many = farm.page(causes[0])
+    assert len(many.rows) == 37
+    assert "10.8.0.4" in many.rows
+    assert "Show all causes" in many.text
+    assert len(farm.page(causes[1]).rows) == 3
+    assert farm.page("/?cause=nonsense").rows == []
+    assert "No machine has this trouble" in farm.page("/?cause=nonsense").text
+
+
+def test_causes_without_an_end_are_counted(farm: Farm) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for number, letter in enumerate(letters):
+        for twin in range(1 + (number == 25)):
+            words = f"no root: {letter}"
+            ip = f"10.8.{twin}.{number + 1}"
+            farm.see("root", ip=ip, status="error", detail=words)
+    farm.settle()
+    page = farm.page()
+    assert len([link for link in page.links if "cause=" in link]) == GROUPS
+    assert "no root: z" in page.text.partition("more causes")[0], "the most first"
+    rest = len(letters) - GROUPS
+    assert f"And {rest} more causes with {rest} machines" in page.text
+
+
+def test_a_rack_of_forty_in_the_dense_view(farm: Farm) -> None:
+    farm.inventory = list_rack(40)
+    for number in range(1, 30):
+        farm.see("ready", ip=f"52:54:00:01:00:{number:02x}")
+    farm.settle()
+    page = farm.page("/?view=dense&label.rack=r1")
+    assert len(page.rows) == 40
+    assert sum(tag == "progress" for tag, _ in page.tags) == 40
+    for link in page.links:
+        if link.startswith("/?") and "state=" in link:
+            assert "view=dense" in link
+            assert "label.rack=r1" in link
+    by_rack = farm.page("/?view=dense&sort=label.rack")
+    assert "by rack" in by_rack.text
+    assert [one for one in by_rack.ids if one.startswith("g-")] == ["g-1"]
+
+
+def test_filters_are_offered_with_counts(farm: Farm) -> None:
+    farm.inventory = list_rack(3)
+    other = publish(farm.store, kernel="6.2")
+    path = f"/ltsp/amd64/@{farm.image.digest}/vmlinuz"
+    farm.see("kernel", ip="10.8.0.1", path=path)
+    farm.see("kernel", ip="10.8.0.2", path=f"/ltsp/amd64/@{other.digest}/vmlinuz")
+    farm.images = tuple(Store(farm.store).images())
+    page = farm.page()
+    offered = {str(one.get("value")) for tag, one in page.tags if tag == "option"}
+    assert {"kernel", "old", "r1", "3", "label.rack", farm.image.digest[:12]} <= offered
+    assert "kernel (2)" in page.text
+    assert "older than current (1)" in page.text
+    assert "1 of 2 run an older image than current" in page.text
+    assert farm.page("/?image=old").rows == ["10.8.0.1"]
+    assert "amd64:current" in farm.page("/?image=:current").text
+    assert farm.page("/?label.rack=r1&label.unit=2").rows == ["52:54:00:01:00:02"]
+    assert farm.page("/?label.rack=nowhere").rows == []
+    assert "No node fits" in farm.page("/?label.rack=nowhere").text
+    assert farm.page("/?q=unit=2").rows == ["52:54:00:01:00:02"]
+
+
+def test_the_page_of_a_machine_that_was_never_seen(farm: Farm) -> None:
+    farm.inventory = list_rack(2)
+    farm.text = b"[default]\nTIMEZONE=Europe/Berlin\n"
+    for name in ("52:54:00:01:00:02", "525400010002", "r1-n02", "10.9.1.2"):
+        page = farm.page(f"/nodes/{name}")
+        assert page.status == 200
+        assert "nothing was ever heard of it" in page.text
+        assert "Europe/Berlin" in page.text
+        assert "rack r1, unit 2" in page.text
+        assert "https://10.0.0.2/" in page.links
+        assert "Forget this machine" not in page.text
+    assert "not seen yet" in farm.page("/?state=unseen").text
+
+
+def test_sentences_have_code_and_no_backticks(farm: Farm) -> None:
+    farm.see("kernel", status="error", detail="x")
+    farm.nodes.nodes()[0].boot.facts["panic"] = "VFS: `dead` <i>"  # type: ignore[union-attr]
+    page = farm.page(f"/nodes/{MAC}")
+    assert "bootfarm images rollback" in page.text
+    assert "`" not in page.text
+    assert "VFS: dead <i>" in page.text
 
 
 def test_a_page_of_many_is_not_larger_than_one_of_a_hundred(farm: Farm) -> None:
@@ -270,6 +394,15 @@ def test_node_page(farm: Farm) -> None:
     assert f"/api/nodes/{MAC}" in page.links
 
 
+def test_node_page_says_how_full_its_file_systems_are(farm: Farm) -> None:
+    farm.see("ready")
+    assert "in use:" not in farm.page(f"/nodes/{MAC}").text
+    farm.see("space", space="/:63:2:650 /srv/<b>:7:97:2048")
+    text = farm.page(f"/nodes/{MAC}").text
+    assert "/ 63 % of 650 MiB" in text
+    assert "/srv/<b> 97 % of its files (inodes; 7 % of 2 GiB)" in text
+
+
 def test_node_page_of_nobody(farm: Farm) -> None:
     page = farm.page("/nodes/<b>nobody")
     assert page.status == 404
@@ -305,6 +438,18 @@ def test_values_with_origins_and_secrets_masked(farm: Farm) -> None:
         assert words in page.text
     for secret in ("plain-as-day", "abcdef.0123456789abcdef"):
         assert secret not in page.source
+
+
+def test_what_has_changed_since_it_booted(farm: Farm) -> None:
+    farm.text = b"[default]\nTIMEZONE = UTC\nSYSLOG_HOST = 10.9.0.15\n"
+    farm.see("initramfs", boot="a")
+    node = farm.nodes.get(MAC)
+    assert node is not None
+    farm.nodes.note_given(IP, farm.explain(node).prints)
+    assert "Changed since it booted" not in farm.page(f"/nodes/{MAC}").text
+    farm.text = b"[default]\nTIMEZONE = GMT\nDNS_SERVER = 10.9.0.1\n"
+    words = "Changed since it booted: DNS_SERVER (new), SYSLOG_HOST (gone), TIMEZONE."
+    assert words in farm.page(f"/nodes/{MAC}").text
 
 
 def test_values_of_a_template_with_a_mounted_secret(farm: Farm) -> None:

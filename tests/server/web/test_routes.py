@@ -1,19 +1,24 @@
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
 from server.content import BytesContent, Content, FileContent, NotFound, Refused
 from server.events import Event
-from server.identity import make_identifier
-from server.inventory import Inventory, Machine
-from server.nodes import Nodes
-from server.overview import Overview
+from server.farm.inventory import Inventory, Machine
+from server.machines.identity import make_identifier
+from server.nodes.node import NOTE_MAX
+from server.nodes.timelines import Nodes
+from server.observe.overview import Overview
 from server.protocols.http import FileRange, Request, Response
-from server.web.routes import Listing, Web, handle
+from server.protocols.logs import LogLine
+from server.web.access import Access
+from server.web.listing import Listing
+from server.web.routes import Web, handle
 
 IP, MAC = "10.9.0.11", "52:54:00:00:00:01"
 INVENTORY = Inventory((Machine(MAC, IP, "node-1"),))
@@ -66,9 +71,12 @@ class Site:
         client: str = IP,
         body: bytes = b"",
         content_type: str = "application/x-www-form-urlencoded",
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
-        headers = {"content-type": content_type}
-        return handle(self.web, Request(method, path, query or {}, headers, body, client))
+        sent = {"content-type": content_type, **(headers or {})}
+        path, _, words = path.partition("?")
+        asked = query or dict(parse_qsl(words))
+        return handle(self.web, Request(method, path, asked, sent, body, client))
 
     def beacon(self, client: str = IP, **fields: str) -> Response:
         return self.ask("/beacon", "POST", client=client, body=urlencode(fields).encode())
@@ -106,7 +114,11 @@ def test_nothing_else_is_here(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "method", "allowed"),
-    [("/beacon", "GET", "POST"), ("/", "POST", "GET, HEAD"), ("/api/nodes", "DELETE", "GET, HEAD")],
+    [
+        ("/beacon", "GET", "POST"),
+        ("/", "POST", "GET, HEAD"),
+        ("/api/events", "DELETE", "GET, HEAD"),
+    ],
 )
 def test_other_methods(site: Site, path: str, method: str, allowed: str) -> None:
     response = site.ask(path, method)
@@ -161,7 +173,12 @@ def test_a_beacon_of_a_stranger_is_kept_under_its_address(site: Site) -> None:
         ({"phase": "join", "extra": "x"}, "unknown field"),
         ({"phase": "initramfs", "memory": "much"}, "is no number of MiB"),
         ({"phase": "initramfs", "memory": "-1"}, "is no number of MiB"),
-        ({"phase": "join", **{f"f{n}": "x" for n in range(9)}}, "not a form"),
+        ({"phase": "space"}, "goes with the phase space"),
+        ({"phase": "join", "space": "/:1:1:1"}, "goes with the phase space"),
+        ({"phase": "space", "space": "/:1:1"}, "is not PATH:PERCENT:FILES:MIB"),
+        ({"phase": "space", "space": "/:1:1:-1"}, "has no three numbers"),
+        ({"phase": "space", "space": "/:1:1:1 " * 9}, "more than 8 file systems"),
+        ({"phase": "join", **{f"f{n}": "x" for n in range(20)}}, "not a form"),
     ],
 )
 def test_a_bad_beacon(site: Site, fields: dict[str, str], words: str) -> None:
@@ -187,6 +204,16 @@ def test_a_beacon_tells_memory_and_serial_number_of_the_machine(site: Site) -> N
     assert site.events[-1].detail["memory"] == 1 << 30
 
 
+def test_a_beacon_tells_how_full_the_file_systems_are(site: Site) -> None:
+    site.beacon(mac=MAC, phase="initramfs", boot="b")
+    told = "/:63:2:650 /srv/data:7:97:2048"
+    assert site.beacon(mac=MAC, phase="space", status="ok", boot="b", space=told).status == 204
+    node = site.json(f"/api/nodes/{MAC}")
+    assert node["boot"]["facts"] == {"space": told, "space_at": 5000.0}
+    assert [event["phase"] for event in node["events"]] == ["initramfs"]
+    assert node["finding"]["rule"] == "disk-full"
+
+
 def test_what_a_beacon_says_is_bounded_and_printable(site: Site) -> None:
     site.beacon(phase="join", detail="a\x00b\x1b[2Jc" + "x" * 3000, boot="y" * 300)
     detail = site.events[0].detail
@@ -197,7 +224,7 @@ def test_what_a_beacon_says_is_bounded_and_printable(site: Site) -> None:
 
 def test_the_api_says_what_is_the_matter(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.beacon(mac=MAC, phase="root", status="error", detail="no root: x (Connection refused)")
+    site.beacon(mac=MAC, phase="root", status="error", detail="no root: x", cause="nbd_refused")
     (row,) = site.json("/api/nodes")
     assert row["finding"]["rule"] == "nbd-unreachable"
     assert row["finding"]["severity"] == "error"
@@ -221,10 +248,206 @@ def test_a_list_that_took_long_is_given_again_for_a_while() -> None:
         return work
 
     listing = Listing(lambda: now[0])
-    assert [listing.get(make(0.01)).body for _ in range(3)] == [b"0", b"1", b"2"]
-    assert listing.get(make(0.5)).body == b"3"
+    assert [listing.get({}, make(0.01)).body for _ in range(3)] == [b"0", b"1", b"2"]
+    assert listing.get({}, make(0.5)).body == b"3"
+    assert listing.get({"state": "look"}, make(0.01)).body == b"4", "another question"
     now[0] += 9.9
-    assert listing.get(make(0.5)).body == b"3"
+    assert listing.get({}, make(0.5)).body == b"3"
     now[0] += 0.2
-    assert listing.get(make(0.01)).body == b"4"
-    assert listing.get(make(0.01)).body == b"5"
+    assert listing.get({}, make(0.01)).body == b"5"
+    assert listing.get({}, make(0.01)).body == b"6"
+
+
+def test_nodes_by_filter_and_what_is_the_matter(site: Site) -> None:
+    site.beacon(mac=MAC, phase="join", status="error", detail="try 1: x")
+    site.nodes.record(Event(4990.0, "10.9.0.12", "beacon", "ready", {"status": "ok"}))
+    assert [node["ip"] for node in site.json("/api/nodes?state=ready")] == ["10.9.0.12"]
+    assert len(site.json("/api/nodes?limit=1")) == 1
+    assert site.json("/api/nodes?phase=join")[0]["state"] == "look"
+    told = site.json("/api/overview")
+    assert told["total"] == 2
+    assert told["states"]["ready"] == told["states"]["look"] == 1
+    (cause,) = told["causes"]
+    assert cause["count"] == 1
+    assert cause["nodes"] == [MAC]
+    assert site.json(f"/api/nodes?cause={cause['cause']}")[0]["mac"] == MAC
+    assert site.json("/api/overview?state=ready")["causes"] == []
+
+
+def test_a_node_is_forgotten_by_who_may(site: Site) -> None:
+    site.beacon(mac=MAC, phase="ready")
+    site.web.logbook.add(MAC, 1, "netconsole", [LogLine("one")], 1000.0)
+    for client in ("10.9.0.99", IP):
+        assert site.ask(f"/api/nodes/{MAC}", "DELETE", client=client).status == 403
+    here = "127.0.0.1"
+    assert site.ask("/api/nodes/52:54:00:00:00:99", "DELETE", client=here).status == 404
+    assert site.ask("/api/nodes", "DELETE", client=here).status == 400
+    assert site.ask("/api/nodes?older_than=5", "DELETE", client=here).status == 400
+    answer = site.ask(f"/api/nodes/{MAC}", "DELETE", client=here)
+    assert (answer.status, answer.body) == (200, b'{"forgotten":1}\n')
+    assert site.json("/api/nodes") == []
+    assert site.web.logbook.boots(MAC) == []
+    for ip, at in (("10.9.0.12", 100.0), ("10.9.0.13", 4999.0), ("127.64.0.9", 4999.0)):
+        site.nodes.record(Event(at, ip, "beacon", "ready", {"status": "ok"}))
+    assert site.ask("/api/nodes?older_than=3600", "DELETE", client=here).body == (
+        b'{"forgotten":1}\n'
+    )
+    assert site.ask("/api/nodes?state=played", "DELETE", client=here).body == (b'{"forgotten":1}\n')
+    assert [node["ip"] for node in site.json("/api/nodes")] == ["10.9.0.13"]
+
+
+def test_with_a_token_who_has_it_may_forget(site: Site) -> None:
+    token = b"a-token-of-many-letters"
+    web = dataclasses.replace(site.web, access=Access(lambda: token))
+    site.beacon(mac=MAC, phase="ready")
+
+    def forget(**headers: str) -> int:
+        path = f"/api/nodes/{MAC}"
+        return handle(web, Request("DELETE", path, {}, headers, b"", "127.0.0.1")).status
+
+    assert forget() == 401
+    assert forget(authorization="Bearer another") == 401
+    assert len(site.nodes) == 1
+    assert forget(authorization=f"Bearer {token.decode()}") == 200
+    assert len(site.nodes) == 0
+
+
+def test_a_note_and_maintenance(site: Site) -> None:
+    def put(key: str, client: str = "127.0.0.1", **query: str) -> int:
+        return handle(site.web, Request("PUT", f"/api/nodes/{key}", query, {}, b"", client)).status
+
+    assert put(MAC, note="x") == 404, "nothing was heard of it"
+    site.beacon(mac=MAC, phase="root", status="error", detail="no export")
+    assert put(MAC, client=IP, note="x") == 403
+    assert put(MAC) == 400
+    assert put(MAC, maintenance="yes") == 400
+    assert put("nosuch", note="x") == 404
+    assert put(MAC, note="disk ordered\x1b[31m\n" + "x" * 1000, maintenance="1") == 200
+    (row,) = site.json("/api/nodes")
+    assert row["maintenance"] is True
+    assert row["note"].startswith("disk ordered[31mxxx")
+    assert len(row["note"]) == NOTE_MAX
+    assert put(MAC, note="") == 200
+    (row,) = site.json("/api/nodes")
+    assert (row["note"], row["maintenance"]) == ("", True)
+    assert put(MAC, maintenance="0") == 200
+    assert site.json("/api/nodes")[0]["maintenance"] is False
+
+
+def test_another_sites_page_writes_no_note(site: Site) -> None:
+    site.beacon(mac=MAC, phase="ready")
+    headers = {"host": "127.0.0.1", "sec-fetch-site": "cross-site"}
+    request = Request("PUT", f"/api/nodes/{MAC}", {"note": "x"}, headers, b"", "127.0.0.1")
+    assert handle(site.web, request).status == 403
+
+
+def test_who_says_that_it_plays_is_no_machine_unless_it_is_listed(site: Site) -> None:
+    for ip in (IP, "10.9.0.12"):
+        headers = {"user-agent": "bootfarm-simulate"}
+        request = Request("GET", "/ltsp/amd64/lts.conf", {}, headers, b"", ip)
+        assert handle(site.web, request).status == 200
+        site.nodes.record(Event(4990.0, ip, "http", "transfer", {"file": "/ltsp/amd64/lts.conf"}))
+    assert [node["ip"] for node in site.json("/api/nodes")] == [IP]
+    assert [node["ip"] for node in site.json("/api/nodes?state=played")] == ["10.9.0.12"]
+
+
+def test_what_is_not_here_is_told_with_a_way_home(site: Site) -> None:
+    request = Request("GET", "/nothing", {}, {"accept": "text/html"}, b"", IP)
+    answer = handle(site.web, request)
+    assert answer.status == 404
+    assert isinstance(answer.body, bytes)
+    assert b'href="/"' in answer.body
+
+
+OPERATORS = ["/", "/nodes/x", "/api/nodes", "/api/events", "//api/time", "/metrics", "/logout"]
+
+
+@pytest.mark.parametrize("path", OPERATORS)
+def test_a_page_that_was_led_here_by_another_name_reads_nothing(site: Site, path: str) -> None:
+    answer = site.ask(path, headers={"host": "evil.example"})
+    assert answer.status == 421
+    assert site.ask(path, headers={"host": "10.9.0.1:8080"}).status == site.ask(path).status
+
+
+@pytest.mark.parametrize(
+    "path", ["/ltsp/amd64/lts.conf", "/ltsp/amd64/vmlinuz", "/api/time", "/healthz", "/livez"]
+)
+@pytest.mark.parametrize("host", ["evil.example", "", "?", None])
+def test_what_boots_asks_under_any_name(site: Site, path: str, host: str | None) -> None:
+    assert site.ask(path, headers={} if host is None else {"host": host}).status == 200
+
+
+def test_only_our_own_pages_and_programs_write(site: Site) -> None:
+    form = urlencode({"phase": "ready"}).encode()
+    for headers in (
+        {"host": "evil.example"},
+        {"host": "10.9.0.1", "origin": "https://evil.example"},
+        {"host": "10.9.0.1", "sec-fetch-site": "cross-site"},
+    ):
+        for path in ("/beacon", "/login"):
+            assert site.ask(path, "POST", body=form, headers=headers).status in (403, 421)
+    assert site.events == []
+    assert site.ask("/beacon", "POST", body=form, headers={"host": "10.9.0.1"}).status == 204
+
+
+def test_who_shows_the_token_may_use_any_name(site: Site) -> None:
+    web = dataclasses.replace(site.web, access=Access(lambda: b"0123456789abcdef"))
+    named = {"host": "scrape.example", "authorization": "Bearer 0123456789abcdef"}
+    assert handle(web, Request("GET", "/api/nodes", {}, named, b"", IP)).status == 200
+    for wrong in (
+        {**named, "authorization": "Bearer 0123456789abcdeg"},
+        {**named, "authorization": "Basic 0123456789abcdef"},
+        {"host": "scrape.example"},
+    ):
+        assert handle(web, Request("GET", "/api/nodes", {}, wrong, b"", IP)).status == 421
+
+
+def test_no_browser_reads_under_another_name_what_is_made_for_a_node(site: Site) -> None:
+    browser = {"host": "evil.example", "accept-encoding": "gzip, deflate"}
+    assert site.ask("/ltsp/amd64/lts.conf", headers=browser).status == 421
+    assert site.ask("/ltsp/amd64/vmlinuz", headers=browser).status == 200
+    assert site.ask("/ltsp/amd64/lts.conf", headers={**browser, "host": IP}).status == 200
+
+
+def test_an_address_that_changes_its_machine_within_a_connection_gets_no_lts_conf(
+    site: Site, tmp_path: Path
+) -> None:
+    """The neighbour table is flipped for a moment (attack F8)."""
+    head = "IP address HW type Flags HW address Mask Device\n"
+    other = "52:54:00:00:00:66"
+
+    def ask(now: str, before: str, path: str = "/ltsp/amd64/lts.conf") -> int:
+        (tmp_path / "arp").write_text(head + (f"{IP} 0x1 0x2 {now} * br0\n" if now else ""))
+        identifier = make_identifier(INVENTORY, {}, None, tmp_path / "arp")
+        web = dataclasses.replace(site.web, identifier=identifier)
+        return handle(web, Request("GET", path, {}, {}, b"", IP, before)).status
+
+    assert ask(MAC, MAC) == 200
+    assert ask(MAC, other) == 403
+    assert ask(MAC, other, "/ltsp/amd64/vmlinuz") == 200
+    assert ask(MAC, IP) == 200, "no neighbour when it connected"
+    assert ask("", MAC) == 200, "the table has forgotten it"
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"state": "redy"}, "state= is some of "),
+        ({"state": "ready,bootin"}, "not 'bootin'"),
+        ({"phase": "rooot"}, "phase= is one of "),
+        ({"sort": "nam"}, "sort= is one of "),
+        ({"cause": "token-expird"}, "cause= is a rule of docs/diagnosis.md"),
+        ({"limit": "-1"}, "limit= is a whole number"),
+        ({"limit": "\u0662"}, "limit= is a whole number"),
+    ],
+)
+def test_a_filter_that_is_none_gives_no_other_list(
+    site: Site, query: dict[str, str], says: str
+) -> None:
+    for path in ("/api/nodes", "/api/overview"):
+        answer = handle(site.web, Request("GET", path, query, {}, b"", IP))
+        assert answer.status == 400
+        assert isinstance(answer.body, bytes)
+        assert says in json.loads(answer.body)["error"]
+    fits = {"state": "ready,played", "phase": "root", "sort": "label.rack", "limit": "5"}
+    assert handle(site.web, Request("GET", "/api/nodes", fits, {}, b"", IP)).status == 200

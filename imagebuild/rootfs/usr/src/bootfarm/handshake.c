@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -27,15 +28,36 @@
 #define NBD_REP_ERR_UNKNOWN 0x80000006U
 #define NBD_INFO_EXPORT 0U
 
+/* Without a byte, and from the first to the last: a server that lies, or drips, holds no boot. */
 #define HANDSHAKE_SECONDS 10
+#ifndef WHOLE_HANDSHAKE_SECONDS
+#define WHOLE_HANDSHAKE_SECONDS 30
+#endif
+#define MAX_GO_REPLIES 16 /* an honest server sends one NBD_REP_INFO and the ACK */
 #define PEER_TIMEOUT_MS 20000U
+
+static time_t deadline; /* of the handshake under way, seconds of CLOCK_MONOTONIC */
+
+static time_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec;
+}
 
 static int read_all(int fd, void *buffer, size_t length)
 {
 	unsigned char *at = buffer;
 
 	while (length > 0) {
-		ssize_t got = recv(fd, at, length, 0);
+		ssize_t got;
+
+		if (now() >= deadline) {
+			errno = ETIMEDOUT;
+			return -1;
+		}
+		got = recv(fd, at, length, 0);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -121,7 +143,10 @@ static int open_by_name(int fd, const char *name, bool no_zeroes, struct export 
 
 	if (send_option(fd, NBD_OPT_EXPORT_NAME, name, (uint32_t)strlen(name)) < 0 ||
 	    read_all(fd, reply, sizeof(reply)) < 0 || (!no_zeroes && skip(fd, 124) < 0)) {
-		say("the server does not give export %s (%s)", name, strerror(errno));
+		int why = errno;
+
+		say("the server does not give export %s (%s)", name, strerror(why));
+		errno = why == ECONNRESET ? ENOENT : why;
 		return -1;
 	}
 	memcpy(&export->size, reply, 8);
@@ -136,16 +161,17 @@ static int read_go_reply(int fd, const char *name, struct export *export, bool *
 {
 	unsigned char head[20], info[12];
 	uint64_t magic;
-	uint32_t type, length;
+	uint32_t option, type, length;
 
 	if (read_all(fd, head, sizeof(head)) < 0)
 		return -1;
 	memcpy(&magic, head, 8);
+	memcpy(&option, head + 8, 4);
 	memcpy(&type, head + 12, 4);
 	memcpy(&length, head + 16, 4);
 	type = be32toh(type);
 	length = be32toh(length);
-	if (be64toh(magic) != NBD_REP_MAGIC || length > 65536) {
+	if (be64toh(magic) != NBD_REP_MAGIC || be32toh(option) != NBD_OPT_GO || length > 65536) {
 		errno = EPROTO;
 		return -1;
 	}
@@ -190,17 +216,21 @@ static int open_by_go(int fd, const char *name, struct export *export)
 	unsigned char data[4 + 4096 + 2];
 	uint32_t length = (uint32_t)strlen(name), wire = htobe32(length);
 	bool known = false;
-	int more;
 
 	memcpy(data, &wire, 4);
 	memcpy(data + 4, name, length);
 	memset(data + 4 + length, 0, 2); /* no information requests */
 	if (send_option(fd, NBD_OPT_GO, data, 4 + length + 2) < 0)
 		return -1;
-	do
-		more = read_go_reply(fd, name, export, &known);
-	while (more > 0);
-	return more;
+	for (int replies = 0; replies < MAX_GO_REPLIES; replies++) {
+		int more = read_go_reply(fd, name, export, &known);
+
+		if (more <= 0)
+			return more;
+	}
+	say("more than %d replies about export %s: that is no NBD server", MAX_GO_REPLIES, name);
+	errno = EPROTO;
+	return -1;
 }
 
 static int read_part(int fd, uint64_t offset, uint32_t length, unsigned char *into)
@@ -270,6 +300,7 @@ int open_export(const struct target *target, struct export *export)
 
 	if (fd < 0)
 		return -1;
+	deadline = now() + WHOLE_HANDSHAKE_SECONDS;
 	set_timeouts(fd, HANDSHAKE_SECONDS);
 	set_liveness(fd);
 	if (connect(fd, (const struct sockaddr *)&target->address, sizeof(target->address)) == 0 &&

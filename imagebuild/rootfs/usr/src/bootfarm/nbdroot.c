@@ -43,6 +43,10 @@
 #define CHECK_MS 15000
 #define BUSY_TRIES 50
 #define BUSY_MS 100
+/* Exit statuses of attach, for boot/nbd.sh; 1 is any other failure, 2 a wrong command line. */
+#define EXIT_REFUSED 3
+#define EXIT_NO_ANSWER 4
+#define EXIT_NO_EXPORT 5
 
 static void sleep_ms(long ms)
 {
@@ -241,6 +245,22 @@ static int take_device(struct watch *watch)
 	}
 }
 
+static int status_of(int error)
+{
+	switch (error) {
+	case ECONNREFUSED:
+		return EXIT_REFUSED;
+	case ETIMEDOUT:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return EXIT_NO_ANSWER;
+	case ENOENT:
+		return EXIT_NO_EXPORT;
+	default:
+		return 1;
+	}
+}
+
 static int attach(char **argv, int argc)
 {
 	static struct watch watch;
@@ -270,9 +290,11 @@ static int attach(char **argv, int argc)
 		int fd = open_export(&watch.target, export);
 
 		if (fd < 0 && watch.count == 0) {
+			int status = status_of(errno);
+
 			say("no export %s from %s port %s (%s)", argv[5], argv[3], argv[4],
 			    strerror(errno));
-			return 1;
+			return status;
 		}
 		if (fd < 0 || export->size != watch.export.size)
 			break; /* one connection is enough to go on with */

@@ -1,15 +1,18 @@
 # shellcheck shell=sh
 # What happens when a step fails. Sourced.
 
+FAILED_CAUSE=
 FAILED_WHAT=
 FAILED_EXPECTED=
 FAILED_CHECK=
 
-# fail WHAT EXPECTED CHECK: a step says what is wrong, and returns 1 after it.
+# fail CAUSE WHAT EXPECTED CHECK: a step says what is wrong, and returns 1 after it. CAUSE is one
+# word of server/causes.py; the rest is for people.
 fail() {
-    FAILED_WHAT=$1
-    FAILED_EXPECTED=$2
-    FAILED_CHECK=$3
+    FAILED_CAUSE=$1
+    FAILED_WHAT=$2
+    FAILED_EXPECTED=$3
+    FAILED_CHECK=$4
     return 1
 }
 
@@ -19,6 +22,7 @@ step() {
     FAILED_WHAT=
     until "$2"; do
         if [ -z "$FAILED_WHAT" ]; then
+            FAILED_CAUSE=step
             FAILED_WHAT="the step $2 failed"
             FAILED_EXPECTED="that it succeeds"
             FAILED_CHECK="the lines above"
@@ -37,7 +41,7 @@ tell_failure() {
     shout "FAILED in phase $1: $FAILED_WHAT"
     shout "  expected: $FAILED_EXPECTED"
     shout "  to check: $FAILED_CHECK"
-    report "$1" error "$FAILED_WHAT"
+    report "$1" error "$FAILED_WHAT" "$FAILED_CAUSE"
 }
 
 reboot_after() {

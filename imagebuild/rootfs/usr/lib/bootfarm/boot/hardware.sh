@@ -1,10 +1,13 @@
 # shellcheck shell=sh
 # Network cards that Linux sees and cannot use. Sourced.
 
-# nics_without_driver: a line for each PCI function of class 02 that no driver has taken.
+# nics_without_driver: a line for each PCI function of class 02 that no driver has taken. A server
+# has hundreds of functions: no process for each.
 nics_without_driver() {
     for pci in "$BOOTFARM_ROOT"/sys/bus/pci/devices/*; do
-        case $(cat "$pci/class" 2>/dev/null) in
+        pci_class=
+        { IFS= read -r pci_class <"$pci/class"; } 2>/dev/null
+        case $pci_class in
         0x02*)
             if [ ! -e "$pci/driver" ]; then
                 printf '%s vendor %s device %s\n' "${pci##*/}" "$(cat "$pci/vendor")" \
@@ -15,18 +18,17 @@ nics_without_driver() {
     done
 }
 
+# settle_cards: wait until a card without a driver is one for good. Nobody has waited for all
+# devices (patches/udev), and the one card that the root needs may be up before the others.
+settle_cards() {
+    if [ -n "$(nics_without_driver)" ] && [ -e "$BOOTFARM_ROOT/run/udev/control" ]; then
+        udevadm settle --timeout=10 || true
+    fi
+}
+
 # firmware_failures: the kernel's lines on firmware that it did not find.
 firmware_failures() {
     dmesg 2>/dev/null | grep -i firmware | grep -iE 'fail|not found|error -2|missing'
-}
-
-# total_mib: the machine's memory.
-total_mib() {
-    while read -r total_name total_kib _; do
-        if [ "$total_name" = MemTotal: ]; then
-            printf '%s\n' "$((total_kib / 1024))"
-        fi
-    done <"$BOOTFARM_ROOT/proc/meminfo"
 }
 
 # note_hardware: what the server is told of the machine with the first report.
@@ -35,10 +37,15 @@ note_hardware() {
     state_put serial "$(head -c 64 "$BOOTFARM_ROOT/sys/class/dmi/id/product_serial" 2>/dev/null)"
 }
 
-# kernel_and_cards: the kernel's version, and the cards that it has no driver for.
-kernel_and_cards() {
+# report_initramfs: the kernel's version, and the cards that it has no driver for.
+report_initramfs() {
     cards=$(nics_without_driver | tr '\n' ';')
-    printf '%s%s\n' "$(uname -r)" "${cards:+; no driver for: ${cards%;}}"
+    cards=${cards%;}
+    if [ -n "$cards" ]; then
+        report initramfs ok "$(uname -r); no driver for: $cards" no_driver "cards=$cards"
+    else
+        report initramfs ok "$(uname -r)"
+    fi
 }
 
 warn_of_nics_without_driver() {

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # This node's own flat lts.conf: from the server by HTTP, then by TFTP, else the image's. Sourced.
 
-# Each fetch_* writes the text to $1.
+# Each fetch_* writes the text to $1. It may hold secrets: all that is written here is root's alone.
 fetch_by_http() {
     http_get "/ltsp/$(state_get name)/lts.conf?mac=$(state_get mac)" 15 >"$1"
 }
@@ -18,7 +18,7 @@ fetch_from_image() {
 # try_source NAME FUNCTION: keeps what it gives, if that is a whole flat text.
 try_source() {
     rm -f "$BOOTFARM_STATE/lts.conf.new"
-    "$2" "$BOOTFARM_STATE/lts.conf.new" || return 1
+    (umask 077 && "$2" "$BOOTFARM_STATE/lts.conf.new") || return 1
     if ! flat_is_whole "$BOOTFARM_STATE/lts.conf.new"; then
         shout "the lts.conf from $1 is cut or no flat text (first line '# bootfarm lts.conf'," \
             "last line '# end'): not used"
@@ -37,15 +37,16 @@ get_ltsconf() {
             return 0
         fi
         say "no lts.conf from $(state_get server) yet, try $ltsconf_try of 3"
+        report ltsconf start "no lts.conf from $(state_get server) yet, try $ltsconf_try of 3"
         sleep 2
     done
     shout "no lts.conf from $(state_get server) (HTTP port $(state_get http), TFTP):" \
         "going on with the image's own"
     if try_source "the image" fetch_from_image; then
-        report ltsconf error "no lts.conf from the server: the image's own is used"
+        report ltsconf error "no lts.conf from the server: the image's own is used" own_ltsconf
         return 0
     fi
-    fail "no lts.conf from the server, and the image has none" \
+    fail no_ltsconf "no lts.conf from the server, and the image has none" \
         "/ltsp/$(state_get name)/lts.conf from $(state_get server)" \
         "http://$(state_get server):$(state_get http)/healthz"
 }
@@ -69,8 +70,13 @@ cmdline_settings() {
 
 # apply_cmdline_settings: they replace what lts.conf says, in the place that order gives them.
 apply_cmdline_settings() {
+    private_file "$BOOTFARM_STATE/settings"
+    private_file "$BOOTFARM_STATE/lts.conf.new"
     cmdline_settings >"$BOOTFARM_STATE/settings"
-    [ -s "$BOOTFARM_STATE/settings" ] || return 0
+    if [ ! -s "$BOOTFARM_STATE/settings" ]; then
+        rm -f "$BOOTFARM_STATE/lts.conf.new"
+        return 0
+    fi
     {
         echo '# bootfarm lts.conf'
         {

@@ -9,6 +9,7 @@ BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 . "$BOOTFARM_LIB/lib/cmdline.sh"
 . "$BOOTFARM_LIB/lib/flat.sh"
 . "$BOOTFARM_LIB/lib/state.sh"
+. "$BOOTFARM_LIB/lib/memory.sh"
 . "$BOOTFARM_LIB/boot/failure.sh"
 . "$BOOTFARM_LIB/boot/server.sh"
 . "$BOOTFARM_LIB/boot/hardware.sh"
@@ -25,14 +26,15 @@ report() {
 }
 
 bootfarm_mountroot() {
-    mkdir -p "$BOOTFARM_STATE"
+    private_directory "$BOOTFARM_STATE"
     cat "$BOOTFARM_ROOT/proc/sys/kernel/random/boot_id" >"$BOOTFARM_STATE/boot-id"
     step initramfs read_server
-    warn_of_nics_without_driver
     step network choose_nic
     step network ask_dhcp
+    settle_cards
+    warn_of_nics_without_driver
     note_hardware
-    report initramfs ok "$(kernel_and_cards)"
+    report_initramfs
     report network ok "$(state_get interface) $(state_get ip)"
     set_clock
     step ltsconf get_ltsconf
@@ -40,5 +42,6 @@ bootfarm_mountroot() {
     step root attach_root
     step root move_root_to_ram
     step root mount_overlay
-    report root ok "$(state_get root-mode)"
+    # shellcheck disable=SC2046 # a cause and its facts, a word each
+    report root ok "$(state_get root-mode)" $(state_get root-cause)
 }

@@ -21,19 +21,32 @@ bootif_mac() {
 # ethernet_nics: names of what may be a network card (bridges, loopback and the like are not).
 ethernet_nics() {
     for nic_path in "$BOOTFARM_ROOT"/sys/class/net/*; do
-        if [ -e "$nic_path/device" ] && [ "$(cat "$nic_path/type" 2>/dev/null)" = 1 ]; then
+        [ -e "$nic_path/device" ] || continue
+        nic_type=
+        { IFS= read -r nic_type <"$nic_path/type"; } 2>/dev/null
+        if [ "$nic_type" = 1 ]; then
             printf '%s\n' "${nic_path##*/}"
         fi
     done
 }
 
 nic_address() {
-    cat "$BOOTFARM_ROOT/sys/class/net/$1/address" 2>/dev/null
+    nic_read=
+    { IFS= read -r nic_read <"$BOOTFARM_ROOT/sys/class/net/$1/address"; } 2>/dev/null
+    printf '%s\n' "$nic_read"
+}
+
+# is_named NIC: udev has given it its lasting name. Nobody has waited for all devices
+# (patches/udev), and a card that is in use cannot be renamed any more.
+is_named() {
+    [ -e "$BOOTFARM_ROOT/run/udev/control" ] || return 0
+    { IFS= read -r nic_index <"$BOOTFARM_ROOT/sys/class/net/$1/ifindex"; } 2>/dev/null || return 1
+    [ -e "$BOOTFARM_ROOT/run/udev/data/n$nic_index" ]
 }
 
 nic_with_address() {
     for nic in $(ethernet_nics); do
-        if [ "$(nic_address "$nic")" = "$1" ]; then
+        if [ "$(nic_address "$nic")" = "$1" ] && is_named "$nic"; then
             printf '%s\n' "$nic"
             return 0
         fi
@@ -42,7 +55,9 @@ nic_with_address() {
 }
 
 has_carrier() {
-    [ "$(cat "$BOOTFARM_ROOT/sys/class/net/$1/carrier" 2>/dev/null)" = 1 ]
+    nic_carrier=
+    { IFS= read -r nic_carrier <"$BOOTFARM_ROOT/sys/class/net/$1/carrier"; } 2>/dev/null
+    [ "$nic_carrier" = 1 ]
 }
 
 # known_nics: "eth0 (52:54:…), eth1 (…)" for a message.
@@ -54,18 +69,18 @@ known_nics() {
     printf '%s\n' "${nic_list:-none}"
 }
 
-# wait_for SECONDS WHAT COMMAND...: polls, and says so every five seconds.
+# wait_for SECONDS WHAT COMMAND...: polls five times a second, and says so every five seconds.
 wait_for() {
-    wait_left=$(($1 * 2))
+    wait_left=$(($1 * 5))
     wait_what=$2
     shift 2
     until "$@"; do
         [ "$wait_left" -gt 0 ] || return 1
         wait_left=$((wait_left - 1))
-        if [ $((wait_left % 10)) -eq 0 ]; then
-            say "waiting for $wait_what ($((wait_left / 2)) s more)"
+        if [ $((wait_left % 25)) -eq 0 ]; then
+            say "waiting for $wait_what ($((wait_left / 5)) s more)"
         fi
-        sleep 0.5
+        sleep 0.2
     done
 }
 
@@ -86,7 +101,8 @@ nic_with_link() {
 
 choose_by_mac() {
     wait_for "$NIC_SECONDS" "network card $1" nic_with_address "$1" >/dev/null || {
-        fail "no network card with the address $1 (BOOTIF) appeared" \
+        warn_of_nics_without_driver
+        fail no_card "no network card with the address $1 (BOOTIF) appeared" \
             "the card that PXE used, with a driver; Linux has: $(known_nics)" \
             "cards without a driver: $(nics_without_driver | tr '\n' ';')"
         return 1
@@ -94,7 +110,7 @@ choose_by_mac() {
     nic=$(nic_with_address "$1")
     link_up "$nic"
     wait_for "$LINK_SECONDS" "link on $nic" has_carrier "$nic" || {
-        fail "$nic ($1) has no link" "carrier on the card that PXE used" \
+        fail no_link "$nic ($1) has no link" "carrier on the card that PXE used" \
             "cable, switch port, ip link show $nic"
         return 1
     }
@@ -102,7 +118,8 @@ choose_by_mac() {
 
 choose_by_link() {
     wait_for "$NIC_SECONDS" "any network card" any_nic || {
-        fail "there is no network card" "one with a driver" \
+        warn_of_nics_without_driver
+        fail no_card "there is no network card" "one with a driver" \
             "cards without a driver: $(nics_without_driver | tr '\n' ';')"
         return 1
     }
@@ -110,15 +127,21 @@ choose_by_link() {
         link_up "$nic"
     done
     wait_for "$LINK_SECONDS" "link on any card" nic_with_link >/dev/null || {
-        fail "no network card has a link" "carrier on one of: $(known_nics)" \
+        fail no_link "no network card has a link" "carrier on one of: $(known_nics)" \
             "cable, switch port"
         return 1
     }
     nic=$(nic_with_link)
 }
 
+# any_nic: there is one, and none that udev has not named yet.
 any_nic() {
-    [ -n "$(ethernet_nics)" ]
+    any_found=1
+    for nic in $(ethernet_nics); do
+        is_named "$nic" || return 1
+        any_found=0
+    done
+    return "$any_found"
 }
 
 choose_nic() {

@@ -1,9 +1,18 @@
 # shellcheck shell=sh
 # The root: a tmpfs over the squashfs, the read-only root visible as /rofs. Sourced.
 
+# overlay_options: how much of the memory the root's files may take (lib/memory.sh).
+overlay_options() {
+    if plan_memory "$BOOTFARM_STATE/lts.conf" "$(state_get image-mib || echo 0)"; then
+        printf 'mode=0755,size=%sm\n' "${memory_overlay:?}"
+    else
+        printf 'mode=0755\n'
+    fi
+}
+
 # mount_writable_root DIR: DIR/ro below a tmpfs at DIR/rw, as the new root.
 mount_writable_root() {
-    mount -t tmpfs -o mode=0755 tmpfs "$1/rw" || return 1
+    mount -t tmpfs -o "$(overlay_options)" tmpfs "$1/rw" || return 1
     mkdir "$1/rw/upper" "$1/rw/work" || return 1
     mount -t overlay -o "lowerdir=$1/ro,upperdir=$1/rw/upper,workdir=$1/rw/work" \
         overlay "${rootmnt:?}"
@@ -19,13 +28,15 @@ mount_overlay() {
     modprobe -a squashfs overlay
     mkdir -p "$overlay_dir/ro" "$overlay_dir/rw"
     mount -t squashfs -o ro "$overlay_device" "$overlay_dir/ro" || {
-        fail "cannot mount $overlay_device as squashfs" "an image that the builder made" \
+        fail no_squashfs "cannot mount $overlay_device as squashfs" \
+            "an image that the builder made" \
             "dmesg | tail; the image's manifest in the store"
         return 1
     }
     if ! mount_writable_root "$overlay_dir"; then
         umount "$overlay_dir/rw" "$overlay_dir/ro"
-        fail "cannot mount the overlay" "the module overlay in the initramfs" "dmesg | tail"
+        fail no_overlay "cannot mount the overlay" "the module overlay in the initramfs" \
+            "dmesg | tail"
         return 1
     fi
     mkdir -p "$rootmnt/rofs"

@@ -26,7 +26,7 @@ image_name() {
 
 read_server() {
     server_nbdroot=$(cmdline_value nbdroot) || {
-        fail "the kernel command line has no nbdroot=" \
+        fail command_line "the kernel command line has no nbdroot=" \
             "nbdroot=<server's IPv4>:/opt/ltsp/<image>" \
             "the boot loader's menu (grub.cfg, as the server renders it)"
         return 1
@@ -35,7 +35,7 @@ read_server() {
     server_export=${server_nbdroot#*:}
     if ! is_ipv4 "$server_ip" || [ "$server_export" = "$server_nbdroot" ] ||
         [ -z "$server_export" ]; then
-        fail "nbdroot=$server_nbdroot cannot be read" \
+        fail command_line "nbdroot=$server_nbdroot cannot be read" \
             "nbdroot=<server's IPv4>:/opt/ltsp/<image>" \
             "the boot loader's menu (grub.cfg, as the server renders it)"
         return 1
@@ -43,7 +43,7 @@ read_server() {
     server_nbd=$(cmdline_value nbdport) || server_nbd=10809
     server_http=$(cmdline_value bootfarm.http) || server_http=8080
     if ! is_port "$server_nbd" || ! is_port "$server_http"; then
-        fail "nbdport=$server_nbd or bootfarm.http=$server_http is no port" \
+        fail command_line "nbdport=$server_nbd or bootfarm.http=$server_http is no port" \
             "a number from 1 to 65535" "KERNEL_CMDLINE in lts.conf, the image's cmdline"
         return 1
     fi

@@ -2,11 +2,11 @@
 # DNS_SERVER and SEARCH_DOMAIN (several, with blanks or commas), else DHCP's. Sourced.
 
 dns_servers() {
-    { flat_get "$FLAT" DNS_SERVER || dhcp_get dns; } | tr ',\t' '  '
+    flat_words "$(flat_get "$FLAT" DNS_SERVER || dhcp_get dns)"
 }
 
 dns_search() {
-    { flat_get "$FLAT" SEARCH_DOMAIN || dhcp_get search || dhcp_get domain; } | tr ',\t' '  '
+    flat_words "$(flat_get "$FLAT" SEARCH_DOMAIN || dhcp_get search || dhcp_get domain)"
 }
 
 # For systemd-resolved, which owns /etc/resolv.conf where it is a link to its own.

@@ -19,7 +19,7 @@ fstab_options() {
         ;;
     esac
     case $1 in
-    /dev/*)
+    /dev/* | UUID=* | LABEL=* | PARTUUID=* | PARTLABEL=* | ID=*)
         if has_option "$fstab_added" nofail &&
             ! has_option "$fstab_added" x-systemd.device-timeout; then
             fstab_added=$fstab_added,x-systemd.device-timeout=30s

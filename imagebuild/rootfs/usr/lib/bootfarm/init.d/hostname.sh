@@ -4,6 +4,7 @@
 # clean_hostname TEXT: lower case, only what a host name may hold (RFC 1123), 63 at most; fails
 # if nothing is left. A trailing domain stays.
 clean_hostname() {
+    [ -n "$1" ] || return 1
     hostname_text=$(printf '%s' "$1" | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9.-' '-' | cut -c 1-63)
     while :; do
         case $hostname_text in
@@ -20,10 +21,10 @@ clean_hostname() {
 # the IP, or the MAC without colons.
 hostname_from_base() {
     hostname_base=$(flat_get "$FLAT" HOSTNAME_BASE) || hostname_base=
-    hostname_extra=$(flat_get "$FLAT" HOSTNAME_EXTRA | tr '[:upper:]' '[:lower:]')
+    hostname_extra=$(flat_get "$FLAT" HOSTNAME_EXTRA)
     [ -n "$hostname_base$hostname_extra" ] || return 1
     case $hostname_extra in
-    mac) hostname_extra=$(state_get mac | tr -d :) ;;
+    [Mm][Aa][Cc]) hostname_extra=$(state_get mac | tr -d :) ;;
     *)
         hostname_extra=$(state_get ip)
         hostname_extra=${hostname_extra##*.}

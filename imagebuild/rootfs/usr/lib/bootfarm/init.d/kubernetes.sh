@@ -37,7 +37,20 @@ make_static_pods_directory() {
     [ ! -x "$BOOTFARM_ROOT/usr/bin/kubelet" ] || mkdir -p "$BOOTFARM_ROOT/etc/kubernetes/manifests"
 }
 
+# A cluster that was made on a machine with systemd-resolved tells every kubelet to give its pods
+# /run/systemd/resolve/resolv.conf (kubeadm does so by itself): without it no pod starts on a node
+# that says Ready. kubelet-config does the same for other paths, once they are known.
+link_resolv_conf() {
+    for resolved in /usr/lib/systemd/systemd-resolved /lib/systemd/systemd-resolved; do
+        [ ! -x "$BOOTFARM_ROOT$resolved" ] || return 0
+    done
+    [ ! -e "$BOOTFARM_ROOT/run/systemd/resolve/resolv.conf" ] || return 0
+    mkdir -p "$BOOTFARM_ROOT/run/systemd/resolve"
+    ln -sfn /etc/resolv.conf "$BOOTFARM_ROOT/run/systemd/resolve/resolv.conf"
+}
+
 apply_kubernetes() {
+    link_resolv_conf
     link_cni_plugins
     make_static_pods_directory
     set_cgroup_driver

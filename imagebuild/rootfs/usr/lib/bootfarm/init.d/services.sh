@@ -12,24 +12,26 @@ networking NetworkManager nfs-kernel-server nfs-server open-iscsi polkit polkitd
 smartmontools snapd ssh systemd-logind ufw unattended-upgrades ureadahead whoopsie \
 wpa_supplicant"
 
-# Names that mean the same service.
-service_names() {
+# keep_service NAME: it and its other names stand in $services_kept, between blanks, from now on.
+# No forks here and below: on a slow core one for each name costs seconds.
+keep_service() {
     case ${1%.service} in
-    dbus-org.freedesktop.login1 | systemd-logind) echo dbus-org.freedesktop.login1 systemd-logind ;;
-    polkit | polkitd) echo polkit polkitd ;;
-    ssh | sshd) echo ssh sshd ;;
-    nfs-kernel-server | nfs-server) echo nfs-kernel-server nfs-server ;;
-    *) printf '%s\n' "${1%.service}" ;;
+    dbus-org.freedesktop.login1 | systemd-logind)
+        services_kept="$services_kept dbus-org.freedesktop.login1 systemd-logind "
+        ;;
+    polkit | polkitd) services_kept="$services_kept polkit polkitd " ;;
+    ssh | sshd) services_kept="$services_kept ssh sshd " ;;
+    nfs-kernel-server | nfs-server)
+        services_kept="$services_kept nfs-kernel-server nfs-server "
+        ;;
+    *) services_kept="$services_kept ${1%.service} " ;;
     esac
 }
 
-# is_kept NAME: it, or another name of it, stands in KEEP_SYSTEM_SERVICES.
 is_kept() {
-    for service_kept in $SERVICES_KEPT; do
-        for service_name in $(service_names "$service_kept"); do
-            [ "$service_name" = "$1" ] && return 0
-        done
-    done
+    case $services_kept in
+    *" ${1%.service} "*) return 0 ;;
+    esac
     return 1
 }
 
@@ -55,14 +57,25 @@ is_wanted_by_vendor() {
     return 1
 }
 
+# collect FILE...: those that are there (a pattern without a match is not) go away at the end.
+collect() {
+    for service_file; do
+        if [ -e "$service_file" ] || [ -L "$service_file" ]; then
+            services_links="$services_links$service_file
+"
+        fi
+    done
+}
+
 # disable_unit UNIT: not started at boot, but by hand if one likes; masked only where the links
 # that start it are not ours to remove.
 disable_unit() {
     unit_exists "$1" || return 0
-    rm -f "$BOOTFARM_ROOT"/etc/systemd/system/*.wants/"$1" \
+    collect "$BOOTFARM_ROOT"/etc/systemd/system/*.wants/"$1" \
         "$BOOTFARM_ROOT"/etc/systemd/system/*.requires/"$1"
     if is_wanted_by_vendor "$1"; then
-        ln -sf /dev/null "$BOOTFARM_ROOT/etc/systemd/system/$1"
+        services_masked="$services_masked$BOOTFARM_ROOT/etc/systemd/system/$1
+"
     fi
 }
 
@@ -73,19 +86,41 @@ remove_service() {
         for service_suffix in service socket timer path; do
             disable_unit "$1.$service_suffix"
         done
-        rm -f "$BOOTFARM_ROOT"/etc/rc[0-6S].d/S[0-9][0-9]"$1"
+        collect "$BOOTFARM_ROOT"/etc/rc[0-6S].d/S[0-9][0-9]"$1"
         ;;
     esac
 }
 
-apply_services() {
-    SERVICES_KEPT=$(flat_get "$FLAT" KEEP_SYSTEM_SERVICES | tr ',' ' ')
-    services_removed="$DEFAULT_REMOVED_SERVICES $(flat_get "$FLAT" RM_SYSTEM_SERVICES | tr ',' ' ')"
+# take_away: what was collected, by one rm; the few masks one by one.
+take_away() {
     set -f
+    service_ifs=$IFS
+    IFS='
+'
+    # shellcheck disable=SC2086 # one a line
+    [ -z "$services_links" ] || rm -f -- $services_links
+    for service_file in $services_masked; do
+        ln -sf /dev/null "$service_file"
+    done
+    IFS=$service_ifs
+    set +f
+}
+
+apply_services() {
+    services_kept=
+    services_links=
+    services_masked=
+    services_wanted=$(flat_words "$(flat_get "$FLAT" KEEP_SYSTEM_SERVICES)")
+    services_removed="$DEFAULT_REMOVED_SERVICES $(flat_words "$(flat_get "$FLAT" RM_SYSTEM_SERVICES)")"
+    set -f
+    # shellcheck disable=SC2086
+    set -- $services_wanted
+    for service; do keep_service "$service"; done
     # shellcheck disable=SC2086
     set -- $services_removed
     set +f
-    for service in "$@"; do
-        is_kept "${service%.service}" || remove_service "$service"
+    for service; do
+        is_kept "$service" || remove_service "$service"
     done
+    take_away
 }

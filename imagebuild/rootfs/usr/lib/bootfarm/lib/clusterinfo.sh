@@ -1,11 +1,22 @@
 # shellcheck shell=sh
 # The cluster-info ConfigMap in kube-public, which anyone may read: the cluster's CA and, for each
-# bootstrap token, a signature of it (JWS, RFC 7515, with detached content). Sourced after kube.sh.
+# bootstrap token, a signature of it (jws.sh). Sourced after kube.sh and jws.sh.
 
 # cluster_info_field FILE KEY: a string of the ConfigMap's data, still JSON-escaped.
 cluster_info_field() {
     grep -o "\"$2\":\"\([^\"\\\\]\|\\\\.\)*\"" "$1" | head -n 1 | cut -d : -f 2- |
         sed 's/^"//;s/"$//'
+}
+
+# cluster_info_kubeconfig FILE: the kubeconfig, byte by byte what was signed. Escapes that Go
+# writes are undone; others are left, and the signature will not fit.
+cluster_info_kubeconfig() {
+    info_backslash=$(printf '\001')
+    info_escaped=$(cluster_info_field "$1" kubeconfig)
+    printf '%s' "$info_escaped" |
+        sed -e "s/\\\\\\\\/$info_backslash/g" -e 's/\\"/"/g' -e 's/\\t/	/g' \
+            -e 's/\\u003c/</g;s/\\u003e/>/g;s/\\u0026/\&/g' -e 's/\\n/\
+/g' -e "s/$info_backslash/\\\\/g"
 }
 
 # cluster_info_ca FILE OUTPUT: the CA certificate as PEM.
@@ -24,6 +35,13 @@ cluster_info_server() {
 # has_signature FILE TOKENID
 has_signature() {
     [ -n "$(cluster_info_field "$1" "jws-kubeconfig-$2")" ]
+}
+
+# is_signed_with FILE TOKEN DIR: who wrote it knows the token's secret half.
+is_signed_with() {
+    cluster_info_kubeconfig "$1" >"$3/signed"
+    [ -s "$3/signed" ] &&
+        [ "$(cluster_info_field "$1" "jws-kubeconfig-${2%%.*}")" = "$(detached_jws "$2" "$3/signed")" ]
 }
 
 # ca_hash PEM: as kubeadm pins it, sha256:<hex> of the public key's SubjectPublicKeyInfo.

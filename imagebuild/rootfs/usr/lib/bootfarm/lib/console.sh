@@ -7,6 +7,12 @@ say() {
     printf 'bootfarm: %s\n' "$*"
 }
 
+# mask_tokens: standard input, the secret halves of bootstrap tokens left out. For words that are
+# shown, or that go to another program as arguments.
+mask_tokens() {
+    sed 's/\([a-z0-9]\{6\}\)\.[a-z0-9]\{16\}/\1.(secret)/g'
+}
+
 # The consoles that the kernel writes to, as paths; /dev/console is only the last of them.
 consoles() {
     # shellcheck disable=SC2013 # words are what it holds

@@ -33,6 +33,16 @@ flat_get() {
     return 1
 }
 
+# flat_words TEXT: its words, which blanks or commas are between, with one blank between them.
+flat_words() (
+    IFS=', 	'
+    set -f
+    # shellcheck disable=SC2086
+    set -- $1
+    IFS=' '
+    printf '%s\n' "$*"
+)
+
 # flat_is_true FILE KEY: LTSP's booleans.
 flat_is_true() {
     case $(flat_get "$1" "$2") in

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # What this boot knows about itself: one small file a fact below /run/bootfarm. Sourced.
 #
-#   server http name export mac interface ip boot-id lts.conf lts.conf-from root-mode dhcp
+#   server http name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
 #   memory serial
 
 BOOTFARM_ROOT=${BOOTFARM_ROOT-}
@@ -13,6 +13,18 @@ state_get() {
     [ -r "$BOOTFARM_STATE/$1" ] || return 1
     IFS= read -r state_value <"$BOOTFARM_STATE/$1" || [ -n "$state_value" ] || return 1
     printf '%s\n' "$state_value"
+}
+
+# private_directory DIR: root's alone, for what may hold secrets.
+private_directory() {
+    mkdir -p "$1"
+    chmod 700 "$1"
+}
+
+# private_file FILE: empty, root's alone before anything is written into it.
+private_file() {
+    rm -f "$1"
+    (umask 077 && : >"$1")
 }
 
 state_put() {

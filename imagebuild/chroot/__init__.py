@@ -1,0 +1,1 @@
+"""Work inside the root of a node image: packages, patches, settings, kernel, what it holds."""

@@ -1,0 +1,1 @@
+"""The recipe: YAML read into frozen data, and packed for the stages."""

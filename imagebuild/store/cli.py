@@ -1,0 +1,354 @@
+"""`bootfarm images`: the images of a store. The container has this command, too."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imagebuild.errors import BuildError
+from imagebuild.store.compare import compare_images
+from imagebuild.store.images import CURRENT, Image, Store
+from imagebuild.store.inuse import GRACE_SECONDS, read_in_use
+from imagebuild.store.shown import (
+    WIDTH,
+    as_json,
+    describe,
+    describe_whole,
+    format_size,
+    render_difference,
+    render_image,
+    render_list,
+    short_name,
+)
+
+STORE_OPTION = click.option(
+    "--store",
+    "store_path",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: Path(os.environ.get("BOOTFARM_STORE", "store")),
+    show_default="$BOOTFARM_STORE, else ./store",
+    help="The directory of images.",
+)
+STATE_OPTION = click.option(
+    "--state",
+    "states",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    envvar="BOOTFARM_STATE",
+    help="State directory of a server of this store; may be repeated. [$BOOTFARM_STATE]",
+)
+NO_SERVER_OPTION = click.option(
+    "--no-server", is_flag=True, help="No server serves this store: no node reads it."
+)
+JSON_OPTION = click.option("--json", "as_data", is_flag=True, help="As JSON, for scripts.")
+_MINUTES = f"{GRACE_SECONDS / 60:.0f}"
+
+
+class Pointing(click.Group):
+    """A group that knows which of its verbs people look for in another one.
+
+    elsewhere: verb to the group that has it.
+    """
+
+    def __init__(self, *args: Any, elsewhere: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.elsewhere = dict(elsewhere or {})
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb = args[0] if args else ""
+        if verb in self.elsewhere and verb not in self.commands:
+            other = f"bootfarm {self.elsewhere[verb]} {verb}"
+            ctx.fail(f"No such command {verb!r}. Did you mean `{other}`?")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    "images",
+    cls=Pointing,
+    elsewhere=dict.fromkeys(("build", "push", "extract"), "container"),
+)
+def images_group() -> None:
+    """List, compare, tag, roll back and remove the images of a store.
+
+    An IMAGE is NAME (its `current`), NAME:TAG or NAME@DIGEST; the first 12
+    digits of a digest are enough. `bootfarm container` builds and pushes the
+    container that carries one.
+    """
+
+
+def open_store(path: Path) -> Store:
+    """The store; BuildError where there is none, or something else."""
+    hint = "`bootfarm build` makes one; --store or BOOTFARM_STORE says where it is"
+    if not path.is_dir():
+        raise BuildError(f"there is no store {path}", hint=hint)
+    try:
+        strange = not (path / "images").is_dir() and any(
+            not name.startswith(".") and name != "tmp" for name in os.listdir(path)
+        )
+    except OSError as error:
+        raise BuildError(f"cannot read the store {path}: {error.strerror}") from None
+    if strange:
+        raise BuildError(f"{path} is no store: it has no directory `images`", hint=hint)
+    return Store(path)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+
+
+def _read_spared(states: Sequence[Path], no_server: bool) -> frozenset[str] | None:
+    """Digests that nodes read, or did lately; None where nobody said."""
+    if not states and not no_server:
+        return None
+    now = time.time()
+    return frozenset(digest for state in states for digest in read_in_use(state).spared(now))
+
+
+def _is_in_use(image: Image, spared: frozenset[str] | None) -> bool | None:
+    return None if spared is None else image.digest in spared
+
+
+@images_group.command("list")
+@STORE_OPTION
+@STATE_OPTION
+@NO_SERVER_OPTION
+@JSON_OPTION
+def list_command(
+    store_path: Path, states: tuple[Path, ...], no_server: bool, as_data: bool
+) -> None:
+    """Show every image, its tags and sizes.
+
+    With --json also when it was published, and (where --state says) whether
+    nodes read it.
+    """
+    store = open_store(store_path)
+    images = store.images()
+    if as_data:
+        spared = _read_spared(states, no_server)
+        found = [describe(image, _is_in_use(image, spared)) for image in images]
+        click.echo(json.dumps(found, indent=2))
+        return
+    for line in render_list(images, _columns()):
+        click.echo(line)
+    many = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+    click.echo(f"{many}; the store takes {format_size(store.size())}")
+
+
+@images_group.command("show")
+@STORE_OPTION
+@STATE_OPTION
+@NO_SERVER_OPTION
+@JSON_OPTION
+@click.option("--packages", is_flag=True, help="Its packages and their versions, too.")
+@click.argument("image")
+def show_command(
+    store_path: Path,
+    states: tuple[Path, ...],
+    no_server: bool,
+    as_data: bool,
+    packages: bool,
+    image: str,
+) -> None:
+    """Show what IMAGE is: kernel, versions, sizes, tags, whether nodes read it.
+
+    \b
+    bootfarm images show amd64
+    bootfarm images show amd64@0123456789ab --packages
+    """
+    found = open_store(store_path).get(*parse_reference(image))
+    in_use = _is_in_use(found, _read_spared(states, no_server))
+    if as_data:
+        click.echo(json.dumps(describe_whole(found, in_use), indent=2))
+        return
+    for line in render_image(found, in_use, packages=packages, width=_columns()):
+        click.echo(line)
+
+
+@images_group.command("diff")
+@STORE_OPTION
+@JSON_OPTION
+@click.option("--all", "everything", is_flag=True, help="Every line, not the first 20 of a kind.")
+@click.argument("old")
+@click.argument("new")
+def diff_command(store_path: Path, as_data: bool, everything: bool, old: str, new: str) -> None:
+    """Show what changed from image OLD to NEW: packages, files, kernel, size.
+
+    Files are compared by rootfs.list: type, mode, owner, size, target.
+
+    \b
+    bootfarm images diff amd64:previous amd64
+    """
+    store = open_store(store_path)
+    one, two = (store.get(*parse_reference(text)) for text in (old, new))
+    found = compare_images(one, two)
+    if as_data:
+        click.echo(json.dumps(as_json(found, one, two), indent=2))
+        return
+    width = _columns() if sys.stdout.isatty() else None
+    for line in render_difference(one, two, found, everything=everything, width=width):
+        click.echo(line.encode("utf-8", "replace").decode())
+
+
+@images_group.command("tag")
+@STORE_OPTION
+@click.argument("image")
+@click.argument("tag")
+def tag_command(store_path: Path, image: str, tag: str) -> None:
+    """Let TAG name IMAGE. Moving `current` keeps what it named as `previous`."""
+    tagged = open_store(store_path).tag(*parse_reference(image), tag)
+    click.echo(f"{tagged.name}:{tag} is {tagged.digest}")
+
+
+@images_group.command("rollback")
+@STORE_OPTION
+@click.argument("name")
+def rollback_command(store_path: Path, name: str) -> None:
+    """Swap NAME's `current` and `previous`."""
+    image = open_store(store_path).rollback(name)
+    click.echo(f"{image.name}:{CURRENT} is {image.digest}")
+
+
+@images_group.command("rm")
+@STORE_OPTION
+@STATE_OPTION
+@NO_SERVER_OPTION
+@click.option(
+    "--force", is_flag=True, help="Also `current`, an image with tags, one that nodes read."
+)
+@click.argument("image")
+def rm_command(
+    store_path: Path, states: tuple[Path, ...], no_server: bool, force: bool, image: str
+) -> None:
+    """Remove the tag NAME:TAG, or the image NAME@DIGEST itself.
+
+    Refused without --force: the tag `current`, which machines boot; an image
+    that a tag names; one that nodes are attached to, or were in the last 10
+    minutes, as the server's state directory says.
+
+    \b
+    bootfarm images rm amd64:canary
+    bootfarm images rm amd64@0123456789ab --state /var/lib/bootfarm
+    """
+    name, reference = parse_reference(image)
+    if reference == CURRENT and ":" not in image:
+        raise BuildError(
+            f"{image!r}: which one?", hint=f"{name}:TAG removes a tag, {name}@DIGEST an image"
+        )
+    store = open_store(store_path)
+    found = store.get(name, reference)
+    if not force:
+        _refuse_removal(found, reference, states, no_server)
+    removed = store.remove(name, reference, force=force)
+    if reference in removed.tags:
+        click.echo(f"removed the tag {name}:{reference} of {removed.digest}")
+    else:
+        click.echo(f"removed {name}@{removed.digest} ({format_size(removed.size)})")
+
+
+def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_server: bool) -> None:
+    """BuildError where somebody would miss it."""
+    if reference in image.tags:
+        if reference == CURRENT:
+            raise BuildError(
+                f"{image.name}:{CURRENT} is what machines boot: without it those that ask for"
+                f" {image.name} get no image",
+                hint=f"`bootfarm images tag {image.name}@DIGEST {CURRENT}` moves it to another"
+                " image; --force takes it away",
+            )
+        return
+    if image.tags:
+        return  # the store says so, in its words
+    spared = _read_spared(states, no_server)
+    if spared is None:
+        raise BuildError(
+            f"cannot tell whether nodes still read {short_name(image)}",
+            hint="give --state DIR as `bootfarm serve` has it, --no-server if there is none, or"
+            " --force",
+        )
+    if image.digest in spared:
+        raise BuildError(
+            f"nodes read {short_name(image)}, or did in the last {_MINUTES} minutes",
+            hint="reboot them into another image first; with --force they cannot attach to it"
+            " again",
+        )
+
+
+@images_group.command("gc")
+@STORE_OPTION
+@STATE_OPTION
+@NO_SERVER_OPTION
+@click.option(
+    "--in-use", "in_use", multiple=True, help="A digest that nodes still read; may be repeated."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, and how much; remove nothing.")
+def gc_command(
+    store_path: Path,
+    states: tuple[Path, ...],
+    no_server: bool,
+    in_use: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Remove images without tags, and what interrupted writers left.
+
+    Spares what nodes are attached to, or were in the last 10 minutes, as the server's
+    state directory says.
+
+    \b
+    bootfarm images gc --state /var/lib/bootfarm --dry-run
+    """
+    spared = _read_spared(states, no_server)
+    if spared is None:
+        raise BuildError(
+            "cannot tell which images nodes still read",
+            hint="give --state DIR as `bootfarm serve` has it, or --no-server if there is none",
+        )
+    spared |= set(in_use)
+    store = open_store(store_path)
+    if dry_run:
+        for image in store.images():
+            if not image.tags and image.digest in spared:
+                click.echo(
+                    f"would keep {image.name}@{image.digest} ({format_size(image.size)}):"
+                    " nodes read it"
+                )
+    collected = store.collect_garbage(spared, dry_run=dry_run)
+    removed = "would remove" if dry_run else "removed"
+    for image in collected.images:
+        click.echo(f"{removed} {image.name}@{image.digest} ({format_size(image.size)})")
+    if collected.abandoned:
+        click.echo(f"{removed} {collected.abandoned} directories of interrupted writers")
+    freed = format_size(collected.freed)
+    freed = f"would free {freed} ({collected.freed} bytes)" if dry_run else f"freed {freed}"
+    click.echo(f"{freed}; the store takes {format_size(store.size())}")
+
+
+@images_group.command("import")
+@STORE_OPTION
+@click.option("--tag", "tags", multiple=True, help="Instead of `current`; may be repeated.")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def import_command(store_path: Path, directory: Path, tags: tuple[str, ...]) -> None:
+    """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file."""
+    image = Store(store_path).import_image(directory, tags=tags or (CURRENT,))
+    click.echo(f"{image.name}@{image.digest}")
+
+
+def parse_reference(text: str) -> tuple[str, str]:
+    """`name`, `name:tag` or `name@digest` to (name, tag or digest)."""
+    for separator in "@:":
+        name, found, reference = text.partition(separator)
+        if found:
+            if not reference:
+                raise BuildError(f"{text!r}: nothing after the {separator}")
+            return name, reference
+    return text, CURRENT
+
+
+COMMANDS: list[click.Command] = [images_group]

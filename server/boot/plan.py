@@ -1,0 +1,290 @@
+"""What a node gets: decided here, from (node, its lts.conf and image, farm), and nowhere else."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from imagebuild.store.images import Image
+from server.errors import ServerError
+from server.farm.extras import IMAGES
+from server.ltsconf import LtsConf, NodeId, render_flat
+from server.ltsconf.cmdline import OTHER_WAY, explain_ipxe
+
+CURRENT = "current"
+NBD_PORT = 10809
+CMDLINE_MAX = 2047
+"""Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""
+BOOTIF_LENGTH = len(" BOOTIF=01-00-00-00-00-00-00")
+_PREFIX = re.compile(r"[0-9a-f]{12,64}")
+
+
+class PlanError(ServerError):
+    """One node has no plan; others are not concerned."""
+
+
+@dataclass(frozen=True)
+class Farm:
+    """What of farm.yaml and of the server's sockets stands in a node's plan.
+
+    address: of the server, as this node reaches it. loader: that machines are given.
+    """
+
+    address: str
+    http_port: int = 8080
+    nbd_port: int = NBD_PORT
+    cmdline: tuple[str, ...] = ()
+    on_error: str = "shell"
+    loader: str = "ipxe"
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """What one node boots.
+
+    reference: how lts.conf asked for the image, as `amd64:current`. export: the
+    NBD export's name, bound to the digest. cmdline: kernel arguments in order,
+    BOOTIF aside (only the loader knows the card that it booted from); each is one
+    argument as the kernel understands it, blanks included. values: the node's
+    resolved lts.conf; flat: the text of it.
+    """
+
+    node: NodeId
+    image: Image
+    reference: str
+    export: str
+    cmdline: tuple[str, ...]
+    values: Mapping[str, str]
+    flat: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A machine that has a plan, and boots it only when a person says so."""
+
+    plan: BootPlan
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unplanned:
+    """A machine without a plan, and the error that says why."""
+
+    node: NodeId
+    error: ServerError
+
+    @property
+    def reason(self) -> str:
+        """What happened and what to do, on one line."""
+        return self.error.one_line()
+
+    @property
+    def cause(self) -> str:
+        """One of server.causes' words for plans."""
+        return self.error.cause
+
+
+Decision = BootPlan | Held | Unplanned
+"""What a machine boots, or what keeps it from booting."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The lts.conf that counts for one node, and the image that the node boots.
+
+    reference: how lts.conf asked for the image, in full words, as `amd64:current`.
+    """
+
+    conf: LtsConf
+    image: Image
+    reference: str
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """The lowest layer below lts.conf: the image's `lts_defaults`, which cannot name an
+        image."""
+        return drop_image(self.image.manifest.lts_defaults)
+
+
+def drop_image(defaults: Mapping[str, str]) -> dict[str, str]:
+    """An image's `lts_defaults` without IMAGE: an image does not say which image is booted."""
+    return {key: value for key, value in defaults.items() if key != "IMAGE"}
+
+
+def export_name(image: Image) -> str:
+    """The NBD export of exactly this image."""
+    return f"/{IMAGES}{image.name}@{image.digest}"
+
+
+def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
+    """Decide what `node` boots; pure. Raises PlanError in words fit for the node's console.
+
+    settled: its lts.conf and image, as boot.settlement.settle finds them.
+    """
+    image = settled.image
+    values = settled.conf.resolve(node, settled.defaults)
+    cmdline = _make_cmdline(image, farm, values.get("KERNEL_CMDLINE", ""))
+    return BootPlan(
+        node=node,
+        image=image,
+        reference=settled.reference,
+        export=export_name(image),
+        cmdline=cmdline,
+        values=values,
+        flat=render_flat(values),
+    )
+
+
+def check_boot(node: NodeId, settled: Settled, farm: Farm) -> None:
+    """Raises what `plan_boot` would, and makes no plan: a third of its work.
+
+    Also what the loader's menu would say instead of booting: a command line that iPXE
+    cannot be given.
+    """
+    values = settled.conf.resolve(node, settled.defaults)
+    words = _make_cmdline(settled.image, farm, values.get("KERNEL_CMDLINE", ""))
+    for word in words if farm.loader == "ipxe" else ():
+        if (why := explain_ipxe(word)) is not None:
+            hint = f"{OTHER_WAY}; `loader: grub` in farm.yaml says that machines boot by GRUB"
+            raise PlanError(f"KERNEL_CMDLINE: {why}", hint=hint, cause="command_line")
+
+
+def choose_image(
+    wanted: str, images: Sequence[Image], default_image: str | None, name: str | None = None
+) -> tuple[Image, str]:
+    """The image that an IMAGE value means, and the same in full words.
+
+    wanted: `name`, `name:tag`, `name@digest`, `:tag`, or "" for what the other
+    arguments say. Raises PlanError, which lists what there is.
+    """
+    names = sorted({image.name for image in images})
+    if not names:
+        raise PlanError(
+            "the store holds no image",
+            hint="build one (bootfarm build) or import one",
+            cause="no_image",
+        )
+    head, separator, rest = _split_reference(wanted)
+    chosen = head or _default_name(names, default_image, name)
+    if chosen not in names:
+        raise PlanError(
+            f"IMAGE {wanted!r}: there is no image {chosen!r}"
+            if head
+            else f"default_image: there is no image {chosen!r}",
+            hint=f"{_meant(chosen, names)}the store has: {', '.join(names)}",
+            cause="no_image",
+        )
+    mine = [image for image in images if image.name == chosen]
+    if separator == "@":
+        found = [
+            image for image in mine if _PREFIX.fullmatch(rest) and image.digest.startswith(rest)
+        ]
+        if len(found) != 1:
+            digests = ", ".join(image.digest[:12] for image in mine)
+            raise PlanError(
+                f"IMAGE {wanted!r}: {chosen} has no image with that digest",
+                hint=f"it has: {digests}; give 12 digits or more",
+                cause="no_image",
+            )
+        return found[0], f"{chosen}@{found[0].digest[:12]}"
+    tag = rest or CURRENT
+    for image in mine:
+        if tag in image.tags:
+            return image, f"{chosen}:{tag}"
+    tags = sorted({tag for image in mine for tag in image.tags})
+    raise PlanError(
+        f"{f'IMAGE {wanted!r}: ' if wanted else ''}image {chosen} has no tag {tag!r}",
+        hint=f"{_meant(tag, tags)}it has: {', '.join(tags) or 'no tags at all'}",
+        cause="no_image",
+    )
+
+
+def _split_reference(wanted: str) -> tuple[str, str, str]:
+    for separator in "@:":
+        head, found, rest = wanted.strip().partition(separator)
+        if found:
+            return head.strip(), separator, rest.strip()
+    return wanted.strip(), "", ""
+
+
+def _default_name(names: list[str], default_image: str | None, name: str | None) -> str:
+    if name in names:
+        return name
+    if default_image:
+        return default_image
+    if len(names) == 1:
+        return names[0]
+    raise PlanError(
+        f"nothing says which image to boot: the store has {', '.join(names)}",
+        hint="set IMAGE in lts.conf, default_image in farm.yaml, or the name in DHCP's filename",
+        cause="no_image",
+    )
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def split_cmdline(text: str) -> tuple[str, ...]:
+    """Kernel arguments of one text, split as Linux does (lib/cmdline.c, next_arg).
+
+    Blanks separate, double quotes keep them together and are removed. PlanError
+    on what cannot be passed on: an open quote, a control character.
+    """
+    words: list[str] = []
+    word: list[str] = []
+    quoted = started = False
+    for char in text:
+        if char == '"':
+            quoted = not quoted
+            started = True
+        elif char in " \t" and not quoted:
+            if started:
+                words.append("".join(word))
+            word, started = [], False
+        elif ord(char) < 32 or ord(char) == 127:
+            raise PlanError(
+                f"KERNEL_CMDLINE holds the control character {char!r}",
+                hint="write it on one line",
+                cause="command_line",
+            )
+        else:
+            word.append(char)
+            started = True
+    if quoted:
+        raise PlanError(
+            f"KERNEL_CMDLINE has a quote without its end: {text[:80]!r}",
+            hint='quotes come in pairs, as in dyndbg="file nbd.c +p"',
+            cause="command_line",
+        )
+    if started:
+        words.append("".join(word))
+    return tuple(words)
+
+
+def _make_cmdline(image: Image, farm: Farm, extra: str) -> tuple[str, ...]:
+    words = ["root=/dev/nbd0", f"nbdroot={farm.address}:{export_name(image)}"]
+    if farm.nbd_port != NBD_PORT:
+        words.append(f"nbdport={farm.nbd_port}")
+    words += ["init=/sbin/init-ltsp", f"bootfarm.http={farm.http_port}"]
+    if farm.on_error != "shell":
+        words.append(f"bootfarm.on_error={farm.on_error}")
+    for argument in (*image.manifest.cmdline, *farm.cmdline):
+        words += split_cmdline(argument)
+    words += split_cmdline(extra)
+    for word in words:
+        if "\\" in word or "'" in word:
+            raise PlanError(
+                f"KERNEL_CMDLINE: {word[:80]!r} holds a backslash or an apostrophe",
+                hint="boot loaders change them on the way: set it on the running node (RCFILE_*)",
+                cause="command_line",
+            )
+    length = len(" ".join(words).encode()) + 2 * sum(" " in word for word in words) + BOOTIF_LENGTH
+    if length > CMDLINE_MAX:
+        raise PlanError(
+            f"the kernel command line has {length} bytes, and Linux takes {CMDLINE_MAX}",
+            hint="shorten KERNEL_CMDLINE in lts.conf or cmdline in farm.yaml",
+            cause="command_line",
+        )
+    return tuple(words)

@@ -1,0 +1,75 @@
+"""`bootfarm dhcp-config`."""
+
+from pathlib import Path
+
+import click
+
+from server.boot.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
+from server.farm.inventory import Inventory, load_inventory
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command("dhcp-config")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.option("--server", required=True, metavar="IP", help="This server, as nodes reach it.")
+@click.option("--subnet", metavar="NET", help="As 10.9.0.0/16.  [default: the server's /24]")
+@click.option("--range", "range_", metavar="FIRST-LAST", help="Addresses for unlisted machines.")
+@click.option("--name", default="amd64", show_default=True, help="Image name in the boot path.")
+@click.option("--router", metavar="IP", help="Default gateway.")
+@click.option("--dns", metavar="IP", multiple=True, help="Name server; may be repeated.")
+@click.option("--domain", default="example.org", show_default=True, help="Domain name of nodes.")
+@click.option("--interface", metavar="NIC", help="Serve on this card only.")
+@click.option("--bind", is_flag=True, help="dnsmasq: a whole configuration, on that card alone.")
+@click.option("--lease-time", default=0, metavar="SECONDS", help="0: for ever.  [default: 0]")
+@click.option(
+    "--http-port",
+    default=8080,
+    show_default=True,
+    help="The server's, for iPXE and UEFI HTTP Boot.",
+)
+@click.option(
+    "--loader",
+    type=click.Choice(["ipxe", "grub"]),
+    default="ipxe",
+    show_default=True,
+    help="What firmware is given; iPXE, by HTTP, is the faster one.",
+)
+@click.option("--inventory", type=_FILE, help="YAML list of {mac, ip, hostname}: static leases.")
+def dhcp_config_command(
+    kind: str,
+    server: str,
+    subnet: str | None,
+    range_: str | None,
+    name: str,
+    router: str | None,
+    dns: tuple[str, ...],
+    domain: str,
+    interface: str | None,
+    bind: bool,
+    lease_time: int,
+    http_port: int,
+    loader: str,
+    inventory: Path | None,
+) -> None:
+    """Print what the site's DHCP server needs so that machines boot from this server.
+
+    KIND is the DHCP server: isc (dhcpd), dnsmasq or kea.
+    """
+    network = parse_subnet(subnet or f"{server}/24")
+    settings = DhcpSettings(
+        server=server,
+        subnet=network,
+        range=parse_range(range_, network) if range_ else None,
+        name=name,
+        router=router,
+        dns=dns,
+        domain=domain,
+        interface=interface,
+        bind=bind,
+        lease_time=lease_time,
+        http_port=http_port,
+        grub=loader == "grub",
+        inventory=load_inventory(inventory) if inventory else Inventory(),
+    )
+    click.echo(render(kind, settings), nl=False)

@@ -1,0 +1,1 @@
+"""farm.yaml: what the operator says of this server and its machines."""

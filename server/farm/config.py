@@ -1,0 +1,522 @@
+"""farm.yaml: how the server itself runs (docs/farm.yaml.md).
+
+Every key has a default, so the file may be empty or missing. Relative paths
+count from the directory of the file. Errors name file, line, key path and remedy,
+and all of a file are told at once.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from server.addresses import IPV4, MAC, parse_ip, parse_mac
+from server.farm.dns import DnsZone, name_zone, read_dns
+from server.farm.extras import check_export_name
+from server.farm.inventory import (
+    Inventory,
+    describe_inventory,
+    empty_inventory,
+    parse_inventory,
+)
+from server.farm.logs import Logs, read_logs
+from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
+from server.yamlfile import (
+    Faults,
+    Section,
+    YamlError,
+    describe,
+    load_source,
+    locate,
+    suggest,
+)
+
+SERVICES = ("tftp", "nbd", "http")
+ON_ERROR = ("shell", "reboot")
+DHCP_MODES = ("off", "proxy", "full")
+UNLISTED = ("boot", "menu", "refuse")
+LOADERS = ("ipxe", "grub")
+
+T = TypeVar("T")
+_FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
+)
+_CONFIGMAP = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NEEDED_TEXT = """
+transfers per_client requests_per_second give_up_seconds connections handshakes handshake_seconds
+turn_requests turn_bytes cold_requests header_bytes body_bytes request_seconds idle_seconds
+stall_seconds loop_share burst_seconds client_rate client_burst total_rate total_burst"""
+_NEEDED = frozenset(_NEEDED_TEXT.split())
+"""Limits of which 0 lets nobody in."""
+_LIMITS: Mapping[str, tuple[int, int | None]] = {
+    "max_blksize": (8, 65464),  # RFC 2348
+    "max_windowsize": (1, 65535),  # RFC 7440
+}
+FACT: Mapping[str, Any] = {"type": ["string", "number", "boolean", "array", "object"]}
+
+
+class ConfigError(YamlError):
+    """farm.yaml, or a flag that stands for one of its keys, is wrong."""
+
+
+@dataclass(frozen=True)
+class Transport:
+    """One service: its port, and limits that differ from the service's own defaults."""
+
+    port: int
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The boot menu. timeout: seconds that it waits for a key; 0 boots at once.
+
+    serial_unit: COM port from 0, or None for no serial.
+    """
+
+    timeout: int = 0
+    serial_unit: int | None = 0
+    serial_speed: int = 115200
+
+
+@dataclass(frozen=True)
+class Config:
+    """farm.yaml, checked. Where it says nothing, the defaults below hold.
+
+    address: what nodes are told (None: the local address of the route to each).
+    workers: further processes for the data path; None: `bootfarm serve` counts the
+    cores, and an App by itself has none. address_map: IP to
+    MAC of nodes behind a router, which the neighbour table cannot know. hosts_file: where
+    hostnames of machines that the inventory does not name are looked up. facts,
+    secrets: what templates of lts.conf know as farm.* and, a file each, as secrets.*.
+    collect_after: seconds after which images without tags go that no node reads (None: never).
+    dhcp, dhcp_range, dhcp_limits, unlisted, loader: docs/dhcp.md. exports: name to file,
+    served over NBD besides the images. boot_tree: a folder that comes before the images' boot
+    tree. dns: the zone that is answered for (None: no DNS).
+    configmap: whose lts.conf this is; a refused one is told by an Event on it.
+    logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
+    that the page and the API are asked by, in lower case.
+    record_boot: a directory for recordings of real boots.
+    source: the file's name in errors; inventory_file: the list's own, where it has one.
+    """
+
+    store: Path | None = None
+    lts_conf: Path | None = None
+    state: Path | None = None
+    listen: str = "0.0.0.0"
+    address: str | None = None
+    services: tuple[str, ...] = SERVICES
+    workers: int | None = None
+    tftp: Transport = Transport(69)
+    nbd: Transport = Transport(10809)
+    http: Transport = Transport(8080)
+    http_names: tuple[str, ...] = ()
+    single_port: bool = False
+    default_image: str | None = None
+    cmdline: tuple[str, ...] = ()
+    on_error: str = "shell"
+    loader: str = "ipxe"
+    menu: Menu = Menu()
+    inventory: Inventory = field(default_factory=Inventory)
+    address_map: Mapping[str, str] = field(default_factory=dict)
+    hosts_file: Path | None = Path("/etc/hosts")
+    max_nodes: int = 10_000
+    events_per_node: int = 64
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Path | None = None
+    dhcp: str = "off"
+    dhcp_range: str | None = None
+    dhcp_limits: Mapping[str, Any] = field(default_factory=dict)
+    unlisted: str = "boot"
+    collect_after: int | None = None
+    exports: Mapping[str, Path] = field(default_factory=dict)
+    boot_tree: Path | None = None
+    dns: DnsZone | None = None
+    configmap: str | None = None
+    logs: Logs = field(default_factory=Logs)
+    token_file: Path | None = None
+    record_boot: Path | None = None
+    source: str = "farm.yaml"
+    inventory_file: Path | None = None
+
+
+def load_config(
+    path: Path,
+    opening: Callable[[Path], None] = lambda path: None,
+    faults: Faults | None = None,
+) -> Config:
+    """Read farm.yaml. Raises YamlError: unreadable, not YAML, or keys that are wrong.
+
+    opening: told of each file before it is read. faults: as `parse_config` has it.
+    """
+    opening(path)
+    data, where = load_source(path)
+    return parse_config(data, where, path.parent, opening, faults)
+
+
+def parse_config(
+    data: Any,
+    where: str,
+    base: Path,
+    opening: Callable[[Path], None] = lambda path: None,
+    faults: Faults | None = None,
+    asked: dict[str, Any] | None = None,
+) -> Config:
+    """Check decoded YAML; `where` is the file's name in errors, `base` its directory.
+
+    Raises YamlError, or FaultsError with all that is wrong. faults: gets them instead,
+    and keys that are wrong have their defaults. asked: see Section.
+    """
+    gathered = faults if faults is not None else Faults()
+    gathered.begin(where)
+    config = _read_config(Section(data, where, "", gathered, asked), base, opening)
+    if faults is None:
+        gathered.check()
+    return config
+
+
+def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> Config:
+    default = Config()
+    tftp, single_port = _read_tftp(top.section("tftp"))
+    http, http_names = _read_http(top.section("http"))
+    inventory, inventory_file = _read_inventory(top, base, opening)
+    config = Config(
+        store=top.path_("store", base),
+        lts_conf=top.path_("lts_conf", base),
+        state=top.path_("state", base),
+        listen=_read_ip(top, "listen") or default.listen,
+        address=_read_ip(top, "address"),
+        services=_read_services(top),
+        workers=workers if (workers := top.integer("workers", -1, 0, 256)) >= 0 else None,
+        tftp=tftp,
+        nbd=_read_transport(top.section("nbd"), default.nbd.port),
+        http=http,
+        http_names=http_names,
+        single_port=single_port,
+        default_image=top.text("default_image"),
+        cmdline=_read_cmdline(top),
+        on_error=top.choice("on_error", default.on_error, ON_ERROR),
+        loader=top.choice("loader", default.loader, LOADERS),
+        menu=_read_menu(top.section("menu")),
+        inventory=inventory,
+        inventory_file=inventory_file,
+        address_map=_read_address_map(top),
+        hosts_file=_read_hosts_file(top, base),
+        facts=_read_facts(top),
+        secrets=top.path_("secrets", base),
+        dhcp=top.choice("dhcp", default.dhcp, DHCP_MODES),
+        dhcp_range=top.text("dhcp_range"),
+        dhcp_limits=dict(top.pairs("dhcp_limits")),
+        unlisted=top.choice("unlisted", default.unlisted, UNLISTED),
+        configmap=_read_configmap(top),
+        collect_after=top.integer("collect_after", 0, 1, 10_000_000) or None,
+        exports=_read_exports(top, base),
+        boot_tree=top.path_("boot_tree", base),
+        dns=read_dns(top.section("dns")),
+        logs=read_logs(top.section("logs")),
+        token_file=top.path_("token_file", base),
+        record_boot=top.path_("record_boot", base),
+        source=top.where,
+        **_read_nodes(top.section("nodes")),
+    )
+    top.finish()
+    return config
+
+
+def refuse_grub_beside_another(config: Config) -> None:
+    """ConfigError where GRUB is wanted beside another DHCP server: it would find no menu."""
+    if config.loader == "grub" and config.dhcp == "proxy":
+        raise ConfigError(
+            f"{config.source}: loader: grub does not work with dhcp: proxy: GRUB asks the server"
+            " that gave the address for its menu",
+            hint="leave `loader` out, or name GRUB in your DHCP server:"
+            " `bootfarm dhcp-config --loader grub`",
+        )
+
+
+def explain_hosts_file(config: Config) -> str:
+    """What is wrong with a hosts file that farm.yaml names, or "": without it its names match
+    no section. The usual one need not be there."""
+    path = config.hosts_file
+    if path is None or path == Config.hosts_file:
+        return ""
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return ""
+    return f"hosts_file: {path} is no file that the server can read"
+
+
+def override(config: Config, **flags: Any) -> Config:
+    """The config with flags in place of its keys; None stands for a flag not given.
+
+    `dns` names the zone. `tftp_port`, `nbd_port` and `http_port` replace the port of that service;
+    `exports` adds to farm.yaml's, and replaces those of the same name.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    for name in ("listen", "address"):
+        if name in given and parse_ip(given[name]) is None:
+            raise ConfigError(
+                f"--{name} {given[name]!r} is not an IPv4 address", hint="four numbers with dots"
+            )
+    for name in SERVICES:
+        port = given.pop(f"{name}_port", None)
+        if port is not None:
+            given[name] = dataclasses.replace(getattr(config, name), port=port)
+    if "dns" in given:
+        given["dns"] = name_zone(given["dns"], config.dns)
+    if "exports" in given:
+        given["exports"] = {**config.exports, **given["exports"]}
+    return dataclasses.replace(config, **given)
+
+
+def parse_services(words: str) -> tuple[str, ...]:
+    """`tftp,http` as the flag has it; ConfigError names what is unknown."""
+    return _check_services(
+        [word.strip() for word in words.split(",") if word.strip()], "--services"
+    )
+
+
+def parse_exports(words: Sequence[str]) -> dict[str, Path]:
+    """`NAME=FILE` of each `--export`; ConfigError says which is none, or stands twice."""
+    exports: dict[str, Path] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        problem = check_export_name(name) if separator else "there is no `=`"
+        if name in exports:
+            problem = "the name stands twice"
+        if problem or not file:
+            raise ConfigError(
+                f"--export {word!r}: {problem or 'names no file'}",
+                hint="write --export NAME=FILE, as --export disk=/srv/disk.img",
+            )
+        exports[name] = Path(file)
+    return exports
+
+
+def apply_limits(defaults: T, limits: Mapping[str, Any], where: str, path: str = "") -> T:
+    """A limits dataclass with some fields replaced; ConfigError for others, or wrong types.
+
+    where, path: file and key path, as `farm.yaml` and `nbd.limits`.
+    """
+    known = {item.name: getattr(defaults, item.name) for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
+    faults = Faults()
+    for key, value in limits.items():
+        place = locate(where, f"{path}.{key}") if path else f"{where}.{key}"
+        if key not in known:
+            wrong = ConfigError(f"{place}: unknown key", hint=suggest(key, known))
+            faults.add(where, f"{path}.{key}", wrong)
+            continue
+        whole = isinstance(known[key], int) and not isinstance(known[key], bool)
+        fits = isinstance(value, int) if whole else isinstance(value, (int, float))
+        if isinstance(value, bool) or not fits or value < 0:
+            wrong = ConfigError(
+                f"{place}: expected a {'whole ' if whole else ''}number from 0 on,"
+                f" got {describe(value)}",
+                hint=f"the default is {known[key]}",
+            )
+            faults.add(where, f"{path}.{key}", wrong)
+            continue
+        low, high = _LIMITS.get(key, (0, None))
+        if (key in _NEEDED and not value) or value < low or (high is not None and value > high):
+            words = f"from {low} to {high}" if high is not None else "more than 0"
+            wrong = ConfigError(
+                f"{place}: with {value} no machine can boot",
+                hint=f"{words}; the default is {known[key]}",
+            )
+            faults.add(where, f"{path}.{key}", wrong)
+    faults.check()
+    return dataclasses.replace(defaults, **limits)  # type: ignore[type-var]
+
+
+def _read_ip(section: Section, key: str) -> str | None:
+    text = section.text(key, shape=IPV4)
+    ip = parse_ip(text) if text is not None else None
+    if text is not None and ip is None:
+        section.fault(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
+    return ip
+
+
+def _read_cmdline(top: Section) -> tuple[str, ...]:
+    words = top.texts("cmdline")
+    grub = top.has("loader") and top.text("loader") == "grub"
+    for number, word in enumerate(words):
+        wrong = check_cmdline(word)
+        why = None if wrong is not None or grub else explain_ipxe(word)
+        if why is not None:
+            wrong = why, f"{OTHER_WAY}; `loader: grub` says that machines boot by GRUB"
+        if wrong is not None:
+            top.fault(f"cmdline[{number}]", *wrong)
+    return words
+
+
+def _read_services(top: Section) -> tuple[str, ...]:
+    names = top.texts("services", SERVICES, shape={"type": "string", "enum": list(SERVICES)})
+    top.describe("services", {"minItems": 1})
+    unknown = [name for name in names if name not in SERVICES]
+    if unknown:
+        top.fault(
+            "services",
+            f"there is no service {', '.join(map(repr, unknown))}",
+            suggest(unknown[0], SERVICES),
+        )
+    if not names:
+        top.fault("services", "names no service", f"known here: {', '.join(SERVICES)}")
+    return tuple(name for name in SERVICES if name in names)
+
+
+def _check_services(names: list[str], where: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in SERVICES:
+            raise ConfigError(
+                f"{where}: there is no service {name!r}", hint=suggest(name, SERVICES)
+            )
+    if not names:
+        raise ConfigError(f"{where}: names no service", hint=f"known here: {', '.join(SERVICES)}")
+    return tuple(name for name in SERVICES if name in names)
+
+
+def _read_transport(section: Section, port: int) -> Transport:
+    transport = Transport(section.integer("port", port, 0, 65535), dict(section.pairs("limits")))
+    section.finish()
+    return transport
+
+
+def _read_tftp(section: Section) -> tuple[Transport, bool]:
+    single_port = section.boolean("single_port", False)
+    return _read_transport(section, Config.tftp.port), single_port
+
+
+def _read_http(section: Section) -> tuple[Transport, tuple[str, ...]]:
+    label = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+    shape = {"type": "string", "pattern": rf"^{label}(\.{label})*\.?$", "maxLength": 254}
+    given = section.texts("names", shape=shape)
+    names = tuple(name.lower().removesuffix(".") for name in given)
+    for number, name in enumerate(names):
+        if not _HOST.fullmatch(name):
+            section.fault(
+                f"names[{number}]",
+                f"{name!r} is no host name",
+                "a name as boot.example.org, without scheme and port",
+            )
+    return _read_transport(section, Config.http.port), names
+
+
+def _read_menu(section: Section) -> Menu:
+    timeout = section.integer("timeout", Menu.timeout, 0, 3600)
+    usual = f"{Menu.serial_unit},{Menu.serial_speed}"
+    shape = {"type": "string", "pattern": r"^([0-3],[0-9]{1,6}|none)$"}
+    serial = section.text("serial", usual, shape=shape) or ""
+    unit, _, speed = serial.partition(",")
+    section.finish()
+    if serial == "none":
+        return Menu(timeout, None, Menu.serial_speed)
+    if not unit.isdecimal() or not speed.isdecimal() or int(unit) > 3 or int(speed) > 921_600:
+        section.fault(
+            "serial", f"{serial!r} is not a serial port", '`unit,speed` as "0,115200", or none'
+        )
+        return Menu(timeout)
+    return Menu(timeout, int(unit), int(speed))
+
+
+def _read_inventory(
+    top: Section, base: Path, opening: Callable[[Path], None]
+) -> tuple[Inventory, Path | None]:
+    """Either the list itself, or the path of a file that holds it; and that path."""
+    shape = describe_inventory() if top.asked is not None else {}
+    data = top.any("inventory", {"anyOf": [{"type": "string"}, shape]})
+    faults = top.faults or Faults()
+    if isinstance(data, str):
+        path = base / data
+        opening(path)
+        if not path.is_file():
+            top.fault("inventory", f"{path}: no such file", "the path of a list of machines")
+            return Inventory(), path
+        found = faults.catch(top.where, "inventory", lambda: load_source(path), None)
+        if found is None:
+            return Inventory(), path
+        if found[0] is None:
+            faults.add(top.where, "inventory", empty_inventory(found[1]))
+            return Inventory(), path
+        return parse_inventory(found[0], found[1], faults=faults), path
+    return parse_inventory(data, top.where, "inventory", faults), None
+
+
+def _read_address_map(top: Section) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for key, value in top.pairs("address_map", MAC, IPV4):
+        ip, mac = parse_ip(key), parse_mac(str(value))
+        if ip is None or mac is None:
+            top.fault(
+                f"address_map.{key}",
+                f"{value!r} for {key!r} is not a MAC for an IPv4 address",
+                'write `10.9.1.7: "52:54:00:12:34:56"`',
+            )
+            continue
+        result[ip] = mac
+    return result
+
+
+def _read_exports(top: Section, base: Path) -> dict[str, Path]:
+    exports: dict[str, Path] = {}
+    for name, file in top.pairs("exports", {"type": "string", "minLength": 1}):
+        problem = check_export_name(name)
+        if problem is None and (not isinstance(file, str) or not file or not file.isprintable()):
+            problem = f"expected the path of a file, got {describe(file)}"
+        if problem is not None:
+            top.fault(f"exports.{name}", problem, "write `name: /path/of/file`")
+            continue
+        exports[name] = base / file
+    return exports
+
+
+def _read_facts(top: Section) -> dict[str, Any]:
+    facts = dict(top.pairs("facts", FACT, {"pattern": f"^{_FACT.pattern}$"}))
+    for key, value in facts.items():
+        _check_fact(top, f"facts.{key}", key, value)
+    return facts
+
+
+def _check_fact(top: Section, where: str, key: str, value: Any) -> None:
+    """A name that a template can write, and text, numbers, true, false, lists or keys of such."""
+    if not _FACT.fullmatch(key):
+        top.fault(
+            where, f"{key!r} is no name for templates", "letters, digits and _, no digit first"
+        )
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            _check_fact(top, f"{where}.{inner}", str(inner), content)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_fact(top, f"{where}[{number}]", key, item)
+    elif value is None:
+        top.fault(where, "has no value", 'write "" for an empty text')
+    elif isinstance(value, str) and not value.isprintable():
+        top.fault(where, "holds control characters", "write it on one line")
+
+
+def _read_hosts_file(top: Section, base: Path) -> Path | None:
+    text = top.text("hosts_file", "/etc/hosts")
+    return None if text in (None, "none", "") else base / str(text)
+
+
+def _read_configmap(top: Section) -> str | None:
+    shape = {"type": "string", "pattern": f"^{_CONFIGMAP.pattern}$", "maxLength": 253}
+    name = top.text("configmap", shape=shape)
+    if name is not None and (len(name) > 253 or not _CONFIGMAP.fullmatch(name)):
+        top.fault(
+            "configmap", f"{name!r} is not a ConfigMap's name", "its name only, as ltsp-config"
+        )
+        return None
+    return name
+
+
+def _read_nodes(section: Section) -> dict[str, int]:
+    values = {
+        "max_nodes": section.integer("limit", Config.max_nodes, 1, 1_000_000),
+        "events_per_node": section.integer("events", Config.events_per_node, 8, 10_000),
+    }
+    section.finish()
+    return values

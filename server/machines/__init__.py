@@ -1,0 +1,1 @@
+"""Which machine is which: addresses, MACs and names."""

@@ -1,0 +1,1 @@
+"""Timelines of nodes, made from events."""

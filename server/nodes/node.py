@@ -1,0 +1,194 @@
+"""What is known of a node: its boots, their phases, its last events; as JSON and back."""
+
+from collections import deque
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from server.nodes.eventlog import EventLog
+from server.nodes.phases import ORDER
+
+FACTS = (
+    *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
+    *("memory", "serial", "panic", "cards"),
+    *("ram_image", "ram_system", "ram_free", "ram_total"),
+    *("rcfile", "exit", "last"),
+)
+"""What a boot remembers of its events: of DHCP's, and of the node's own words."""
+LIVE_ROOT = "live_root"
+"""True among a boot's facts, if its root is read over NBD for as long as it runs."""
+FETCHED = ("dhcp", "loader", "menu", "kernel", "initrd")
+PAST_BOOTS = 3
+"""Boots that are kept besides the present one."""
+EVENTS = 64
+"""Events that are kept of a node, unless farm.yaml says otherwise."""
+FORMAT = 1
+NOTE_MAX = 200
+"""Characters of a note."""
+
+
+@dataclass(slots=True)
+class Phase:
+    """What is known of one phase of one boot. first, last: seconds since the epoch.
+
+    bytes, seconds, retries: of the transfers in it that ended, together. cause: one
+    word of server.causes for what `detail` says, or "". errors: how many since it
+    last went well; error, error_at, error_cause: the last of all, also when it was
+    mended.
+    """
+
+    first: float
+    last: float
+    status: str
+    count: int = 1
+    bytes: int = 0
+    detail: str = ""
+    seconds: float = 0.0
+    retries: int = 0
+    errors: int = 0
+    error: str = ""
+    error_at: float = 0.0
+    cause: str = ""
+    error_cause: str = ""
+
+
+@dataclass(slots=True)
+class Boot:
+    """One start of a node, up to the next. boot_id: what its initramfs made up, or "".
+
+    facts: what is worth keeping of it when its events are gone; FACTS has the names,
+    and besides there are `space` (server.nodes.space) and `space_at`, when it was told.
+    """
+
+    started: float
+    boot_id: str = ""
+    image: str = ""
+    digest: str = ""
+    phases: dict[str, Phase] = field(default_factory=dict)
+    facts: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    def last_phase(self) -> str | None:
+        """The furthest phase that was reached."""
+        return max(self.phases, key=ORDER.__getitem__, default=None)
+
+    def error(self) -> str:
+        """What went wrong and has not been mended since, or ""."""
+        reached = ORDER[self.last_phase() or "dhcp"]
+        for phase in sorted(self.phases, key=ORDER.__getitem__, reverse=True):
+            if phase in FETCHED and ORDER[phase] < reached:
+                break  # a node that came further has got what it asked for
+            if self.phases[phase].status == "error":
+                return f"{phase}: {self.phases[phase].detail or 'failed'}"
+        return ""
+
+
+@dataclass(slots=True)
+class Node:
+    """A machine and its timeline. key: its MAC, or its IP while the MAC is unknown.
+
+    played: by what, where it is no machine: "simulate" or "doctor", else "". note: what a
+    person wrote about it; maintenance: somebody works on it, nothing is the matter with it.
+    """
+
+    key: str
+    mac: str | None
+    ip: str = ""
+    hostname: str | None = None
+    first_seen: float = 0.0
+    last_seen: float = 0.0
+    boots: int = 0
+    boot: Boot | None = None
+    past: deque[Boot] = field(default_factory=lambda: deque(maxlen=PAST_BOOTS))
+    events: EventLog = field(default_factory=lambda: EventLog(EVENTS))
+    played: str = ""
+    note: str = ""
+    maintenance: bool = False
+
+
+def summarize(node: Node) -> dict[str, Any]:
+    """A node in one JSON object: where its boot has got to."""
+    boot = node.boot
+    phase = boot.last_phase() if boot else None
+    last = boot.phases[phase] if boot and phase else None
+    return {
+        "mac": node.mac,
+        "ip": node.ip,
+        "hostname": node.hostname,
+        "phase": phase,
+        "status": last.status if last else None,
+        "since": last.first if last else None,
+        "last_seen": node.last_seen,
+        "boot_started": boot.started if boot else None,
+        "boots": node.boots,
+        "image": boot.image if boot else "",
+        "digest": boot.digest if boot else "",
+        "error": boot.error() if boot else "",
+        "played": node.played,
+        "note": node.note,
+        "maintenance": node.maintenance,
+    }
+
+
+def describe(node: Node) -> dict[str, Any]:
+    """A node with its whole timeline, as JSON has it. rate: of a phase, in bytes a second."""
+    packed = pack_node(node)
+    for boot in (packed["boot"], *packed["past"]):
+        for phase in boot["phases"].values() if boot else ():
+            seconds = phase["seconds"]
+            phase["rate"] = round(phase["bytes"] / seconds) if seconds > 0 else None
+    return {**summarize(node), **packed}
+
+
+def pack_node(node: Node) -> dict[str, Any]:
+    """What `save` writes of a node."""
+    return {
+        "format": FORMAT,
+        "key": node.key,
+        "mac": node.mac,
+        "ip": node.ip,
+        "hostname": node.hostname,
+        "first_seen": node.first_seen,
+        "last_seen": node.last_seen,
+        "boots": node.boots,
+        "boot": _pack_boot(node.boot) if node.boot else None,
+        "past": [_pack_boot(boot) for boot in node.past],
+        "events": list(node.events),
+        "played": node.played,
+        "note": node.note,
+        "maintenance": node.maintenance,
+    }
+
+
+def _pack_boot(boot: Boot) -> dict[str, Any]:
+    packed = {entry.name: getattr(boot, entry.name) for entry in fields(boot)}
+    packed["phases"] = {
+        phase: asdict(boot.phases[phase]) for phase in sorted(boot.phases, key=ORDER.__getitem__)
+    }
+    packed["facts"] = dict(boot.facts)
+    return packed
+
+
+def unpack_node(data: Any, events: int) -> Node:
+    """What `pack_node` gave, after JSON; ValueError, TypeError or KeyError for anything else."""
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']!r}")
+    node = Node(
+        key=str(data["key"]),
+        mac=data["mac"],
+        ip=str(data["ip"]),
+        hostname=data["hostname"],
+        first_seen=float(data["first_seen"]),
+        last_seen=float(data["last_seen"]),
+        boots=int(data["boots"]),
+    )
+    node.boot = _unpack_boot(data["boot"]) if data["boot"] else None
+    node.past.extend(_unpack_boot(boot) for boot in data["past"])
+    node.events = EventLog(events, (dict(entry) for entry in data["events"]))
+    node.played = str(data.get("played") or "")
+    node.note = str(data.get("note") or "")[:NOTE_MAX]
+    node.maintenance = bool(data.get("maintenance"))
+    return node
+
+
+def _unpack_boot(data: Any) -> Boot:
+    phases = {phase: Phase(**value) for phase, value in data["phases"].items() if phase in ORDER}
+    return Boot(**{**data, "phases": phases})

@@ -1,0 +1,53 @@
+"""`bootfarm note`: what people write about a machine, and whether somebody works on it."""
+
+import json
+
+import click
+
+from server.errors import ServerError
+from server.nodes.node import NOTE_MAX
+from server.terminal.cli import find_node, key_of, quote_key, server_options
+from server.terminal.client import Api
+from server.terminal.words import clean
+
+
+@click.command("note")
+@click.argument("name", metavar="NODE")
+@click.argument("text", required=False)
+@click.option(
+    "--maintenance/--no-maintenance",
+    default=None,
+    help="Somebody works on it: it needs no look and fires no alert.",
+)
+@server_options
+def note_command(
+    name: str, text: str | None, maintenance: bool | None, server: str, token: str, as_json: bool
+) -> None:
+    """Write a note about a machine, for all who look at it; without TEXT, show it.
+
+    NODE is a MAC, IP, name or serial number; an empty TEXT removes the note. Where there is no
+    token, only from the server's own machine.
+
+    Examples: `bootfarm note r1-n003 "disk ordered, Eva" --maintenance`, `bootfarm note r1-n003 ""
+    --no-maintenance`.
+    """
+    if text is not None and len(text) > NOTE_MAX:
+        raise click.UsageError(f"a note has at most {NOTE_MAX} characters, this one {len(text)}")
+    api = Api(server, token)
+    node = find_node(api, name)
+    if text is not None or maintenance is not None:
+        query = {"note": text} if text is not None else {}
+        query |= {"maintenance": str(int(maintenance))} if maintenance is not None else {}
+        node = api.put(f"/api/nodes/{quote_key(key_of(node))}", query)
+        if not isinstance(node, dict):
+            raise ServerError(
+                f"nothing was heard of {name} yet, so there is nothing to write on",
+                hint="labels in the inventory say what is known beforehand",
+            )
+    found = {"note": str(node.get("note") or ""), "maintenance": bool(node.get("maintenance"))}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    words = ["in maintenance"] if found["maintenance"] else []
+    words += [clean(str(found["note"]))] if found["note"] else []
+    click.echo(": ".join(words) or "no note")

@@ -1,0 +1,148 @@
+"""What a running server does again and again beside serving."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.health import Health
+from server.machines.names import Directory
+from server.metrics.metrics import Metrics
+from server.nodes.timelines import Nodes
+from server.observe.door import Door
+from server.observe.feed import Changes
+from server.observe.logbook import LogBook
+from server.observe.overview import Overview
+from server.observe.recording import Recorder
+from server.observe.roots import Roots
+from server.services.running import Running
+from server.sources.keeper import COLLECT_SECONDS, Keeper
+from server.sources.sources import Sources
+
+POLL_SECONDS = 1.0
+"""Between two thorough looks at lts.conf, secrets and store; the data path looks by itself."""
+NAMES_SECONDS = 0.2
+"""Between two steps through the nodes whose names DNS gives."""
+WORKERS_POLL_SECONDS = 0.1
+"""Between two looks with worker processes: they cannot look themselves."""
+SAVE_SECONDS = 2.0
+"""What a crash may cost of timelines and logs."""
+SAVE_AT_ONCE = 200
+"""Nodes that are written in one turn, some 20 ms of the loop."""
+LOOK_SECONDS = 0.25
+"""Between two steps through the nodes whose state silence may have changed."""
+CHANGES_SECONDS = 1.0
+"""Between two messages to the pages that follow."""
+LEFT_OUT_SECONDS = 10.0
+"""Between two lines of the log that tell how many errors were left out of it."""
+ROOTS_SECONDS = 5.0
+"""Between two looks at whose root is attached."""
+IN_USE_SECONDS = 1.0
+"""Between two notes of which images nodes are attached to."""
+
+Duty = tuple[float, Callable[[], object]]
+"""Seconds between two turns, and what is done in one."""
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """The duties of one server. timelines: where they are kept, or None."""
+
+    sources: Sources
+    door: Door
+    nodes: Nodes
+    logbook: LogBook
+    overview: Overview
+    metrics: Metrics
+    changes: Changes
+    health: Health
+    running: Running
+    state: Path | None
+    timelines: Path | None
+    keeper: Keeper | None
+    recorder: Recorder | None
+    names: Directory | None
+    roots: Roots
+
+    def begin(self) -> None:
+        """What has to be done once before the first turn."""
+        self.look_at_roots()
+        if self.names is not None:
+            self.names.turn()
+        if self.keeper is not None:
+            # Nodes of the server before this one have their time to come back.
+            self.note_in_use()
+
+    def duties(self) -> Iterator[Duty]:
+        """All of them, in order."""
+        yield POLL_SECONDS, self.sources.poll
+        if self.names is not None:
+            yield NAMES_SECONDS, self.names.turn
+        yield POLL_SECONDS, self._count_findings
+        if self.running.pool is not None:
+            yield WORKERS_POLL_SECONDS, self.sources.site
+        yield SAVE_SECONDS, self.save_some
+        if self.recorder is not None:
+            yield POLL_SECONDS, self.recorder.poll
+        yield LOOK_SECONDS, self._look_around
+        yield ROOTS_SECONDS, self.look_at_roots
+        yield LEFT_OUT_SECONDS, self.door.tell_left_out
+        yield CHANGES_SECONDS, self.changes.flush
+        if self.keeper is not None:
+            yield IN_USE_SECONDS, self.note_in_use
+            yield COLLECT_SECONDS, self._collect
+
+    def end(self) -> None:
+        """What has to be done once after the last turn."""
+        if self.recorder is not None:
+            self.recorder.close()
+        self.save(None)
+
+    def save_some(self) -> None:
+        """Write what has changed, of SAVE_AT_ONCE nodes at most."""
+        self.save(SAVE_AT_ONCE)
+
+    def save(self, most: int | None) -> None:
+        """Write timelines and logs that have changed, of at most `most` nodes."""
+        if self.timelines is None:
+            return
+        try:
+            self.nodes.save(self.timelines, most)
+            self.logbook.save(most)
+        except OSError as error:
+            words = f"timelines and logs cannot be written to {self.state}: {error.strerror}"
+            self.health.fail("state", words)
+        else:
+            self.health.mended("state")
+
+    def note_in_use(self) -> None:
+        """Write down which images nodes are attached to, where that has changed."""
+        assert self.keeper is not None
+        try:
+            self.keeper.note([digest for digest in self.running.attached() if digest])
+        except OSError as error:
+            self.health.fail("in-use", f"{self.state}/in-use.d: {error.strerror}")
+        else:
+            self.health.mended("in-use")
+
+    def look_at_roots(self) -> None:
+        """Have those looked at again whose root has gone for long, or is back."""
+        for node in self.roots.turn(time.time()):
+            self.metrics.findings.change(node.key, node)
+
+    def _collect(self) -> None:
+        """Have images removed that nobody needs any more."""
+        assert self.keeper is not None
+        self.keeper.collect(self.sources.store.images)
+        if self.keeper.problem:
+            self.health.fail("collect", self.keeper.problem)
+        else:
+            self.health.mended("collect")
+
+    def _count_findings(self) -> None:
+        self.metrics.findings.advance(time.time())
+
+    def _look_around(self) -> None:
+        """Keep the states of nodes up to date, and tell of those that changed by silence."""
+        for key in self.overview.turn(time.time()):
+            self.changes.note(key)
