@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3.11
 VENV := .venv
+PYTEST ?= $(VENV)/bin/pytest
 PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet --quiet
 STAMP := $(VENV)/.installed
 UNIT := -m "not integration and not e2e"
@@ -46,7 +47,7 @@ check: export PYTHONDONTWRITEBYTECODE :=
 check: export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 check: install ## format, lint, types, shell, unit tests, floors: two minutes
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint compile
-	$(VENV)/bin/pytest -q $(UNIT) --numprocesses 2 --dist worksteal
+	$(PYTEST) -q $(UNIT) --numprocesses 2 --dist worksteal
 
 lint: ## format, lint, types, shell
 	$(VENV)/bin/ruff format --check .
