@@ -50,6 +50,11 @@ RCFILE_ON_ERROR = continue
 KERNEL_CMDLINE = "bootfarm.test=1 ltsp.search_domain=cmdline.example.org"
 LTSP_NBD_TO_RAM = true
 """
+MISSING_DISK = 'FSTAB_01 = "LABEL=nowhere /srv/data ext4 x-systemd.device-timeout=5 0 2"'
+UNATTENDED = f"""
+KERNEL_CMDLINE = "bootfarm.on_error=reboot"
+{MISSING_DISK}
+"""
 DRIVER = "e1000"
 """The NIC driver that the demo's recipe builds from source; the kernel has none of its own."""
 
@@ -79,6 +84,7 @@ def farm(rack: Rack, store: Path) -> Rack:
             f' --discovery-token-ca-cert-hash sha256:{"0" * 64}"',
         ),
         section("every", EVERY_VARIABLE),
+        section("unattended", UNATTENDED),
     ]
     config = {"default_image": "amd64", "logs": LOGS}
     rack.serve(store, LTS_CONF + "".join(sections), config=config)
@@ -199,6 +205,34 @@ def test_ram_boot_with_the_built_driver_survives_the_servers_end(farm: Rack, sto
         power_off(node)
     finally:
         farm.server.start()
+
+
+def test_a_machine_without_anybody_reboots_by_itself(farm: Rack) -> None:
+    """bootfarm.on_error=reboot, in emergency mode and where a line of RCFILE_* fails."""
+    assert farm.server is not None
+    node = farm.boot(NodeSpec("unattended", memory=640))
+    finding = wait_finding(farm, node, "emergency-mode", timeout=500)
+    assert finding["severity"] == "error"
+    assert "LABEL=nowhere for /srv/data has not shown up" in finding["headline"]
+    assert farm.timeline(node)["boots"] == 1
+    # Somebody mends the disk's line, and breaks another.
+    text = farm.server.lts_conf.read_text()
+    assert MISSING_DISK in text
+    written = farm.server.lts_conf.with_suffix(".new")
+    written.write_text(
+        text.replace(MISSING_DISK, 'RCFILE_02_BREAKS = "echo no such thing; exit 9"')
+    )
+    written.rename(farm.server.lts_conf)
+    finding = wait_finding(farm, node, "rcfile-failed", timeout=500)
+    assert "RCFILE_02_BREAKS" in finding["headline"]
+    assert farm.timeline(node)["boots"] == 2
+    assert "rebooting in 30 seconds (bootfarm.on_error=reboot)" in node.console.text()
+    end = time.monotonic() + 300
+    while farm.timeline(node)["boots"] < 3:
+        node.check()
+        assert time.monotonic() < end, farm.timeline(node)
+        time.sleep(2)
+    node.power_cut()
 
 
 def test_two_nodes_at_once_get_each_their_own(pair: tuple[Node, Node]) -> None:
