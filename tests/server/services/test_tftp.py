@@ -601,7 +601,7 @@ class TestLimits:
     def test_bytes_a_second_of_one_address(
         self, kernel: Path, caplog: pytest.LogCaptureFixture, options: list[str]
     ) -> None:
-        rate = len(DATA) * 0.8
+        rate = len(DATA) * 0.4
 
         def fetch(source: str) -> bytes:
             url = f"tftp://127.0.0.1:{service.port}//vmlinuz"
