@@ -27,6 +27,7 @@ def test_nothing_is_read_or_written_beside_its_place(tmp_path: Path) -> None:
         (tmp_path / package).mkdir(parents=True)
         for path in (HOUSE / package).glob("*.py"):
             (tmp_path / package / path.name).symlink_to(path)
+    (tmp_path / "tests/cold.py").symlink_to(HOUSE / "tests/cold.py")
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\npythonpath = .\naddopts = --import-mode=importlib -p no:cacheprovider\n"
     )
