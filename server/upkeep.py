@@ -8,6 +8,7 @@ from pathlib import Path
 from server.health import Health
 from server.machines.names import Directory
 from server.metrics.metrics import Metrics
+from server.nodes.given import GivenValues
 from server.nodes.timelines import Nodes
 from server.observe.door import Door
 from server.observe.feed import Changes
@@ -51,6 +52,7 @@ class Upkeep:
     sources: Sources
     door: Door
     nodes: Nodes
+    given: GivenValues
     logbook: LogBook
     overview: Overview
     metrics: Metrics
@@ -108,6 +110,7 @@ class Upkeep:
             return
         try:
             self.nodes.save(self.timelines, most)
+            self.given.save()
             self.logbook.save(most)
         except OSError as error:
             words = f"timelines and logs cannot be written to {self.state}: {error.strerror}"
