@@ -113,7 +113,8 @@ class Upkeep:
             self.given.save()
             self.logbook.save(most)
         except OSError as error:
-            words = f"timelines and logs cannot be written to {self.state}: {error.strerror}"
+            where = error.filename or self.state
+            words = f"timelines and logs cannot be written to {where}: {error.strerror}"
             self.health.fail("state", words)
         else:
             self.health.mended("state")
@@ -124,7 +125,8 @@ class Upkeep:
         try:
             self.keeper.note([digest for digest in self.running.attached() if digest])
         except OSError as error:
-            self.health.fail("in-use", f"{self.state}/in-use.d: {error.strerror}")
+            words = f"which images nodes read cannot be written to {self.state}/in-use.d"
+            self.health.fail("in-use", f"{words}: {error.strerror}")
         else:
             self.health.mended("in-use")
 

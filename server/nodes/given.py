@@ -52,10 +52,12 @@ def load_key(state: Path | None) -> bytes:
 
 
 class Printer:
-    """Makes prints. key: as `load_key` gives it."""
+    """Makes prints. key: as `load_key` gives it. mark: a word that names the key, to stand before
+    them: prints of two keys cannot be compared."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self.mark = f"={hashlib.blake2b(b'mark', key=key, digest_size=4).hexdigest()}"
 
     def print_values(self, values: Mapping[str, str]) -> str:
         """The values as `KEY=print` words, the first MOST of them by name."""
@@ -161,8 +163,12 @@ class Change:
 
 
 def find_changes(before: str, now: str) -> list[Change]:
-    """The variables that differ between two texts of prints, in order."""
+    """The variables that differ between two texts of prints, in order; none, where these are of
+    different keys (the first was lost)."""
     old, new = _read(before), _read(now)
+    marks = {old.pop("", None), new.pop("", None)} - {None}
+    if len(marks) > 1:
+        return []
     return [
         Change(key, old.get(key, ""), key in new)
         for key in sorted(old.keys() | new.keys())

@@ -8,13 +8,14 @@ events each, texts cut. Belongs to the loop's thread.
 import json
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from imagebuild.wholefile import write_whole
+from imagebuild.wholefile import read_whole, write_whole
 from server.addresses import parse_mac
 from server.events import Event
 from server.nodes.eventlog import EventLog
@@ -28,6 +29,7 @@ from server.nodes.node import (
     Node,
     Phase,
     pack_node,
+    set_back,
     unpack_node,
 )
 from server.nodes.phases import (
@@ -47,12 +49,16 @@ FACT_MAX = 300
 """Characters of one fact about a boot; the rest is cut off."""
 DETAILS_MAX = 13
 """Details of one event; what comes after is dropped."""
+CLOCK_SECONDS = 3600.0
+"""A node that was seen so much later than now was seen by a clock that has been set since."""
 PLAYERS = ("simulate", "doctor")
 """Who plays machines that are none: `bootfarm simulate` and `bootfarm doctor`."""
 DOCTORS_MACS = "02:bf:"
 """What MACs begin with that the doctor makes up."""
 SIMULATED_NETWORK = ip_network("127.64.0.0/10")
 """Where `bootfarm simulate` has its nodes against a server of the same machine."""
+_FILE_MAX = 64 * 1024 * 1024
+"""Bytes of a kept timeline that are read."""
 _log = logging.getLogger(__name__)
 
 Identify = Callable[[str], tuple[str | None, str | None]]
@@ -104,6 +110,8 @@ class Nodes:
         detail = bound_detail(event.detail)
         phase = phase_of(event)
         node = self._find(event.node, event.time)
+        if node.last_seen > event.time + CLOCK_SECONDS:
+            set_back(node, node.last_seen - event.time)
         if phase is not None:
             self._take(node, event, phase, detail)
         elif event.source == "beacon" and event.phase == SPACE:
@@ -369,8 +377,12 @@ class Nodes:
 
     # Kept over a restart
 
-    def load(self, directory: Path) -> int:
-        """Read what `save` wrote; a damaged file costs its node only. The number of nodes read."""
+    def load(self, directory: Path, now: float | None = None) -> int:
+        """Read what `save` wrote; a damaged file costs its node only. The number of nodes read.
+
+        now: seconds since the epoch; what was seen later was told by a clock that was ahead.
+        """
+        now = time.time() if now is None else now
         try:
             files = sorted(directory.glob("*.json"))
         except OSError:
@@ -378,12 +390,21 @@ class Nodes:
         found: list[Node] = []
         for file in files:
             try:
-                node = unpack_node(json.loads(file.read_bytes()), self._events)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                node = unpack_node(json.loads(read_whole(file, _FILE_MAX)), self._events)
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 _log.warning("%s: not a timeline, left aside: %s", file, error)
                 continue
             if _file_name(node.key) == file.name:
                 found.append(node)
+            if node.last_seen > now + CLOCK_SECONDS:
+                set_back(node, node.last_seen - now)
         for node in sorted(found, key=lambda node: node.last_seen):
             if node.mac is not None and node.boot is None and node.first_seen == 0.0:
                 self._awaited[node.key] = node

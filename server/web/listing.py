@@ -106,12 +106,15 @@ def explain_query(query: Mapping[str, str]) -> str:
     return ""
 
 
-def find_unknown(query: Mapping[str, str], overview: Overview) -> list[str]:
+def find_unknown(
+    query: Mapping[str, str], overview: Overview, doubled: Sequence[str] = ()
+) -> list[str]:
     """Words of a query that are understood and can fit no machine, each with those that exist:
-    an image that neither the store nor a machine has, a label that the inventory has not; and
-    keys that are no filter."""
+    an image that neither the store nor a machine has, a label that the inventory has not; keys
+    that are no filter, and those that stand more than once (doubled)."""
     wanted = read_filter(query)
-    notes = [
+    notes = [f"{_show(key)} stands more than once: only the last counts" for key in doubled]
+    notes += [
         f"{_show(key)} is no filter and counts for nothing"
         + (f"; {near}" if (near := did_you_mean(key, _KEYS)) else "")
         for key in query
@@ -194,13 +197,15 @@ def _add(row: Row) -> dict[str, Any]:
     }
 
 
-def describe_overview(overview: Overview, query: Mapping[str, str], now: float) -> dict[str, Any]:
+def describe_overview(
+    overview: Overview, query: Mapping[str, str], now: float, doubled: Sequence[str] = ()
+) -> dict[str, Any]:
     """Counts within the query's filter, and what is the matter, one cause after the other."""
     wanted = read_filter(query)
     found = overview.rows(now, wanted=wanted, most=1)
     progress = overview.progress(now)
     return {
-        "notes": find_unknown(query, overview),
+        "notes": find_unknown(query, overview, doubled),
         "total": found.total,
         "states": {state: found.counts.states[state] for state in ALL_STATES},
         "phases": dict(found.counts.phases),

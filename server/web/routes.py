@@ -142,9 +142,10 @@ def _get(web: Web, request: Request) -> Response:
             return _json(400, {"error": problem})
         case ["api", "nodes"]:
             query = request.query
-            return web.listing.get(query, lambda: _list_nodes(web, query))
+            return web.listing.get(query, lambda: _list_nodes(web, request))
         case ["api", "overview"]:
-            return _json(200, describe_overview(web.overview, request.query, web.clock()))
+            told = describe_overview(web.overview, request.query, web.clock(), request.doubled)
+            return _json(200, told)
         case ["api", "nodes", key]:
             node = web.overview.find(key)
             if node is None:
@@ -180,9 +181,9 @@ def _get(web: Web, request: Request) -> Response:
             return _text(404, "nothing here; the boot tree is below /ltsp/")
 
 
-def _list_nodes(web: Web, query: Mapping[str, str]) -> Response:
-    answer = _json(200, list_nodes(web.overview, query, web.clock()))
-    notes = note_header(find_unknown(query, web.overview))
+def _list_nodes(web: Web, request: Request) -> Response:
+    answer = _json(200, list_nodes(web.overview, request.query, web.clock()))
+    notes = note_header(find_unknown(request.query, web.overview, request.doubled))
     return replace(answer, headers=(*answer.headers, *notes))
 
 
@@ -285,7 +286,8 @@ def _boot_tree(web: Web, request: Request) -> Response:
         if web.printer is not None and request.path.endswith("/lts.conf"):
             flat = parse_flat(content.data.decode("utf-8", "surrogateescape"))
             prints = web.printer.print_values(flat)
-            if web.nodes.note_given(request.client, prints) and web.given is not None:
+            marked = f"{web.printer.mark} {prints}"
+            if web.nodes.note_given(request.client, marked) and web.given is not None:
                 web.given.keep(prints, flat)
         etag = hashlib.sha256(content.data).hexdigest()[:32]
         return Response(200, content.data, TEXT, (_NO_STORE,), f'"{etag}"', transfer)

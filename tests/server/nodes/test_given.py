@@ -96,6 +96,16 @@ def test_a_damaged_table_costs_old_values_only(tmp_path: Path) -> None:
     assert GivenValues(lambda name, value: value, tmp_path).find("A", "1") is None
 
 
+def test_prints_of_a_key_that_was_lost_are_not_compared() -> None:
+    one, other = Printer(b"a" * 32), Printer(b"b" * 32)
+    values = {"A": "1", "B": "2"}
+    before = f"{one.mark} {one.print_values(values)}"
+    assert list_changes(before, f"{other.mark} {other.print_values(values)}") == []
+    changed = f"{one.mark} {one.print_values({'A': '1', 'B': '3'})}"
+    assert list_changes(before, changed) == ["B"]
+    assert list_changes(one.print_values(values), changed) == ["B"], "of a server before this one"
+
+
 def test_no_value_can_be_told_without_the_key() -> None:
     one = Printer(b"a" * 32).print_values({"TOKEN": "secret"})
     assert "secret" not in one

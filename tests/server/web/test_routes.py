@@ -467,6 +467,9 @@ def test_a_word_that_can_fit_no_machine_is_told_beside_the_empty_list(site: Site
         header = dict(answer.headers)["X-Bootfarm-Note"]
         assert header.isascii()
         assert header == note.encode("ascii", "backslashreplace").decode()
+    ask = Request("GET", "/api/nodes", {"state": "ready"}, {}, b"", IP, doubled=("state",))
+    header = dict(handle(site.web, ask).headers)["X-Bootfarm-Note"]
+    assert header == "'state' stands more than once: only the last counts"
     assert site.json("/api/overview?state=ready&q=x")["notes"] == []
     assert "X-Bootfarm-Note" not in dict(site.ask("/api/nodes?state=ready&q=x").headers)
 
