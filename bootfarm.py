@@ -1,15 +1,22 @@
 """The front door: one command group; each half of the house adds its own commands."""
 
-import click
+import sys
 
-import imagebuild.cli
-import rack.cli
-import server.cli
-from imagebuild.edge import EdgeGroup
-from imagebuild.recipe.read import LTS_CHECKS
-from server.commands.schema import schema_group
-from server.fastpath import COMPILED, NOT_COMPILED
-from server.ltsconf.lint_values import check_default
+try:
+    import click
+
+    import imagebuild.cli
+    import rack.cli
+    import server.cli
+    from imagebuild.edge import EdgeGroup
+    from imagebuild.recipe.read import LTS_CHECKS
+    from server.commands.schema import schema_group
+    from server.fastpath import COMPILED, NOT_COMPILED
+    from server.ltsconf.lint_values import check_default
+except KeyboardInterrupt:
+    # They take the better part of a second, in which people change their mind.
+    print("Interrupted: bootfarm, before it began", file=sys.stderr)
+    raise SystemExit(130) from None
 
 
 @click.group(cls=EdgeGroup, context_settings={"help_option_names": ["-h", "--help"]})

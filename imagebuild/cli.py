@@ -14,7 +14,7 @@ from imagebuild.check import check_recipe
 from imagebuild.chroot.configure import ROOTFS
 from imagebuild.docker import cli as docker_cli
 from imagebuild.docker.cli import MIRRORS_OPTION, REPOSITORY_OPTION
-from imagebuild.errors import BuildError
+from imagebuild.errors import BuildError, Interrupted, interruptible
 from imagebuild.pipeline import Options, build, cache_directory
 from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
@@ -114,7 +114,7 @@ def _check(
     recipes: Sequence[Path], mirrors: Path | None, repositories: Sequence[str], network: bool
 ) -> None:
     """Print what is wrong with each recipe, and exit."""
-    with Progress() as progress:
+    with interruptible("bootfarm build --check", "nothing was changed"), Progress() as progress:
         line = progress.line if progress.live else None
         options = Options(cache_directory(), progress.event, line)
         reports = [
@@ -128,16 +128,21 @@ def _check(
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP end a build as Ctrl-C does: commands killed, work removed."""
+    came = signal.SIGINT
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = signal.Signals(number)
         raise KeyboardInterrupt
 
     old = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except KeyboardInterrupt:
-        raise BuildError(
-            "interrupted: nothing was published", hint="run it again to go on"
+        raise Interrupted(
+            "bootfarm build: interrupted: nothing was published",
+            hint="stages that were finished are kept: run it again to go on",
+            number=came,
         ) from None
     finally:
         for number, handler in old.items():

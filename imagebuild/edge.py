@@ -3,18 +3,41 @@
 import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 
-from imagebuild.errors import give_up_stdout
+from imagebuild.errors import Interrupted, give_up_stdout
 
 TRACEBACK = "BOOTFARM_TRACEBACK"
 """The environment variable with which a fault of ours shows where it came from."""
+_WORDS = "bootfarm.words"
 
 
 class EdgeGroup(click.Group):
-    """A group of commands; what click does not print, this does, and exits with 1."""
+    """A group of commands; what click does not print, this does, and exits with 1. Ctrl-C is told
+    with the command that it ended, and exits with 130."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click.Command.parse_args."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click.Command.invoke."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(self._name(ctx)) from None
+
+    def _name(self, ctx: click.Context) -> str:
+        """The command that runs, as `bootfarm lts check`."""
+        names, command = ["bootfarm"], cast(click.Command, self)
+        for word in ctx.meta[_WORDS]:
+            if isinstance(command, click.Group) and word in command.commands:
+                names.append(word)
+                command = command.commands[word]
+        return " ".join(names)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; see click.Command.main."""
@@ -25,6 +48,10 @@ class EdgeGroup(click.Group):
             super().main(*args, **extra)
         except SystemExit as end:
             code = end.code
+        except KeyboardInterrupt:
+            early = Interrupted("bootfarm, before it began")
+            early.show()
+            code = early.exit_code
         except Exception as error:
             _end(error)
         try:

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import click
@@ -56,6 +57,35 @@ class HintedError(click.ClickException):
 
 class BuildError(HintedError):
     """The builder's."""
+
+
+class Interrupted(HintedError):  # noqa: N818 - an end that was asked for
+    """Ctrl-C, or another signal that asks for the end: one line of what was ended and what is
+    left of it, and the exit code that shells have for it (128 and the signal's number)."""
+
+    def __init__(self, message: str, *, hint: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message, hint=hint)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return 128 + self.number
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """A line of its own, behind the terminal's `^C`."""
+        if file is None and sys.stderr is not None and sys.stderr.isatty():
+            click.echo(err=True)
+        words = " ".join(show_plain(self.one_line()).split())
+        click.echo(f"Interrupted: {words}", file=file, err=file is None)
+
+
+@contextlib.contextmanager
+def interruptible(message: str, hint: str = "") -> Iterator[None]:
+    """Ctrl-C within is told so. What has to be tidied up is so before this line is printed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message, hint=hint) from None
 
 
 def give_up_stdout() -> None:

@@ -1,11 +1,14 @@
 """Files as a whole or not at all: written beside, then renamed; read within a bound."""
 
+import contextlib
 import errno
 import os
 import select
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 WRITER_SECONDS = 1
 """How long a pipe waits for somebody who writes into it."""
@@ -31,10 +34,18 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = F
     so that a power cut, too, leaves the old ones or the new ones. Raises OSError, and then
     `path` is as it was.
     """
+    with write_beside(path, mode=mode, durable=durable) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def write_beside(path: Path, *, mode: int = 0o600, durable: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write into, which takes the place of `path` when the block ends well; see
+    write_whole."""
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     try:
         with open(handle, "wb") as file:
-            file.write(data)
+            yield file
             os.fchmod(file.fileno(), mode)
             if durable:
                 file.flush()

@@ -60,12 +60,19 @@ def locked(directory: Path) -> Iterator[None]:
 def whole_or_nothing(directory: Path) -> Iterator[Path]:
     """A work directory beside `directory`, renamed to it when the block ends well.
 
-    Whatever is left of an earlier try is removed first; the caller holds the lock.
+    Whatever is left of an earlier try is removed first; what Ctrl-C ends leaves nothing. The
+    caller holds the lock.
     """
     work = directory.with_name(directory.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    yield work
+    try:
+        yield work
+    except Exception:
+        raise  # its logs tell why
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     shutil.rmtree(directory, ignore_errors=True)
     work.rename(directory)
 

@@ -81,10 +81,16 @@ def run_demo(options: DemoOptions, detach: Detach) -> None:
 
 def build_image(recipe: Path, store: Path) -> None:
     """Run `bootfarm build`, which shows its own stages."""
-    done = subprocess.run([*BOOTFARM, "build", str(recipe), "--store", str(store)])
-    if done.returncode:
+    process = subprocess.Popen([*BOOTFARM, "build", str(recipe), "--store", str(store)])
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()  # it ends what it runs, and removes its work
+        process.wait()
+        raise
+    if code:
         raise RackError(
-            f"`bootfarm build {recipe}` failed with exit code {done.returncode}",
+            f"`bootfarm build {recipe}` failed with exit code {code}",
             hint="its own message above says why",
         )
 

@@ -13,6 +13,8 @@ from types import FrameType
 
 import click
 
+from imagebuild.errors import Interrupted
+
 DETACHED = b"D"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 1.0
@@ -41,6 +43,8 @@ def run_detachable(work: Callable[[Detach], None]) -> int:
     see; the same happens when this process dies before the child detached.
     Call it before any thread is started.
     """
+    context = click.get_current_context(silent=True)
+    what = context.command_path if context is not None else "the work"
     sys.stdout.flush()
     sys.stderr.flush()
     news_read, news_write = os.pipe()
@@ -51,7 +55,7 @@ def run_detachable(work: Callable[[Detach], None]) -> int:
     if child == 0:
         os.close(news_read)
         os.close(alive_write)
-        os._exit(_child(work, news_write, alive_read, before_mask))
+        os._exit(_child(work, what, news_write, alive_read, before_mask))
     os.close(news_write)
     os.close(alive_read)
     stopping = threading.Event()
@@ -81,7 +85,11 @@ def _read_news(news: int, child: int, stopping: threading.Event) -> bytes:
 
 
 def _child(
-    work: Callable[[Detach], None], news: int, alive: int, mask: set[int | signal.Signals]
+    work: Callable[[Detach], None],
+    what: str,
+    news: int,
+    alive: int,
+    mask: set[int | signal.Signals],
 ) -> int:
     os.setsid()
     for number in SIGNALS:
@@ -111,9 +119,10 @@ def _child(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         work(detach)
         code = 0
-    except Stopped as stopped:
-        print(f"\nstopped by {stopped}; everything is torn down", file=sys.stderr)
-        code = 130
+    except Stopped:
+        end = Interrupted(what, hint="everything is torn down; what was built is kept in the cache")
+        end.show()
+        code = end.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -31,6 +31,29 @@ def parse_ip(text: str) -> str | None:
         return None
 
 
+def explain_no_card(mac: str) -> str:
+    """Why no machine's card has a MAC (in its one spelling), or "" (IEEE 802, 8.2)."""
+    if mac == "00:00:00:00:00:00":
+        return "is what firmware shows that could not read its card's"
+    if mac == "ff:ff:ff:ff:ff:ff":
+        return "is the broadcast address: all cards' and no one's"
+    if int(mac[:2], 16) & 1:
+        return "is a group's (multicast), and no card's"
+    return ""
+
+
+def explain_no_host(ip: str) -> str:
+    """Why no machine has an IPv4 address (in its one spelling), or "" (RFC 6890)."""
+    address = ipaddress.IPv4Address(ip)
+    if address in ipaddress.IPv4Network("0.0.0.0/8"):
+        return "is no machine's: addresses that begin with 0 mean 'none yet'"
+    if address.is_multicast:
+        return "is a group's (multicast), and no machine's"
+    if address in ipaddress.IPv4Network("240.0.0.0/4"):
+        return "is reserved or for broadcasts, and no machine's"
+    return ""
+
+
 def is_label(text: str) -> bool:
     """Whether it is one label of a host name (RFC 1123, 2.1), in lower case."""
     return _LABEL.fullmatch(text) is not None

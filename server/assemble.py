@@ -30,7 +30,7 @@ from server.machines.identity import Identifier, make_identifier
 from server.machines.names import Directory, surround
 from server.metrics.gather import make_metrics
 from server.metrics.metrics import Metrics
-from server.nodes.given import Printer, load_key
+from server.nodes.given import GivenValues, Printer, load_key
 from server.nodes.node import Node
 from server.nodes.timelines import Nodes
 from server.observe.door import Door
@@ -124,6 +124,7 @@ def make_parts(
     logbook = _open_logbook(config, kept)
     feed, changes = Feed(), Changes()
     secrecy = Secrecy(lambda: sources.secrets.current, lambda: sources.ltsconf.current)
+    given = GivenValues(secrecy.mask_value, kept, lambda: bool(sources.secrets.current))
     token = make_token(config)
     recorder = Recorder(config.record_boot) if config.record_boot is not None else None
     # Who judges and counts.
@@ -183,6 +184,7 @@ def make_parts(
         metrics=metrics,
         changes=changes,
         secrecy=secrecy,
+        given=given,
         logbook=logbook,
         token=token,
         tree=tree,
@@ -220,6 +222,7 @@ def make_parts(
     upkeep = Upkeep(
         sources=sources,
         nodes=nodes,
+        given=given,
         logbook=logbook,
         overview=overview,
         metrics=metrics,
@@ -275,6 +278,7 @@ class ServiceMaker:
     metrics: Metrics
     changes: Changes
     secrecy: Secrecy
+    given: GivenValues
     logbook: LogBook
     token: Token | None
     tree: BootTree
@@ -471,6 +475,7 @@ class ServiceMaker:
             allow_look=lambda client: looks.allow(client, self.loop.time()),
             explainer=Explainer(self.sources.site, self.identifier, self.secrecy, printer=printer),
             printer=printer,
+            given=self.given,
             health=self.health.describe,
             emit=self.door.record,
             allow=lambda client: beacons.allow(client, self.loop.time()),

@@ -8,6 +8,7 @@ from pathlib import Path
 from server.health import Health
 from server.machines.names import Directory
 from server.metrics.metrics import Metrics
+from server.nodes.given import GivenValues
 from server.nodes.timelines import Nodes
 from server.observe.door import Door
 from server.observe.feed import Changes
@@ -51,6 +52,7 @@ class Upkeep:
     sources: Sources
     door: Door
     nodes: Nodes
+    given: GivenValues
     logbook: LogBook
     overview: Overview
     metrics: Metrics
@@ -108,9 +110,11 @@ class Upkeep:
             return
         try:
             self.nodes.save(self.timelines, most)
+            self.given.save()
             self.logbook.save(most)
         except OSError as error:
-            words = f"timelines and logs cannot be written to {self.state}: {error.strerror}"
+            where = error.filename or self.state
+            words = f"timelines and logs cannot be written to {where}: {error.strerror}"
             self.health.fail("state", words)
         else:
             self.health.mended("state")
@@ -121,7 +125,8 @@ class Upkeep:
         try:
             self.keeper.note([digest for digest in self.running.attached() if digest])
         except OSError as error:
-            self.health.fail("in-use", f"{self.state}/in-use.d: {error.strerror}")
+            words = f"which images nodes read cannot be written to {self.state}/in-use.d"
+            self.health.fail("in-use", f"{words}: {error.strerror}")
         else:
             self.health.mended("in-use")
 

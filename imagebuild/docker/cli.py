@@ -7,18 +7,20 @@ import dataclasses
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from imagebuild.docker.buildstream import BuildStream
-from imagebuild.errors import BuildError
+from imagebuild.errors import BuildError, interruptible
 from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
 from imagebuild.recipe.mirrors import load_recipe_with
 from imagebuild.store.cli import Pointing
 from imagebuild.store.images import CURRENT, Store
+from imagebuild.wholefile import write_beside
 
 if TYPE_CHECKING:
     from imagebuild.docker.engine import BuildRequest, Engine
@@ -88,7 +90,7 @@ def container_group() -> None:
 @click.option("--fresh", is_flag=True, help="Use nothing of the engine's cache.")
 @click.option(
     "--context",
-    type=click.File("wb"),
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write the build context (a tar) to this file, or - and build nothing:"
     " for `docker build -` with BuildKit.",
 )
@@ -105,7 +107,7 @@ def build_command(
     network: str | None,
     squashfs_level: int | None,
     fresh: bool,
-    context: Any,
+    context: Path | None,
     url: str,
 ) -> None:
     """Build RECIPE's node image and the server into a container image.
@@ -120,7 +122,8 @@ def build_command(
     if squashfs_level is not None:
         parsed = dataclasses.replace(parsed, squashfs=Squashfs(squashfs_level))
     if context is not None:
-        write_context(parsed, context)
+        with interruptible("bootfarm container build --context", "nothing was written"):
+            _write_context(context, lambda file: write_context(parsed, file))
         return
     arguments = _arguments(extra)
     given = {
@@ -134,8 +137,22 @@ def build_command(
     _build(Engine(url), request)
 
 
+def _write_context(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """The whole context in the place of `path`, or nothing; `-` is standard output."""
+    if str(path) == "-":
+        write(sys.stdout.buffer)
+        return
+    if path.exists() and not path.is_file():  # a pipe, as `>(docker build -)` makes one
+        with path.open("wb") as pipe:
+            write(pipe)
+        return
+    with write_beside(path) as file:
+        write(file)
+
+
 def _build(engine: "Engine", request: "BuildRequest") -> None:
-    with Progress() as progress:
+    kept = "the engine keeps the steps that were finished: run it again to go on"
+    with interruptible("bootfarm container build: no image was made", kept), Progress() as progress:
         stream = BuildStream(progress.event, progress.line)
         built = engine.build(request, stream.feed)
         stream.close()
@@ -179,7 +196,9 @@ def push_command(references: tuple[str, ...], url: str) -> None:
     engine = Engine(url)
     for reference in parsed:
         shown: dict[str, str] = {}
-        digest = engine.push(reference, lambda message, shown=shown: _show_push(message, shown))  # type: ignore[misc]
+        left = "layers that are there stay: run it again to go on"
+        with interruptible(f"bootfarm container push: {reference} was not pushed", left):
+            digest = engine.push(reference, lambda message, shown=shown: _show_push(message, shown))  # type: ignore[misc]
         click.echo(f"{reference}@{digest}")
 
 
@@ -214,7 +233,8 @@ def extract_command(reference: str, store_path: Path, tags: tuple[str, ...], url
     from imagebuild.docker.engine import Engine, parse_reference
 
     name = str(parse_reference(reference)) if not reference.startswith("sha256:") else reference
-    images = Engine(url).extract(name, Store(store_path), tags or (CURRENT,))
+    with interruptible("bootfarm container extract", "what the store has is whole"):
+        images = Engine(url).extract(name, Store(store_path), tags or (CURRENT,))
     for image in images:
         click.echo(f"{image.name}@{image.digest}")
 

@@ -1,8 +1,10 @@
 """One family of Go programs, compiled once and kept by content."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -186,16 +188,23 @@ def _run_counted(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
     except OSError as error:
         raise RackError(f"cannot run {argv[0]}: {error.strerror}") from None
     assert process.stdout is not None
-    with log.open("w") as sink:
-        for line in process.stdout:
-            sink.write(line)
-            # Everything else is the compiler's or the linker's complaint.
-            if re.fullmatch(r"[A-Za-z0-9][\w.\-/~]*", line.strip()):
-                counted.count()
+    try:
+        with log.open("w") as sink:
+            for line in process.stdout:
+                sink.write(line)
+                # Everything else is the compiler's or the linker's complaint.
+                if re.fullmatch(r"[A-Za-z0-9][\w.\-/~]*", line.strip()):
+                    counted.count()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its compilers, too
+        process.wait()
+        raise
     if process.wait():
         raise RackError(
             f"`{' '.join(argv[:2])}` failed with exit code {process.returncode}",

@@ -16,7 +16,7 @@ import click
 
 from imagebuild.store.images import Image, Store
 from imagebuild.store.manifest import Manifest, parse_manifest
-from server.addresses import parse_ip, parse_mac
+from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.boot.plan import PlanError, choose_image, drop_image
 from server.boot.settlement import describe_image, settle
 from server.errors import ServerError
@@ -236,7 +236,9 @@ def _find_image(options: Options, scene: Scene) -> tuple[Manifest | None, str]:
 
 
 def parse_node(hostname: str | None, ip: str | None, mac: str | None) -> NodeId:
-    """The ids of the options; UsageError for what is no address."""
+    """The ids of the options; UsageError for what no machine has."""
+    if hostname is not None and not hostname.strip():
+        raise click.BadParameter(f"{hostname!r} is no host name", param_hint="--hostname")
     if mac is not None:
         plain = "".join(char for char in mac.strip() if char not in ":.-")
         pairs = ":".join(plain[at : at + 2] for at in range(0, len(plain), 2))
@@ -245,13 +247,17 @@ def parse_node(hostname: str | None, ip: str | None, mac: str | None) -> NodeId:
                 f"{mac!r} is no MAC address: write six pairs, as 52:54:00:12:34:56",
                 param_hint="--mac",
             )
-        mac = parse_mac(pairs)
+        mac = parse_mac(pairs) or ""
+        if why := explain_no_card(mac):
+            raise click.BadParameter(f"{mac} {why}", param_hint="--mac")
     if ip is not None:
         address = parse_ip(ip)
         if address is None:
             raise click.BadParameter(
                 f"{ip!r} is no IPv4 address: write four numbers, without a mask", param_hint="--ip"
             )
+        if why := explain_no_host(address):
+            raise click.BadParameter(f"{address} {why}", param_hint="--ip")
         ip = address
     return NodeId(hostname, ip, mac)
 

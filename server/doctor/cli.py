@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from server.addresses import parse_ip, parse_mac
+from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.doctor.dhcpclient import make_mac
 from server.doctor.dhcpwire import default_seed
 from server.doctor.examination import examine
@@ -108,6 +108,8 @@ def doctor(
     own, nic = _find_way(address, interface)
     if mac is not None and parse_mac(mac) is None:
         raise ServerError(f"--mac {mac!r} is no MAC", hint="write it as 52:54:00:12:34:56")
+    if mac is not None and (why := explain_no_card(parse_mac(mac) or "")):
+        raise ServerError(f"--mac {mac} {why}", hint="leave --mac out, or give a machine's")
     with _progress(quiet=as_json_) as progress:
         target = Target(
             server=address,
@@ -147,6 +149,8 @@ def _find_server(server: str | None, config: Config) -> str:
         address = _local_address("192.0.2.1") or "127.0.0.1"
     if parse_ip(address) is None:
         raise ServerError(f"--server {address!r} is not an IPv4 address", hint="four numbers")
+    if why := explain_no_host(address):
+        raise ServerError(f"--server {address} {why}", hint="give the address that machines use")
     return address
 
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server.addresses import IPV4, MAC, parse_ip, parse_mac
+from server.addresses import (
+    IPV4,
+    MAC,
+    explain_no_card,
+    explain_no_host,
+    parse_ip,
+    parse_mac,
+)
 from server.farm.dns import DnsZone, name_zone, read_dns
 from server.farm.extras import check_export_name
 from server.farm.inventory import (
@@ -41,6 +48,7 @@ UNLISTED = ("boot", "menu", "refuse")
 LOADERS = ("ipxe", "grub")
 
 T = TypeVar("T")
+_ADDRESS_HINT = "the one that nodes reach this machine by; `listen: 0.0.0.0` listens on all"
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
@@ -257,10 +265,13 @@ def override(config: Config, **flags: Any) -> Config:
     """
     given = {key: value for key, value in flags.items() if value is not None}
     for name in ("listen", "address"):
-        if name in given and parse_ip(given[name]) is None:
+        ip = parse_ip(given[name]) if name in given else None
+        if name in given and ip is None:
             raise ConfigError(
                 f"--{name} {given[name]!r} is not an IPv4 address", hint="four numbers with dots"
             )
+        if ip is not None and (why := _explain_address(name, ip)):
+            raise ConfigError(f"--{name}: {ip} {why}", hint=_ADDRESS_HINT)
     for name in SERVICES:
         port = given.pop(f"{name}_port", None)
         if port is not None:
@@ -336,7 +347,14 @@ def _read_ip(section: Section, key: str) -> str | None:
     ip = parse_ip(text) if text is not None else None
     if text is not None and ip is None:
         section.fault(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
+    elif ip is not None and (why := _explain_address(key, ip)):
+        section.fault(key, f"{ip} {why}", _ADDRESS_HINT)
     return ip
+
+
+def _explain_address(key: str, ip: str) -> str:
+    """Why nodes cannot be told that the server has this address; `listen` has no such bounds."""
+    return explain_no_host(ip) if key == "address" else ""
 
 
 def _read_cmdline(top: Section) -> tuple[str, ...]:
@@ -454,6 +472,9 @@ def _read_address_map(top: Section) -> dict[str, str]:
                 f"{value!r} for {key!r} is not a MAC for an IPv4 address",
                 'write `10.9.1.7: "52:54:00:12:34:56"`',
             )
+            continue
+        if why := explain_no_host(ip) or explain_no_card(mac):
+            top.fault(f"address_map.{key}", f"{mac} for {ip}: {why}", "look at both again")
             continue
         result[ip] = mac
     return result

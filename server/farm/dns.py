@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from server.addresses import IPV4, is_label, parse_ip
+from server.addresses import IPV4, explain_no_host, is_label, parse_ip
 from server.yamlfile import Faults, Section, YamlError, locate
 
 PORT: Final = 53
@@ -108,6 +108,8 @@ def _read_names(section: Section) -> dict[str, str]:
             section.fault(
                 f"names.{key}", f"{value!r} is not an IPv4 address", "four numbers with dots"
             )
+        elif why := explain_no_host(address):
+            section.fault(f"names.{key}", f"{address} {why}", "give the address of a machine")
         elif label in names:
             section.fault(f"names.{key}", "stands there twice", "names have no case")
         else:

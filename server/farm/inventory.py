@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from server.addresses import IPV4, MAC, parse_ip, parse_mac
+from server.addresses import (
+    IPV4,
+    MAC,
+    explain_no_card,
+    explain_no_host,
+    parse_ip,
+    parse_mac,
+)
 from server.ltsconf import NodeId
 from server.yamlfile import Faults, Section, YamlError, describe, load_source, locate
 
@@ -173,10 +180,14 @@ def _read_machine(section: Section) -> Machine:
         section.fault(
             "mac", f"{mac_text!r} is not a MAC address", "six hex pairs, as 52:54:00:12:34:56"
         )
+    elif why := explain_no_card(mac):
+        section.fault("mac", f"{mac} {why}", "its label, or its network card's setup, has its own")
     ip_text = section.text("ip", shape=IPV4)
     ip = parse_ip(ip_text) if ip_text is not None else None
     if ip_text is not None and ip is None:
         section.fault("ip", f"{ip_text!r} is not an IPv4 address", "four numbers with dots")
+    elif ip is not None and (why := explain_no_host(ip)):
+        section.fault("ip", f"{ip} {why}", "give the machine an address of its own")
     hostname = section.text("hostname", shape=_HOSTNAME_SHAPE)
     if hostname is not None and _HOSTNAME.fullmatch(hostname) is None:
         section.fault(

@@ -233,6 +233,9 @@ class Renderer:
             raise RenderingFailedError(
                 "rendering needs too much memory", path=path, hint=_HINTS["limit"]
             ) from None
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         result: dict[str, Any] = json.loads(answer)
         return result
 

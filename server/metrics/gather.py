@@ -52,7 +52,7 @@ def make_metrics(
             workers=workers,
             clock=time.time,
             farm=farm,
-            states=machines.counts,
+            states=machines.gauge,
             places=machines.places,
         ),
         max_nodes=max_nodes,

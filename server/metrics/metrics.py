@@ -169,21 +169,23 @@ class Metrics:
         self.tally.seed(found)
         for node in found:
             self.findings.change(node.key, node)
-            self.fullness.change(node.key, node)
+            self.fullness.change(node.key, None if node.maintenance else node)
 
     def change(self, key: str, node: Node | None) -> None:
         """A node may have changed; None: it was forgotten. What is played is no node."""
         node = None if node is not None and node.played else node
         self.tally.change(key, node)
         self.findings.change(key, node)
-        self.fullness.change(key, node)
+        self.fullness.change(key, None if node is not None and node.maintenance else node)
 
-    def record(self, event: Event) -> None:
-        """Count an event."""
+    def record(self, event: Event, node: Node | None = None) -> None:
+        """Count an event, which is of a node or of none; no error of one that somebody works on."""
         source = event.source if event.source in CAUSES else OTHER
         self._events.labels(source).inc()
         detail = event.detail
         status = detail.get("status")
+        if status == "error" and node is not None and node.maintenance:
+            return
         if status == "error":
             self._errors.labels(*cause_of(event)).inc()
         if source == "nbd":
@@ -285,7 +287,8 @@ class _Gauges:
         yield nodes
         stalled = GaugeMetricFamily(
             "bootfarm_nodes_stalled",
-            "Nodes whose boot has been in one phase for more than 10 minutes, less than a day.",
+            "Nodes whose boot has been in one phase for more than 10 minutes, less than a day, and"
+            " that nobody works on.",
             labels=["phase"],
         )
         for phase in PHASES:
@@ -317,7 +320,8 @@ class _Gauges:
     def _machines(self) -> Iterable[Metric]:
         states = GaugeMetricFamily(
             "bootfarm_machines",
-            "Machines as the status page has them; unseen: of the inventory, never seen.",
+            "Machines as the status page has them; unseen: of the inventory, never seen;"
+            " maintenance: somebody works on them, whatever else they are.",
             labels=["state"],
         )
         for state, count in self._present.states().items():

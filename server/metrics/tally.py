@@ -24,7 +24,8 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Mark:
-    """What was counted of a node. boot: when its boot started, None before the first."""
+    """What was counted of a node. boot: when its boot started, None before the first.
+    maintenance: somebody works on it."""
 
     boot: float | None = None
     phase: str = ""
@@ -32,14 +33,16 @@ class Mark:
     image: str = ""
     digest: str = ""
     ready: bool = False
+    maintenance: bool = False
 
 
 class Tally:
     """Counts of nodes; call `change` for each change of one.
 
     nodes: by (phase, status), ("", "") for nodes that were seen and boot not.
-    images: by (image, digest), of boots that have got one. stalled: by phase.
-    boots: how many have begun. booted: told once of each boot that becomes ready.
+    images: by (image, digest), of boots that have got one. stalled: by phase, without those
+    that somebody works on. boots: how many have begun. booted: told once of each boot that
+    becomes ready, but for those.
     """
 
     def __init__(self, booted: Callable[[Boot], None] = lambda boot: None) -> None:
@@ -52,6 +55,7 @@ class Tally:
         # Keys with the time at which they came into their phase, oldest first.
         self._moving: OrderedDict[str, float] = OrderedDict()
         self._standing: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._now = 0.0
 
     def seed(self, nodes: Iterable[Node]) -> None:
         """Take the nodes of the server before this one; their boots are not counted again."""
@@ -77,18 +81,23 @@ class Tally:
         self.nodes[new.phase, new.status] += 1
         if new.digest:
             self.images[new.image, new.digest] += 1
-        if old is None or (old.boot, old.phase) != (new.boot, new.phase):
+        if old is None or _stand(old) != _stand(new):
             self._rest(key)
-            if node is not None and new.boot is not None and new.phase not in AT_REST:
-                self._moving[key] = _since(node)
+            waits = new.boot is not None and new.phase not in AT_REST and not new.maintenance
+            if node is not None and waits:
+                # Who has worked on it gets as much time for its boot as any other machine.
+                over = self._now if old is not None and old.maintenance else 0.0
+                self._moving[key] = max(_since(node), over)
         fresh = old is None or old.boot != new.boot
         if new.boot is not None and fresh:
             self.boots += 1
-        if new.ready and (fresh or old is None or not old.ready) and node and node.boot:
+        came = new.ready and (fresh or old is None or not old.ready) and not new.maintenance
+        if came and node and node.boot:
             self._booted(node.boot)
 
     def advance(self, now: float) -> None:
         """Count the nodes that have been in a phase for too long by now."""
+        self._now = max(self._now, now)
         while self._moving:
             key, since = next(iter(self._moving.items()))
             if now - since < STALLED_SECONDS:
@@ -120,11 +129,16 @@ def is_whole(boot: Boot) -> bool:
     return min(map(ORDER.__getitem__, boot.phases), default=_WATCHED_FROM) < _WATCHED_FROM
 
 
+def _stand(mark: Mark) -> tuple[float | None, str, bool]:
+    """What has to change for a node to be waited for anew."""
+    return mark.boot, mark.phase, mark.maintenance
+
+
 def _mark(node: Node) -> Mark:
     boot = node.boot
     phase = boot.last_phase() if boot is not None else None
     if boot is None or phase is None:
-        return Mark()
+        return Mark(maintenance=node.maintenance)
     ready = boot.phases.get("ready")
     return Mark(
         boot.started,
@@ -133,6 +147,7 @@ def _mark(node: Node) -> Mark:
         boot.image,
         boot.digest,
         ready is not None and ready.status == "ok",
+        node.maintenance,
     )
 
 

@@ -32,6 +32,13 @@ class EventLog:
             self._packed.append(json.dumps(self.last, separators=(",", ":")).encode())
         self.last = entry
 
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Hold these in the place of all that it holds."""
+        self._packed.clear()
+        self.last = None
+        for entry in entries:
+            self.append(entry)
+
     def replace_last(self, entry: Entry) -> None:
         """Put an entry in the newest one's place."""
         self.last = entry

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from server.addresses import parse_mac
 from server.nodes.eventlog import EventLog
 from server.nodes.phases import ORDER
 
@@ -24,6 +25,11 @@ EVENTS = 64
 FORMAT = 1
 NOTE_MAX = 200
 """Characters of a note."""
+_TEXT_MAX = 100_000
+_NUMBER_MAX = float(1 << 63)
+TIME_MAX = 1e11
+"""Of an amount, and seconds since the epoch (in the year 5138), that are read back."""
+_TIMES = ("first", "last", "error_at", "started", "time", "until")
 
 
 @dataclass(slots=True)
@@ -167,28 +173,106 @@ def _pack_boot(boot: Boot) -> dict[str, Any]:
     return packed
 
 
+def set_back(node: Node, seconds: float) -> None:
+    """Move all times of a node so far into the past: they were told by a clock that was ahead."""
+    node.first_seen = max(0.0, node.first_seen - seconds)
+    node.last_seen = max(0.0, node.last_seen - seconds)
+    for boot in (*([node.boot] if node.boot else []), *node.past):
+        boot.started = max(0.0, boot.started - seconds)
+        for phase in boot.phases.values():
+            phase.first = max(0.0, phase.first - seconds)
+            phase.last = max(0.0, phase.last - seconds)
+            phase.error_at = max(0.0, phase.error_at - seconds)
+    moved = []
+    for entry in node.events:
+        for name in ("time", "until"):
+            if name in entry:
+                entry[name] = max(0.0, entry[name] - seconds)
+        moved.append(entry)
+    node.events.replace(moved)
+
+
 def unpack_node(data: Any, events: int) -> Node:
-    """What `pack_node` gave, after JSON; ValueError, TypeError or KeyError for anything else."""
+    """What `pack_node` gave, after JSON; ValueError, TypeError or KeyError for anything else.
+
+    Whatever a file holds, what is made of it has the types and bounds that pages, lists and
+    metrics go by: a file that is damaged costs its node, and not the server.
+    """
     if data["format"] != FORMAT:
         raise ValueError(f"format {data['format']!r}")
+    mac = data["mac"]
+    if mac is not None and parse_mac(_text(mac)) != mac:
+        raise ValueError("a MAC that is none")
     node = Node(
-        key=str(data["key"]),
-        mac=data["mac"],
-        ip=str(data["ip"]),
-        hostname=data["hostname"],
-        first_seen=float(data["first_seen"]),
-        last_seen=float(data["last_seen"]),
-        boots=int(data["boots"]),
+        key=_text(data["key"]),
+        mac=mac,
+        ip=_text(data["ip"]),
+        hostname=None if data["hostname"] is None else _text(data["hostname"]),
+        first_seen=float(_amount(data["first_seen"], TIME_MAX)),
+        last_seen=float(_amount(data["last_seen"], TIME_MAX)),
+        boots=int(_amount(data["boots"])),
     )
     node.boot = _unpack_boot(data["boot"]) if data["boot"] else None
     node.past.extend(_unpack_boot(boot) for boot in data["past"])
-    node.events = EventLog(events, (dict(entry) for entry in data["events"]))
-    node.played = str(data.get("played") or "")
-    node.note = str(data.get("note") or "")[:NOTE_MAX]
-    node.maintenance = bool(data.get("maintenance"))
+    node.events = EventLog(events, map(_check_event, data["events"]))
+    node.played = _text(data.get("played") or "")
+    node.note = _text(data.get("note") or "")[:NOTE_MAX]
+    node.maintenance = data.get("maintenance") is True
     return node
 
 
 def _unpack_boot(data: Any) -> Boot:
-    phases = {phase: Phase(**value) for phase, value in data["phases"].items() if phase in ORDER}
-    return Boot(**{**data, "phases": phases})
+    phases = {
+        phase: Phase(**_check_fields(Phase, value))
+        for phase, value in data["phases"].items()
+        if phase in ORDER
+    }
+    facts = {_text(name): _plain(value) for name, value in data.get("facts", {}).items()}
+    plain = {key: value for key, value in data.items() if key not in ("phases", "facts")}
+    return Boot(**{**_check_fields(Boot, plain), "phases": phases, "facts": facts})
+
+
+def _check_fields(kind: type, data: Any) -> dict[str, Any]:
+    """The same fields, each a text or a number as `kind` has it."""
+    texts = {entry.name for entry in fields(kind) if entry.type in (str, "str")}
+    return {
+        name: _text(value) if name in texts else _number(name, value)
+        for name, value in data.items()
+    }
+
+
+def _check_event(data: Any) -> dict[str, Any]:
+    event = {_text(name): value for name, value in data.items() if name != "detail"}
+    for name, value in event.items():
+        _text(value) if name in ("source", "phase", "what") else _number(name, value)
+    detail = {_text(name): _plain(value) for name, value in data["detail"].items()}
+    if not {"time", "source", "phase"} <= event.keys():
+        raise ValueError("an event that is none")
+    return {**event, "detail": detail}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _TEXT_MAX:
+        raise ValueError(f"{str(value)[:40]!r} is no text of a timeline")
+    return value
+
+
+def _number(name: str, value: Any) -> Any:
+    return _amount(value, TIME_MAX if name in _TIMES else _NUMBER_MAX)
+
+
+def _amount(value: Any, most: float = _NUMBER_MAX) -> Any:
+    """A time, a span or an amount, as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{str(value)[:40]!r} is no number")
+    if not 0 <= value < most:  # nor is a NaN
+        raise ValueError(f"{str(value)[:40]} is no number of a timeline")
+    return value
+
+
+def _plain(value: Any) -> str | int | float | bool:
+    if isinstance(value, str | bool):
+        return value if isinstance(value, bool) else _text(value)
+    if not isinstance(value, int | float) or not abs(value) < _NUMBER_MAX:
+        raise ValueError(f"{str(value)[:40]!r} is no fact")
+    return value

@@ -8,13 +8,14 @@ events each, texts cut. Belongs to the loop's thread.
 import json
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from imagebuild.wholefile import write_whole
+from imagebuild.wholefile import read_whole, write_whole
 from server.addresses import parse_mac
 from server.events import Event
 from server.nodes.eventlog import EventLog
@@ -28,6 +29,7 @@ from server.nodes.node import (
     Node,
     Phase,
     pack_node,
+    set_back,
     unpack_node,
 )
 from server.nodes.phases import (
@@ -47,12 +49,16 @@ FACT_MAX = 300
 """Characters of one fact about a boot; the rest is cut off."""
 DETAILS_MAX = 13
 """Details of one event; what comes after is dropped."""
+CLOCK_SECONDS = 3600.0
+"""A node that was seen so much later than now was seen by a clock that has been set since."""
 PLAYERS = ("simulate", "doctor")
 """Who plays machines that are none: `bootfarm simulate` and `bootfarm doctor`."""
 DOCTORS_MACS = "02:bf:"
 """What MACs begin with that the doctor makes up."""
 SIMULATED_NETWORK = ip_network("127.64.0.0/10")
 """Where `bootfarm simulate` has its nodes against a server of the same machine."""
+_FILE_MAX = 64 * 1024 * 1024
+"""Bytes of a kept timeline that are read."""
 _log = logging.getLogger(__name__)
 
 Identify = Callable[[str], tuple[str | None, str | None]]
@@ -83,6 +89,9 @@ class Nodes:
         self._holders: OrderedDict[str, str] = OrderedDict()
         # Addresses of what is no machine, and who plays it.
         self._players: OrderedDict[str, str] = OrderedDict()
+        # Machines of the inventory that were not seen yet, or so long ago that others took their
+        # place, of which a person wrote something: without a boot, by MAC.
+        self._awaited: OrderedDict[str, Node] = OrderedDict()
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
         self._watchers: list[Callable[[str, Node | None], None]] = []
@@ -101,6 +110,8 @@ class Nodes:
         detail = bound_detail(event.detail)
         phase = phase_of(event)
         node = self._find(event.node, event.time)
+        if node.last_seen > event.time + CLOCK_SECONDS:
+            set_back(node, node.last_seen - event.time)
         if phase is not None:
             self._take(node, event, phase, detail)
         elif event.source == "beacon" and event.phase == SPACE:
@@ -133,17 +144,18 @@ class Nodes:
         if event.source == "nbd":
             _note_root(boot, event.phase)
 
-    def note_given(self, key: str, given: str) -> None:
+    def note_given(self, key: str, given: str) -> bool:
         """A node fetches its lts.conf (nodes.given); what it asks for once it runs changes
-        nothing that it booted with."""
+        nothing that it booted with, and is not noted (False)."""
         node = self.get(key)
         boot = node.boot if node is not None else None
         if node is None or boot is None:
-            return
+            return False
         if ORDER[boot.last_phase() or "dhcp"] > ORDER["ltsconf"]:
-            return
+            return False
         boot.facts[GIVEN] = given
         self._dirty[node.key] = None
+        return True
 
     def nodes(self) -> list[Node]:
         """Every node, last seen first."""
@@ -171,26 +183,59 @@ class Nodes:
         self._dirty[node.key] = None
         self._tell(node.key, node)
 
-    def annotate(self, key: str, note: str | None, maintenance: bool | None) -> bool:
+    def annotate(
+        self, key: str, note: str | None, maintenance: bool | None, *, awaited: bool = False
+    ) -> bool:
         """Keep a person's note on a node, by its key, and whether somebody works on it.
 
-        None leaves either as it is; what is not printable is left out. False where there is
-        no such node.
+        None leaves either as it is; what is not printable is left out. awaited: the key is the
+        MAC of a machine that will come: what is written is kept until it does. False where there
+        is no such node.
         """
-        node = self._nodes.get(key)
+        node = self._nodes.get(key) or self._awaited.get(key)
         if node is None:
-            return False
+            if not awaited:
+                return False
+            node = Node(key, key)
         if note is not None:
             node.note = "".join(char for char in note if char.isprintable()).strip()[:NOTE_MAX]
         if maintenance is not None:
             node.maintenance = maintenance
-        self._dirty[key] = None
-        self._tell(key, node)
+        if key in self._nodes:
+            self._dirty[key] = None
+            self._tell(key, node)
+        else:
+            self._await(node)
         return True
+
+    def _await(self, node: Node) -> None:
+        """Keep what people wrote of a machine that is not there; nothing, where they did not."""
+        key = node.key
+        self._awaited.pop(key, None)
+        if node.note or node.maintenance:
+            self._awaited[key] = node
+            if len(self._awaited) > self._limit:
+                self._dirty.pop(gone := self._awaited.popitem(last=False)[0], None)
+                self._gone.add(gone)
+            self._dirty[key] = None
+            self._gone.discard(key)
+        else:
+            self._dirty.pop(key, None)
+            self._gone.add(key)
+        self._tell(key, None)
+
+    def awaited(self, key: str) -> Node | None:
+        """What people wrote of a machine, by MAC, that was not seen yet."""
+        return self._awaited.get(key)
+
+    def awaited_keys(self) -> Iterator[str]:
+        """The MACs of those of which somebody wrote."""
+        return iter(self._awaited)
 
     def forget(self, key: str) -> bool:
         """Forget a node, by its key; False where there is none. What it does next begins anew."""
-        if self._nodes.pop(key, None) is None:
+        known = self._nodes.pop(key, None) or self._awaited.pop(key, None)
+        if known is None:
             return False
         self._strangers.pop(key, None)
         self._hearsay.pop(key, None)
@@ -237,6 +282,8 @@ class Nodes:
             self._gone.discard(key)
             if named:
                 self._hearsay[key] = None
+        if (awaited := self._awaited.pop(key, None)) is not None:
+            _carry_note(awaited, node)
         self._nodes.move_to_end(key)
         if not named:
             self._hearsay.pop(key, None)
@@ -267,14 +314,19 @@ class Nodes:
             stranger.key, stranger.mac = mac, mac
             self._nodes[mac] = stranger
             self._gone.discard(mac)
+        else:
+            _carry_note(stranger, self._nodes[mac])
 
     def _make_room(self) -> None:
         while len(self._nodes) >= self._limit:
             key = next(iter(self._strangers or self._hearsay or self._nodes))
-            del self._nodes[key]
+            node = self._nodes.pop(key)
             self._strangers.pop(key, None)
             self._hearsay.pop(key, None)
             self._forget(key)
+            if node.mac is not None and (node.note or node.maintenance):
+                # What people wrote is not theirs to push out who floods the list.
+                self._await(Node(key, node.mac, note=node.note, maintenance=node.maintenance))
 
     def _forget(self, key: str) -> None:
         self._dirty.pop(key, None)
@@ -325,8 +377,12 @@ class Nodes:
 
     # Kept over a restart
 
-    def load(self, directory: Path) -> int:
-        """Read what `save` wrote; a damaged file costs its node only. The number of nodes read."""
+    def load(self, directory: Path, now: float | None = None) -> int:
+        """Read what `save` wrote; a damaged file costs its node only. The number of nodes read.
+
+        now: seconds since the epoch; what was seen later was told by a clock that was ahead.
+        """
+        now = time.time() if now is None else now
         try:
             files = sorted(directory.glob("*.json"))
         except OSError:
@@ -334,13 +390,25 @@ class Nodes:
         found: list[Node] = []
         for file in files:
             try:
-                node = unpack_node(json.loads(file.read_bytes()), self._events)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                node = unpack_node(json.loads(read_whole(file, _FILE_MAX)), self._events)
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 _log.warning("%s: not a timeline, left aside: %s", file, error)
                 continue
             if _file_name(node.key) == file.name:
                 found.append(node)
+            if node.last_seen > now + CLOCK_SECONDS:
+                set_back(node, node.last_seen - now)
         for node in sorted(found, key=lambda node: node.last_seen):
+            if node.mac is not None and node.boot is None and node.first_seen == 0.0:
+                self._awaited[node.key] = node
+                continue
             self._make_room()
             self._nodes[node.key] = node
             if node.ip:
@@ -360,12 +428,18 @@ class Nodes:
             (directory / _file_name(key)).unlink(missing_ok=True)
             self._gone.discard(key)
         for key in list(self._dirty)[:most]:
-            node = self._nodes.get(key)
+            node = self._nodes.get(key) or self._awaited.get(key)
             if node is not None:
                 packed = json.dumps(pack_node(node), separators=(",", ":"))
                 write_whole(directory / _file_name(key), packed.encode())
             del self._dirty[key]
         return len(self._dirty) + len(self._gone)
+
+
+def _carry_note(known: Node, node: Node) -> None:
+    """What people wrote of a machine under another key is of `node`."""
+    node.note = known.note or node.note
+    node.maintenance = known.maintenance or node.maintenance
 
 
 def _find_player(key: str, mac: str | None) -> str:

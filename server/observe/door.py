@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from server.events import Emit, Event
+from server.events import Event
 from server.logline import render_about
 from server.nodes.node import Node
 from server.nodes.space import SPACE
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 class Door:
     """Masks what enters and hands it to everybody who keeps, counts or shows it.
 
-    count: takes each event for the counters. identify: (MAC or None, hostname or
+    count: takes each event, and its node, for the counters. identify: (MAC or None, hostname or
     None) of an address. is_listed: whether the inventory names an address or MAC.
     recorder: of whole boots, where one is wanted.
     """
@@ -41,7 +41,7 @@ class Door:
         self,
         *,
         secrecy: Secrecy,
-        count: Emit,
+        count: Callable[[Event, Node | None], None],
         nodes: Nodes,
         feed: Feed,
         changes: Changes,
@@ -76,10 +76,11 @@ class Door:
             _write_to_log(event)
         else:
             self._left_out += 1
-        self._count(event)
         if event.phase == "traffic":
+            self._count(event, None)
             return  # it belongs to no node
         node = self._nodes.record(event)
+        self._count(event, node)
         self._record_boot(event, node)
         if shown and event.phase != SPACE:  # it would push out what people look for
             self._feed.record(event, node)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from imagebuild.wholefile import own, write_whole
 from server.addresses import parse_mac
+from server.nodes.node import TIME_MAX
 from server.protocols.logs import TEXT_MAX, LogLine
 
 OVERHEAD: Final = 100
@@ -213,11 +214,13 @@ def _unpack(data: bytes) -> Iterable[Entry]:
     for line in data.splitlines():
         try:
             time, boot, source, severity, text = json.loads(line)
-            yield Entry(
+            entry = Entry(
                 float(time), int(boot), str(source), int(severity), str(text)[: TEXT_MAX + 100]
             )
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             continue  # half a line, where a machine went off
+        if 0 <= entry.time < TIME_MAX:  # nor is a NaN
+            yield entry
 
 
 def pack_boots(boots: Iterable[BootLog]) -> list[dict[str, Any]]:

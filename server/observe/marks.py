@@ -21,6 +21,8 @@ STATES: Final = ("look", "booting", "unseen", "ready", "off")
 PLAYED: Final = "played"
 """The state of what is no machine: played by `bootfarm simulate` and `bootfarm doctor`."""
 ALL_STATES: Final = (*STATES, PLAYED)
+MAINTENANCE: Final = "maintenance"
+"""Of machines that somebody works on, where they are counted for alerts."""
 SEEN: Final = tuple(state for state in STATES if state != "unseen")
 OLD: Final = "old"
 """In place of an image: whatever is older than its image's `current`."""
@@ -54,7 +56,8 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One machine, as it was when it was last looked at. sort: what its name sorts by."""
+    """One machine, as it was when it was last looked at. sort: what its name sorts by.
+    maintenance: somebody works on it."""
 
     key: str
     state: str
@@ -66,6 +69,7 @@ class Mark:
     labels: tuple[tuple[str, str], ...] = ()
     since: float = 0.0
     seen: float = 0.0
+    maintenance: bool = False
 
 
 def name_cause(finding: Finding, node: Node) -> Cause:
@@ -104,9 +108,10 @@ NO_IMAGE: Final = ImageWords("", "")
 
 
 class Shelf:
-    """The store's images by digest, as they are at one moment."""
+    """The store's images by digest, as they are at one moment. keys: of all of them."""
 
     def __init__(self, images: Sequence[Image] = ()) -> None:
+        self.keys = frozenset((image.name, image.digest) for image in images)
         self._tags: dict[str, tuple[str, ...]] = {}
         self._current: dict[str, str] = {}
         for image in images:
@@ -178,8 +183,8 @@ def read_filter(query: Mapping[str, str]) -> Filter:
 
 @dataclass
 class Counts:
-    """How many machines there are of each kind. places: by label's name, value, and state; of
-    all machines only."""
+    """How many machines there are of each kind. maintained: those in maintenance, by state;
+    places: by label's name, value, and state, or MAINTENANCE. Both of all machines only."""
 
     states: Counter[str] = field(default_factory=Counter)
     causes: Counter[Cause] = field(default_factory=Counter)
@@ -187,12 +192,15 @@ class Counts:
     images: Counter[ImageKey] = field(default_factory=Counter)
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     places: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    maintained: Counter[str] = field(default_factory=Counter)
 
     def add(self, mark: Mark, number: int = 1) -> None:
         """One machine more, or with -1 one less."""
         _count(self.states, mark.state, number)
         if mark.state == PLAYED:
             return
+        if mark.maintenance:
+            _count(self.maintained, mark.state, number)
         if mark.cause is not None:
             _count(self.causes, mark.cause, number)
         if mark.phase:
@@ -201,7 +209,8 @@ class Counts:
             _count(self.images, mark.image, number)
         for label in mark.labels:
             _count(self.labels, label, number)
-            _count(self.places, (*label, mark.state), number)
+            state = MAINTENANCE if mark.maintenance else mark.state
+            _count(self.places, (*label, state), number)
 
 
 def _count(counter: Counter[T], key: T, number: int) -> None:

@@ -22,12 +22,14 @@ from server.nodes.node import Boot, Node
 from server.nodes.timelines import Nodes
 from server.observe.marks import (
     ALL_STATES,
+    MAINTENANCE,
     NO_IMAGE,
     PLAYED,
     STATES,
     Cause,
     Counts,
     Filter,
+    ImageKey,
     ImageWords,
     Mark,
     Shelf,
@@ -195,6 +197,13 @@ class Overview:
         """Machines of each state."""
         return {state: self._counts.states[state] for state in ALL_STATES}
 
+    def gauge(self) -> dict[str, int]:
+        """Machines of each state as alerts want them: those in maintenance are of this state, and
+        of no other."""
+        kept = self._counts.maintained
+        counts = {state: number - kept[state] for state, number in self.counts().items()}
+        return counts | {MAINTENANCE: kept.total()}
+
     def __len__(self) -> int:
         return sum(self._counts.states[state] for state in STATES)
 
@@ -213,8 +222,8 @@ class Overview:
         mac = _spell_mac(key)
         node = self._nodes.get(key) or (self._nodes.get(mac) if mac else None)
         if node is None and (machine := self._find_machine(key, mac)) is not None:
-            node = self._nodes.get(machine.mac) or _imagine(machine)
-        return node
+            node = self._nodes.get(machine.mac) or self._imagine(machine)
+        return node or self._nodes.awaited(mac)
 
     def rows(
         self,
@@ -293,7 +302,7 @@ class Overview:
         return self._shelf[1]
 
     def places(self) -> Mapping[tuple[str, str, str], int]:
-        """Machines by a label's name, its value, and state."""
+        """Machines by a label's name, its value, and state, which is MAINTENANCE for some."""
         return self._counts.places
 
     @property
@@ -301,11 +310,20 @@ class Overview:
         """The names of the inventory's labels."""
         return self._inventory().label_names
 
+    def label_values(self, name: str) -> set[str]:
+        """The values that machines have of a label."""
+        return {value for one, value in self._counts.labels if one == name}
+
+    def image_keys(self) -> set[ImageKey]:
+        """The images that the store has, or a machine has booted."""
+        return {*self.shelf.keys, *self._counts.images}
+
     # Inside
 
     def _judge(self, node: Node, now: float) -> Finding | None:
-        """What is the matter with a machine; nothing ever is with what is played."""
-        return None if node.played else self._diagnose(node, now)
+        """What is the matter with a machine; nothing is with what is played, nor with one that
+        somebody works on."""
+        return None if node.played or node.maintenance else self._diagnose(node, now)
 
     def _in_order(self, states: Sequence[str]) -> Iterator[str]:
         for state in states:
@@ -373,6 +391,7 @@ class Overview:
             machine.labels if machine is not None else (),
             boot.phases[phase].first if boot is not None and phase else 0.0,
             node.last_seen,
+            node.maintenance,
         )
 
     def _put(self, key: str, mark: Mark | None) -> bool:
@@ -404,12 +423,31 @@ class Overview:
         if machine is None:
             return None
         name = machine.hostname or machine.mac
-        return Mark(key, "unseen", name, sort_naturally(name), labels=machine.labels)
+        return Mark(
+            key,
+            "unseen",
+            name,
+            sort_naturally(name),
+            labels=machine.labels,
+            maintenance=self._imagine(machine).maintenance,
+        )
+
+    def _imagine(self, machine: Machine) -> Node:
+        """A machine of the inventory that was never seen, as a node: with what people wrote."""
+        written = self._nodes.awaited(machine.mac)
+        return Node(
+            machine.mac,
+            machine.mac,
+            machine.ip or "",
+            machine.hostname,
+            note=written.note if written else "",
+            maintenance=written is not None and written.maintenance,
+        )
 
     def _node_of(self, key: str) -> Node | None:
         node = self._nodes.get(key)
         if node is None and (machine := self._listed.by_mac.get(key)) is not None:
-            node = _imagine(machine)
+            node = self._imagine(machine)
         return node
 
     def _is_unseen(self, node: Node) -> bool:
@@ -466,11 +504,6 @@ def _spell_mac(text: str) -> str:
     if re.fullmatch("[0-9a-f]{12}", bare) is None:
         return ""
     return ":".join(bare[at : at + 2] for at in range(0, 12, 2))
-
-
-def _imagine(machine: Machine) -> Node:
-    """A machine of the inventory that was never seen, as a node."""
-    return Node(machine.mac, machine.mac, machine.ip or "", machine.hostname)
 
 
 def _fit(first: int, total: int, most: int) -> int:

@@ -220,14 +220,16 @@ def identify(request: Message) -> Client:
 
 def _read_architectures(options: Mapping[int, bytes], vendor_class: bytes) -> tuple[int, ...]:
     raw = options.get(Option.ARCHITECTURE, b"")
-    if len(raw) >= 2:
-        return tuple(
-            int.from_bytes(raw[index : index + 2], "big") for index in range(0, len(raw) - 1, 2)
-        )
+    told = tuple(
+        int.from_bytes(raw[index : index + 2], "big") for index in range(0, len(raw) - 1, 2)
+    )
+    if any(number in ARCHITECTURES for number in told):
+        return told
     # Quirk: PXE ROMs older than RFC 4578 (Intel Boot Agent before 4.0, cards of
-    # about 2000) send the architecture in option 60 only.
+    # about 2000) send the architecture in option 60 only; where option 93 has its bytes
+    # the other way round, option 60 has it in digits, too.
     match = _VENDOR_ARCH.match(vendor_class)
-    return (int(match[1]),) if match else ()
+    return (int(match[1]),) if match else told
 
 
 def _read_uuid(raw: bytes) -> str | None:
@@ -417,6 +419,7 @@ def _reply(
     return Message(
         op=Op.REPLY,
         xid=request.xid,
+        htype=request.htype,
         mac=request.mac,
         flags=request.flags,
         ciaddr=request.ciaddr if kind == MessageType.ACK else ANY,
@@ -441,6 +444,7 @@ def _refuse(request: Message, plan: Plan) -> Message:
     return Message(
         op=Op.REPLY,
         xid=request.xid,
+        htype=request.htype,
         mac=request.mac,
         flags=flags,
         giaddr=request.giaddr,

@@ -5,11 +5,14 @@ Leases are by hardware address, not by client identifier (docs/dhcp.md, Known de
 
 import ipaddress
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from heapq import heapify, heappop, heappush
 from typing import Final, Literal
+
+from server.addresses import parse_ip, parse_mac
 
 MAX_ADDRESSES: Final = 65536
 """Of a range: a /16."""
@@ -247,9 +250,9 @@ def parse_lease(line: str) -> Lease | None:
     try:
         data = json.loads(line)
         lease = Lease(data["address"], data["mac"], float(data["until"]), data["state"])
-        ipaddress.IPv4Address(lease.address)
-    except (ValueError, TypeError, KeyError):
+        address, mac = parse_ip(lease.address), parse_mac(lease.mac) if lease.mac else ""
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    if lease.state not in _STATES or not isinstance(lease.mac, str):
+    if (address, mac) != (lease.address, lease.mac) or lease.state not in _STATES:
         return None
-    return lease
+    return lease if math.isfinite(lease.until) else None

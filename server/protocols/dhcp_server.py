@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final, Literal
 
+from server.addresses import explain_no_card
 from server.content import Refused
 from server.events import Event
 from server.protocols.dhcp import (
@@ -58,6 +59,12 @@ class Outcome:
     events: list[Event] = field(default_factory=list)
 
 
+def _drop(now: float, mac: str, words: str) -> Outcome:
+    """No answer, and why. mac: whose timeline says so, or ""."""
+    detail: Detail = {"status": "error", "message": words, "cause": "malformed"}
+    return Outcome(None, [Event(now, mac, "dhcp", "dhcp", detail)])
+
+
 class DhcpServer:
     """Answers requests one at a time.
 
@@ -83,14 +90,16 @@ class DhcpServer:
         try:
             request = unpack(data)
         except WireError as error:
-            if not error.mac:
+            if not error.mac and not error.boots:
                 return Outcome()  # on port 67 all sorts of broadcasts arrive
-            words = f"its DHCP message cannot be read: {error}"
-            detail: Detail = {"status": "error", "message": words, "cause": "malformed"}
-            return Outcome(None, [Event(now, error.mac, "dhcp", "dhcp", detail)])
+            return _drop(now, error.mac, f"its DHCP message cannot be read: {error}")
         if request.op != Op.REQUEST or (port == PXE_PORT and source[0] == ANY):
             return Outcome()
         client = identify(request)
+        if why := explain_no_card(request.mac):
+            # No machine has this MAC, so it is no machine's timeline either.
+            words = f"a DHCP message names {request.mac} as its card, which {why}"
+            return _drop(now, "", words) if client.vendor else Outcome()
         loaders, refusal, cause = self._choose_loaders(client)
         plan = Plan(
             server,

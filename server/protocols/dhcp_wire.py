@@ -26,7 +26,8 @@ FLAG_BROADCAST: Final = 0x8000
 
 _FIXED: Final = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 _COOKIE: Final = b"\x63\x82\x53\x63"
-_ETHERNET: Final = 1
+ETHERNET: Final = 1
+_IEEE_802: Final = 6
 _PAD: Final = 0
 _END: Final = 255
 
@@ -82,12 +83,14 @@ class Option(IntEnum):
 class WireError(ValueError):
     """The bytes are no DHCP message that this server can read; says which rule they break.
 
-    mac: whose message it is, where that can be read and it wants to be one; else "".
+    mac: whose message it is, where that can be read and it wants to be one; else "". boots: a
+    network boot's firmware sent it, so that somebody waits for the answer.
     """
 
-    def __init__(self, message: str, mac: str = "") -> None:
+    def __init__(self, message: str, mac: str = "", *, boots: bool = False) -> None:
         super().__init__(message)
         self.mac = mac
+        self.boots = boots
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Message:
     secs: int = 0
     flags: int = 0
     hops: int = 0
+    htype: int = ETHERNET
     ciaddr: str = ANY
     yiaddr: str = ANY
     siaddr: str = ANY
@@ -152,8 +156,6 @@ def unpack(data: bytes) -> Message:
     sname, file = fields[12], fields[13]
     if op not in (Op.REQUEST, Op.REPLY):
         raise WireError(f"operation {op} is neither request nor reply")
-    if htype != _ETHERNET or hlen != 6:
-        raise WireError(f"hardware type {htype} with addresses of {hlen} bytes is not Ethernet")
     if data[_FIXED.size : _FIXED.size + 4] != _COOKIE:
         raise WireError("no DHCP magic cookie: plain BOOTP")
     options: dict[int, bytes] = {}
@@ -167,11 +169,17 @@ def unpack(data: bytes) -> Message:
         broken = _read_options(sname, options, "sname") or broken
         sname = b""
     kind = options.get(Option.MESSAGE_TYPE, b"")
+    boots = options.get(Option.VENDOR_CLASS, b"").startswith((b"PXEClient", b"HTTPClient"))
+    # Quirk: some cards say that they are of IEEE 802 (RFC 1700: 6), with the same addresses.
+    if htype not in (ETHERNET, _IEEE_802) or hlen != 6:
+        words = f"hardware type {htype} with addresses of {hlen} bytes is not Ethernet"
+        raise WireError(words, boots=boots)
     mac = ":".join(f"{byte:02x}" for byte in chaddr[:6])
     if not kind or not 1 <= kind[0] <= 8:
         if broken:
             raise WireError(f"{broken}, and no message type (option 53) before", mac)
-        raise WireError("no DHCP message type (option 53): plain BOOTP, or broken")
+        words = "no DHCP message type (option 53): plain BOOTP, or broken"
+        raise WireError(words, mac if boots else "", boots=boots)
     return Message(
         op=op,
         xid=xid,
@@ -179,6 +187,7 @@ def unpack(data: bytes) -> Message:
         secs=secs,
         flags=flags,
         hops=hops,
+        htype=htype,
         ciaddr=dotted(ciaddr),
         yiaddr=dotted(yiaddr),
         siaddr=dotted(siaddr),
@@ -223,7 +232,7 @@ def pack(message: Message) -> bytes:
     parts = [
         _FIXED.pack(
             message.op,
-            _ETHERNET,
+            message.htype,
             6,
             message.hops,
             message.xid,

@@ -7,6 +7,7 @@ A reply may go on for as long as the client stays: see `Response.stream` and `Ou
 
 import email.utils
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -57,7 +58,8 @@ class Request:
     """A whole request. path: percent-decoded, without the query. headers: names in lower case.
 
     card: the MAC that answered for the client's address when it connected, or that address;
-    "" where nobody looked.
+    "" where nobody looked. doubled: keys that stand more than once in the query, of which the
+    last counts.
     """
 
     method: str
@@ -67,6 +69,7 @@ class Request:
     body: bytes
     client: str = ""
     card: str = ""
+    doubled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Outflow:
 
 MAX_FIELDS = 32
 """Of a query."""
+_TLS = b"\x16\x03"
+"""What a TLS client begins with (RFC 8446, 5.1): a handshake's record."""
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
 
@@ -218,6 +223,18 @@ def parse_target(target: bytes) -> tuple[str, dict[str, str]]:
     return text, dict(pairs)
 
 
+def find_doubled(target: bytes) -> tuple[str, ...]:
+    """The keys that stand more than once in a target's query, in order."""
+    pairs = target.partition(b"?")[2].split(b"&")
+    counts = Counter(unquote_to_bytes(pair.partition(b"=")[0]) for pair in pairs)
+    return tuple(key.decode("utf-8", "replace") for key, count in counts.items() if count > 1)
+
+
+def _say(error: h11.RemoteProtocolError) -> str:
+    """What h11 found, without the bytes as Python writes them."""
+    return str(error).partition(": bytearray(")[0]
+
+
 class HttpCore:
     """One connection. Give it bytes with the time; take requests; give responses."""
 
@@ -259,10 +276,12 @@ class HttpCore:
             if data and not rest:
                 return
             data = rest
+        if data[:2] == _TLS and self._connection.their_state is h11.IDLE:
+            raise Rejected(400, "TLS came to a port of plain HTTP: write http://, not https://")
         try:
             self._connection.receive_data(data)
         except h11.RemoteProtocolError as error:
-            raise Rejected(400, str(error)) from None
+            raise Rejected(400, _say(error)) from None
 
     def next_request(self) -> tuple[Request | None, bytes]:
         """The next whole request, if it is there, and bytes to send at once (100 Continue).
@@ -274,7 +293,7 @@ class HttpCore:
             try:
                 event = self._connection.next_event()
             except h11.RemoteProtocolError as error:
-                raise Rejected(error.error_status_hint, str(error)) from None
+                raise Rejected(error.error_status_hint, _say(error)) from None
             if isinstance(event, h11.Request):
                 self._head = event
                 self._body.clear()
@@ -320,7 +339,10 @@ class HttpCore:
             # RFC 9112 section 3.2.2: the target's own name counts, whatever Host says.
             headers["host"] = self._head.target.split(b"/")[2].decode("latin-1")
         method = self._head.method.decode("latin-1")
-        return Request(method, path, query, headers, bytes(self._body), self._client, self._card)
+        target = self._head.target
+        doubled = find_doubled(target) if b"&" in target else ()
+        body = bytes(self._body)
+        return Request(method, path, query, headers, body, self._client, self._card, doubled)
 
     def respond(self, request: Request, response: Response, now: float, wall: float) -> Reply:
         """What to send for a request. now: the loop's clock; wall: seconds since the epoch."""

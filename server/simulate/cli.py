@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -108,6 +109,8 @@ def simulate_command(
                 report.write_text(text)
             except OSError as error:
                 raise ServerError(f"--json {report}: {error.strerror}") from None
+    if storm.interrupted:
+        sys.exit(128 + signal.SIGINT)
     if storm.failed:
         sys.exit(1)
 
@@ -162,11 +165,12 @@ def run_storm(plan: Plan, nodes: int, count: int, ramp: float, alone: Result | N
     observer.find()
     crew = Crew(plan, nodes, count, ramp)
     terminal = sys.stderr.isatty()
-    click.echo(live_head(plan), err=True)
-    crew.start()
     began = said = time.monotonic()
     before = 0
+    interrupted = False
     try:
+        crew.start()
+        click.echo(live_head(plan), err=True)
         observer.sample(crew.pids)
         while crew.poll(0.2):
             now = time.monotonic()
@@ -178,7 +182,8 @@ def run_storm(plan: Plan, nodes: int, count: int, ramp: float, alone: Result | N
             said, before = now, total.bytes
             _print_line(live_line(plan, total, nodes, now - began, rate), terminal)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted: what was seen up to now", err=True)
+        interrupted = True
+        click.echo("\nInterrupted: bootfarm simulate: what was seen up to now", err=True)
     observer.sample(crew.pids)
     total = crew.total()
     seconds = time.monotonic() - began
@@ -187,7 +192,8 @@ def run_storm(plan: Plan, nodes: int, count: int, ramp: float, alone: Result | N
         click.echo("", err=True)
     crew.stop()
     paced = bool(plan.pace or ramp)
-    return Storm(plan, nodes, count, ramp, total, observer.judge(total.bytes, paced=paced), alone)
+    limits = observer.judge(total.bytes, paced=paced)
+    return Storm(plan, nodes, count, ramp, total, limits, alone, interrupted)
 
 
 def _print_line(line: str, terminal: bool) -> None:

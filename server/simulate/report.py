@@ -17,7 +17,8 @@ REASONS: Final = 5
 
 @dataclasses.dataclass(frozen=True)
 class Storm:
-    """All that is told of one. seconds: from the first start to the last end."""
+    """All that is told of one. seconds: from the first start to the last end. interrupted: by
+    Ctrl-C, so that it is told as far as it came."""
 
     plan: Plan
     nodes: int
@@ -26,6 +27,7 @@ class Storm:
     tally: Tally
     limits: Limits
     alone: Result | None
+    interrupted: bool = False
 
     @property
     def done(self) -> list[Result]:

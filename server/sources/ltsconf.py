@@ -61,6 +61,9 @@ class LtsConfSource:
         self.taken_at: float | None = None
         """Seconds since the epoch; None: no text was good yet."""
         self.current: Conf = LtsConf.parse(b"")
+        self.keep_problem = ""
+        """Why the text in force could not be written down, or ""."""
+        self._unkept: bytes | None = None
         self._state = state
         self._wall = wall
         self._refused = refused
@@ -103,6 +106,7 @@ class LtsConfSource:
         self._seen = {}
         if path is None:
             self.current, self.problem = LtsConf.parse(b""), ""
+            self._unkept, self.keep_problem = None, ""
 
     def look_again(self) -> None:
         """Read it at the next look, whether or not it has changed."""
@@ -115,6 +119,7 @@ class LtsConfSource:
         """
         if self.path is None:
             return False
+        self._write_kept()
         if (
             not self._seen or (self.has_changed() if edited is None else edited)
         ) and not self._is_being_written():
@@ -244,10 +249,26 @@ class LtsConfSource:
             return
         packed = {name: base64.b64encode(text).decode() for name, text in texts.items()}
         data = {"format": 1, "main": str(self.path), "texts": packed}
+        self._unkept = json.dumps(data).encode()
+        self._write_kept()
+
+    def _write_kept(self) -> None:
+        """Keep the text in force; until that is done, each look tries again."""
+        if self._state is None or self._unkept is None:
+            return
+        file = self._state / LAST_GOOD
         try:
-            write_whole(self._state / LAST_GOOD, json.dumps(data).encode())
+            write_whole(file, self._unkept)
         except OSError as error:
-            _log.error("the last good lts.conf cannot be kept in %s: %s", self._state, error)
+            problem = (
+                f"the lts.conf in force cannot be kept in {file}: {error.strerror}; a server that"
+                " starts while lts.conf is wrong would take an older one, or none"
+            )
+            if problem != self.keep_problem:
+                _log.error("%s", problem)
+            self.keep_problem = problem
+        else:
+            self._unkept, self.keep_problem = None, ""
 
     def _load_kept(self) -> Conf | None:
         if self._state is None:

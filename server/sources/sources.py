@@ -140,6 +140,8 @@ class Sources:
             found.append(Trouble("restart", farm.waiting))
         if self.ltsconf.problem:
             found.append(Trouble("ltsconf", self.ltsconf.problem))
+        if self.ltsconf.keep_problem:
+            found.append(Trouble("server", self.ltsconf.keep_problem))
         if self.secrets.problem:
             found.append(Trouble("secret", self.secrets.problem))
         if not store.images and not self._site.extras:

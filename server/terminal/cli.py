@@ -17,6 +17,7 @@ import click
 
 from imagebuild.yamlloader import did_you_mean
 from server.addresses import parse_mac
+from server.causes import CAUSES
 from server.diagnosis import RULES
 from server.errors import ServerError
 from server.nodes.phases import PHASES
@@ -34,7 +35,7 @@ from server.terminal.render import (
     render_screen,
     render_table,
 )
-from server.terminal.words import cut, number_of
+from server.terminal.words import clean, cut, number_of
 
 TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
@@ -210,13 +211,15 @@ def nodes_command(
     def fetch(limit: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         most = {"limit": str(limit)} if limit else {}
         nodes = _objects(api, api.get("/api/nodes", query | most))
-        about = api.get("/api/overview", query) if not as_json and output != "name" else {}
+        wants_about = not (as_json or output == "name") or (not nodes and _may_be_unknown(query))
+        about = api.get("/api/overview", query) if wants_about else {}
         return nodes, about if isinstance(about, dict) else {}
 
     if watch:
         _watch(fetch, interval)
         return
     found, about = fetch()
+    _tell_unknown(about, is_empty=not found)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif output == "name":
@@ -228,6 +231,22 @@ def nodes_command(
         _print_nodes(found, about, None if output == "wide" else _width())
     if exit_code and any(map(is_in_trouble, found)):
         sys.exit(TROUBLE)
+
+
+def _may_be_unknown(query: Mapping[str, str]) -> bool:
+    """Whether only the server can say that a word of the filter fits nothing."""
+    return "image" in query or any(key.startswith(LABEL_PREFIX) for key in query)
+
+
+def _tell_unknown(about: Mapping[str, Any], *, is_empty: bool) -> None:
+    """Say which words of the filter can fit no machine. Raises ServerError where none was found:
+    an empty list is the answer to another question."""
+    told = about.get("notes")
+    notes = [clean(str(note)) for note in told] if isinstance(told, list) else []
+    if notes and is_empty:
+        raise ServerError("\n".join(notes), hint="`bootfarm nodes -o wide` shows what there is")
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _objects(api: Api, answer: Any) -> list[dict[str, Any]]:
@@ -274,10 +293,14 @@ def _watch(
     fetch: Callable[[int], tuple[list[dict[str, Any]], dict[str, Any]]], interval: float
 ) -> None:
     """Until Ctrl-C; a server that goes away for a while is told, and waited for."""
+    told = False
     try:
         while True:
             width, height = shutil.get_terminal_size()
             nodes, about = _fetch_again(functools.partial(fetch, height), interval)
+            if not told:
+                _tell_unknown(about, is_empty=not nodes)
+                told = True
             screen = render_screen(
                 nodes, about, time.time(), width=width, height=height - 1, unicode=_unicode()
             )
@@ -409,7 +432,13 @@ def find_node(api: Api, name: str) -> dict[str, Any]:
     help="Only of so long ago or later, as 90s, 10m, 2h.",
 )
 @click.option("--errors", is_flag=True, help="Only errors.")
-@click.option("--source", metavar="NAME", default="", help="Only of this service: tftp, beacon, …")
+@click.option(
+    "--source",
+    metavar="NAME",
+    default="",
+    callback=lambda context, option, value: _check_source(value),
+    help=f"Only of this source: {', '.join(CAUSES)}.",
+)
 @server_options
 def events_command(
     follow: bool,
@@ -489,6 +518,14 @@ class _Names:
             except LostError:
                 pass  # its events are shown all the same
         return self._names.get(key, key)
+
+
+def _check_source(name: str) -> str:
+    """A source of events, or "" for all; click.BadParameter for what is none."""
+    if name and name not in CAUSES:
+        hint = did_you_mean(name, CAUSES, f"it is one of {', '.join(CAUSES)}")
+        raise click.BadParameter(f"{name[:60]!r} is no source of events: {hint}")
+    return name
 
 
 def _read_span(text: str) -> float:

@@ -25,7 +25,8 @@ def note_command(
 ) -> None:
     """Write a note about a machine, for all who look at it; without TEXT, show it.
 
-    NODE is a MAC, IP, name or serial number; an empty TEXT removes the note. Where there is no
+    NODE is a MAC, IP, name or serial number of a machine that was seen, or that the inventory
+    has; an empty TEXT removes the note. Where there is no
     token, only from the server's own machine.
 
     Examples: `bootfarm note r1-n003 "disk ordered, Eva" --maintenance`, `bootfarm note r1-n003 ""
@@ -40,10 +41,7 @@ def note_command(
         query |= {"maintenance": str(int(maintenance))} if maintenance is not None else {}
         node = api.put(f"/api/nodes/{quote_key(key_of(node))}", query)
         if not isinstance(node, dict):
-            raise ServerError(
-                f"nothing was heard of {name} yet, so there is nothing to write on",
-                hint="labels in the inventory say what is known beforehand",
-            )
+            raise ServerError(f"the server has forgotten {name} in this moment", hint="try again")
     found = {"note": str(node.get("note") or ""), "maintenance": bool(node.get("maintenance"))}
     if as_json:
         click.echo(json.dumps(found))

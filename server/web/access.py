@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from imagebuild.wholefile import read_whole
 from server.errors import ServerError
@@ -138,16 +138,17 @@ class Access:
         if self._token is None:
             return _go("/")
         if not self._allow_try(request.client):
-            return self._ask(request, 429, "Too many tries from this address. Wait a minute.")
-        try:
-            form = dict(parse_qsl(request.body.decode(), max_num_fields=4))
-        except ValueError:
-            form = {}
-        if not hmac.compare_digest(form.get("token", "").strip().encode(), self._token()):
-            return self._ask(request, 401, "That is not the token.", form.get("next", "/"))
+            words = "Too many tries from this address. Wait a minute; this one was not looked at."
+            return self._ask(request, 429, words, _read_form(request).get("next", "/"))
+        form = _read_form(request)
+        then, given = form.get("next", "/"), _clean(form.get("token", ""))
+        if not given:
+            return self._ask(request, 401, "Nothing was typed.", then)
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token()):
+            return self._ask(request, 401, f"That is not the token. {_compare(given)}", then)
         attributes = f"Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict"
         cookie = ("Set-Cookie", f"{COOKIE}={_make_cookie(self._token())}; {attributes}")
-        return _go(_local(form.get("next", "/")), cookie)
+        return _go(_local(then), cookie)
 
     def log_out(self) -> Response:
         """Let the browser forget the cookie."""
@@ -171,13 +172,42 @@ class Access:
             "login.html.j2",
             status,
             problem=problem,
-            next=_local(request.path if then is None else then),
+            next=_local(_tell_path(request) if then is None else then),
             health={"problems": []},
             now=time.time(),
             can_leave=False,
         )
         extra = (_CHALLENGE,) if status == 401 else (("Retry-After", "60"),)
         return Response(page.status, page.body, page.content_type, (*page.headers, *extra))
+
+
+def _read_form(request: Request) -> dict[str, str]:
+    """A form's fields; {} for what is no form."""
+    try:
+        return dict(parse_qsl(request.body.decode(), max_num_fields=4))
+    except ValueError:
+        return {}
+
+
+def _clean(given: str) -> str:
+    """What was typed, without what no token has: blanks, line ends of a copy that was broken, the
+    word of the header that programs send."""
+    word, _, rest = given.strip().partition(" ")
+    return "".join((rest if word.lower() in ("bearer", "bearer:") else given).split())
+
+
+def _compare(given: str) -> str:
+    """What can be said of a wrong token by itself: nothing about the right one."""
+    if not (given.isascii() and given.isprintable()):
+        return "It has characters that no token has: a quotation mark or dash of a word processor?"
+    if len(given) < SHORTEST:
+        return f"A token has {SHORTEST} characters at least, this has {len(given)}."
+    return "Capital and small letters differ; is a part missing, or is it another farm's?"
+
+
+def _tell_path(request: Request) -> str:
+    """The path that was asked for, with its filters: a bookmark leads where it led."""
+    return request.path + (f"?{urlencode(request.query)}" if request.query else "")
 
 
 def _make_cookie(token: bytes) -> str:

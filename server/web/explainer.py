@@ -121,7 +121,7 @@ class Explainer:
         if self._printer is not None:
             found = settled.conf.resolve(identity.node_id, settled.defaults)
             given = {key: value for key, value in found.items() if is_flat_key(key)}
-            prints = self._printer.print_values(given)
+            prints = f"{self._printer.mark} {self._printer.print_values(given)}"
         return Values(values, settled.reference, prints=prints)
 
     def _mask(

@@ -2,9 +2,10 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from imagebuild.yamlloader import did_you_mean
 from server.diagnosis import RULES
 from server.nodes.node import describe, summarize
 from server.nodes.phases import PHASES
@@ -12,6 +13,7 @@ from server.nodes.timelines import Nodes
 from server.observe.marks import (
     ALL_STATES,
     LABEL_PREFIX,
+    OLD,
     PLAYED,
     SEEN,
     SORTS,
@@ -22,6 +24,7 @@ from server.observe.marks import (
 )
 from server.observe.overview import Group, Overview, Row
 from server.protocols.http import Response
+from server.quantities import sort_naturally
 
 QUICK_SECONDS: Final = 0.02
 SHARE: Final = 20
@@ -31,6 +34,10 @@ MOST: Final = 1_000_000
 _RULE_IDS: Final = frozenset(rule.id for rule in RULES)
 NAMES: Final = 100
 """Machines of a cause that `/api/overview` names."""
+NAMED: Final = 20
+"""Images, and labels' names and values, that a note names."""
+NOTE_HEADER: Final = "X-Bootfarm-Note"
+_KEYS: Final = ("state", "cause", "phase", "image", "q", "sort", "limit", "view", "page")
 
 
 class Listing:
@@ -99,6 +106,74 @@ def explain_query(query: Mapping[str, str]) -> str:
     return ""
 
 
+def find_unknown(
+    query: Mapping[str, str], overview: Overview, doubled: Sequence[str] = ()
+) -> list[str]:
+    """Words of a query that are understood and can fit no machine, each with those that exist:
+    an image that neither the store nor a machine has, a label that the inventory has not; keys
+    that are no filter, and those that stand more than once (doubled)."""
+    wanted = read_filter(query)
+    notes = [f"{_show(key)} stands more than once: only the last counts" for key in doubled]
+    notes += [
+        f"{_show(key)} is no filter and counts for nothing"
+        + (f"; {near}" if (near := did_you_mean(key, _KEYS)) else "")
+        for key in query
+        if key not in _KEYS and not key.startswith(LABEL_PREFIX)
+    ]
+    image = wanted.image
+    if image and image != OLD and not any(map(overview.shelf.judge(image), overview.image_keys())):
+        names = _name_images(overview)
+        notes.append(
+            f"image={_show(image)}: neither the store nor a machine has it; there are"
+            f" {_name_some(names)}"
+        )
+    sort = query.get("sort", "")
+    names = list(overview.label_names)
+    for name, value in wanted.labels.items():
+        notes += _check_label(name, f"{LABEL_PREFIX}{name}={value}", names)
+        values = overview.label_values(name)
+        if name in names and value not in values:
+            known = sorted(values, key=sort_naturally)
+            notes.append(
+                f"{_show(f'{LABEL_PREFIX}{name}={value}')}: no machine has that; there are"
+                f" {_name_some(known)}"
+            )
+    if sort.startswith(LABEL_PREFIX):
+        notes += _check_label(sort.removeprefix(LABEL_PREFIX), f"sort={sort}", names)
+    return notes
+
+
+def _check_label(name: str, words: str, names: Sequence[str]) -> list[str]:
+    if name in names:
+        return []
+    known = f"it has {_name_some(names)}" if names else "it has none (labels in farm.yaml)"
+    return [f"{_show(words)}: the inventory has no label of that name; {known}"]
+
+
+def _name_images(overview: Overview) -> list[str]:
+    """`name:tag` of what tags lead to, `name@digest` of the rest, in order."""
+    names: list[str] = []
+    for one in map(overview.shelf.find, overview.image_keys()):
+        names += [f"{one.name}:{tag}" for tag in one.tags] or [f"{one.name}@{one.digest[:12]}"]
+    return sorted(names)
+
+
+def _name_some(words: Sequence[str]) -> str:
+    """The first NAMED of them, or that there are none."""
+    more = ", …" if len(words) > NAMED else ""
+    return f"{', '.join(words[:NAMED])}{more}" or "none"
+
+
+def _show(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def note_header(notes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Notes as a header of an answer that is a list and has no room for them."""
+    text = "; ".join(notes)[:1000].encode("ascii", "backslashreplace").decode()
+    return ((NOTE_HEADER, text),) if text else ()
+
+
 def summarize_row(row: Row) -> dict[str, Any]:
     """A machine in one JSON object."""
     return {**summarize(row.node), **_add(row)}
@@ -122,12 +197,15 @@ def _add(row: Row) -> dict[str, Any]:
     }
 
 
-def describe_overview(overview: Overview, query: Mapping[str, str], now: float) -> dict[str, Any]:
+def describe_overview(
+    overview: Overview, query: Mapping[str, str], now: float, doubled: Sequence[str] = ()
+) -> dict[str, Any]:
     """Counts within the query's filter, and what is the matter, one cause after the other."""
     wanted = read_filter(query)
     found = overview.rows(now, wanted=wanted, most=1)
     progress = overview.progress(now)
     return {
+        "notes": find_unknown(query, overview, doubled),
         "total": found.total,
         "states": {state: found.counts.states[state] for state in ALL_STATES},
         "phases": dict(found.counts.phases),

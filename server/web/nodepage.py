@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.nodes.given import GIVEN, list_changes
+from server.nodes.given import GIVEN, VALUE_MAX, GivenValues, cut_value, find_changes
 from server.nodes.node import Boot, Node, Phase
 from server.nodes.phases import ORDER
 from server.nodes.space import name_spaces, read_space
@@ -34,6 +34,8 @@ MEANINGS = {
     "shutdown": "shuts down",
 }
 HOW = {"ok": "done", "start": "under way", "error": "failed"}
+CONTEXT = 24
+"""Characters before the first difference of two values that are shown."""
 TAIL = 200
 TAIL_BEFORE = 60
 """Lines of the newest boot's log, and of others', that the page shows."""
@@ -57,6 +59,17 @@ class PhaseView:
     retries: str
     x: float
     width: float
+
+
+@dataclass(frozen=True)
+class ChangeView:
+    """A variable that has changed since a boot, masked. name: with `(new)` or `(gone)`; was, will:
+    None where there is nothing to show; remark: what more there is to say, or ""."""
+
+    name: str
+    was: str | None
+    will: str | None
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,9 @@ def render_node(
     now: float,
     *,
     can_leave: bool = False,
+    given: GivenValues | None = None,
 ) -> Response:
-    """The page of one node."""
+    """The page of one node. given: what values were, where that is kept."""
     node = row.node
     boot = node.boot
     return render(
@@ -99,7 +113,7 @@ def render_node(
         past=[_view_past(one) for one in reversed(node.past)],
         events=[_view_event(event) for event in reversed(node.events)],
         values=values,
-        changes=_list_changes(boot, values),
+        changes=view_changes(boot, values, given),
         logs=logs,
         log_hint=log_hint,
         health=health,
@@ -108,12 +122,35 @@ def render_node(
     )
 
 
-def _list_changes(boot: Boot | None, values: Values) -> list[str]:
+def view_changes(boot: Boot | None, values: Values, given: GivenValues | None) -> list[ChangeView]:
     """Variables that its next boot gets otherwise than this one did, as far as that is known."""
-    given = boot.facts.get(GIVEN) if boot is not None else None
-    if not isinstance(given, str) or not values.prints or values.problem or values.pending:
+    prints = boot.facts.get(GIVEN) if boot is not None else None
+    if not isinstance(prints, str) or not values.prints or values.problem or values.pending:
         return []
-    return list_changes(given, values.prints)
+    now = {value.key: cut_value(value.value or "") for value in values.values}
+    views = []
+    for change in find_changes(prints, values.prints):
+        known = given.find(change.name, change.before) if given and change.before else None
+        was, will = known, now.get(change.name, "") if change.now else None
+        remark = ""
+        if change.before and known is None:
+            remark = "what it was is not kept any more"
+        elif was is not None and was == will:
+            remark = f"what differs is secret, or behind the first {VALUE_MAX} characters"
+        elif was is not None and will is not None:
+            was, will = _shorten(was, will)
+        views.append(ChangeView(change.words, was, will, remark))
+    return views
+
+
+def _shorten(one: str, other: str) -> tuple[str, str]:
+    """Two long texts without what they begin with alike, but for the last words of it."""
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    if same <= 2 * CONTEXT:
+        return one, other
+    at = same - CONTEXT
+    return f"…{one[at:]}", f"…{other[at:]}"
 
 
 def view_phases(boot: Boot, now: float) -> list[PhaseView]:

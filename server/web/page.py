@@ -25,6 +25,7 @@ from server.observe.marks import (
 from server.observe.overview import Group, Overview, Row
 from server.protocols.http import Response
 from server.quantities import compress_names, name_age, sort_naturally
+from server.web.listing import explain_query, find_unknown
 from server.web.rendering import format_span, render
 
 ROWS = 100
@@ -188,10 +189,17 @@ def render_nodes(
         sort=sort,
         sort_words=SORT_WORDS.get(sort or "trouble", f"by {sort.removeprefix(LABEL_PREFIX)}"),
         carried={key: asked[key] for key in ("state", "cause", "view") if asked[key]},
+        notes=_list_notes(query, overview),
         health=health,
         now=now,
         can_leave=can_leave,
     )
+
+
+def _list_notes(query: Mapping[str, str], overview: Overview) -> list[str]:
+    """What of the address is taken for nothing, or can fit no machine."""
+    problem = explain_query({key: query[key] for key in query if key != "limit"})
+    return [*([problem] if problem else []), *find_unknown(query, overview)]
 
 
 def _view_group(group: Group) -> GroupView:

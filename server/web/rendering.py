@@ -70,6 +70,7 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "style": _asset("style.css"),
         "script": _asset("live.js"),
+        "login_script": _asset("login.js"),
         "state_words": STATE_WORDS,
         "state_many": STATE_MANY,
         "state_verbs": STATE_VERBS,
@@ -87,10 +88,11 @@ def _asset(name: str) -> str:
 
 @cache
 def page_headers() -> tuple[tuple[str, str], ...]:
-    """Headers of every page: only our own style and script run, and only we are talked to."""
-    style, script = (_hash(_asset(name)) for name in ("style.css", "live.js"))
+    """Headers of every page: only our own style and scripts run, and only we are talked to."""
+    style, *scripts = (_hash(_asset(name)) for name in ("style.css", "live.js", "login.js"))
+    script = " ".join(f"'{one}'" for one in scripts)
     policy = (
-        f"default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self';"
+        f"default-src 'none'; style-src '{style}'; script-src {script}; connect-src 'self';"
         " img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     return (

@@ -4,14 +4,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.content import BytesContent, Content, NotFound, Refused
 from server.events import Emit
 from server.ltsconf import parse_flat
 from server.machines.identity import Identifier
-from server.nodes.given import Printer
+from server.nodes.given import GivenValues, Printer
 from server.nodes.timelines import Nodes
 from server.observe.feed import Changes, Feed
 from server.observe.logbook import LogBook, pack_boots
@@ -27,8 +27,10 @@ from server.web.listing import (
     describe_overview,
     describe_row,
     explain_query,
+    find_unknown,
     forget_many,
     list_nodes,
+    note_header,
 )
 from server.web.nodepage import find_log_hint, render_node, view_logs
 from server.web.page import render_nodes
@@ -72,6 +74,7 @@ class Web:
     allow_look: Callable[[str], bool] = lambda client: True
     listing: Listing = field(default_factory=Listing)
     printer: Printer | None = None
+    given: GivenValues | None = None
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -138,10 +141,11 @@ def _get(web: Web, request: Request) -> Response:
         case ["api", "nodes" | "overview"] if problem := explain_query(request.query):
             return _json(400, {"error": problem})
         case ["api", "nodes"]:
-            query, now = request.query, web.clock()
-            return web.listing.get(query, lambda: _json(200, list_nodes(web.overview, query, now)))
+            query = request.query
+            return web.listing.get(query, lambda: _list_nodes(web, request))
         case ["api", "overview"]:
-            return _json(200, describe_overview(web.overview, request.query, web.clock()))
+            told = describe_overview(web.overview, request.query, web.clock(), request.doubled)
+            return _json(200, told)
         case ["api", "nodes", key]:
             node = web.overview.find(key)
             if node is None:
@@ -177,6 +181,12 @@ def _get(web: Web, request: Request) -> Response:
             return _text(404, "nothing here; the boot tree is below /ltsp/")
 
 
+def _list_nodes(web: Web, request: Request) -> Response:
+    answer = _json(200, list_nodes(web.overview, request.query, web.clock()))
+    notes = note_header(find_unknown(request.query, web.overview, request.doubled))
+    return replace(answer, headers=(*answer.headers, *notes))
+
+
 def _change(web: Web, request: Request) -> Response:
     """`DELETE /api/nodes/<mac>`, or of `/api/nodes` with which, and `PUT /api/nodes/<mac>`: for
     who has the token; where there is none, for the server's own machine."""
@@ -196,9 +206,11 @@ def _annotate(web: Web, request: Request) -> Response:
             if flag not in (None, "0", "1") or not {"note", "maintenance"} & query.keys():
                 return _text(400, "say note=TEXT, or maintenance=1 or 0")
             maintenance = None if flag is None else flag == "1"
-            if not web.nodes.annotate(node.key, query.get("note"), maintenance):
-                return _json(404, {"error": "nothing was heard of it yet: labels say the rest"})
+            comes = node.mac is not None  # the inventory has it, where it was not seen
+            if not web.nodes.annotate(node.key, query.get("note"), maintenance, awaited=comes):
+                return _json(404, {"error": "no such node was seen"})
             web.changes.note(node.key)
+            node = web.overview.find(node.key) or node
             return _json(200, {"note": node.note, "maintenance": node.maintenance})
         case _:
             return _json(404, {"error": "no such node was seen"})
@@ -242,6 +254,7 @@ def _node_page(web: Web, key: str) -> Response:
         web.health(),
         now,
         can_leave=web.access.is_on,
+        given=web.given,
     )
 
 
@@ -272,7 +285,10 @@ def _boot_tree(web: Web, request: Request) -> Response:
             return _failed(403, reason, request)
         if web.printer is not None and request.path.endswith("/lts.conf"):
             flat = parse_flat(content.data.decode("utf-8", "surrogateescape"))
-            web.nodes.note_given(request.client, web.printer.print_values(flat))
+            prints = web.printer.print_values(flat)
+            marked = f"{web.printer.mark} {prints}"
+            if web.nodes.note_given(request.client, marked) and web.given is not None:
+                web.given.keep(prints, flat)
         etag = hashlib.sha256(content.data).hexdigest()[:32]
         return Response(200, content.data, TEXT, (_NO_STORE,), f'"{etag}"', transfer)
     # A file of the store never changes, and its path holds the image's digest;

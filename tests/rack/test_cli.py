@@ -103,9 +103,10 @@ sys.exit(run_detachable(work))
 def test_work_cleans_up_however_the_command_ends(tmp_path: Path, number: signal.Signals) -> None:
     mark = tmp_path / "mark"
     command = subprocess.Popen(
-        [sys.executable, "-c", WORK, str(mark)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", WORK, str(mark)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert command.stdout is not None
+    assert command.stderr is not None
     assert command.stdout.readline() == b"working\n"
     command.send_signal(number)
     code = command.wait(20)
@@ -113,7 +114,44 @@ def test_work_cleans_up_however_the_command_ends(tmp_path: Path, number: signal.
     # The end of the pipe is the end of the child that did the work.
     assert command.stdout.read() == b""
     command.stdout.close()
+    words = "the work; everything is torn down; what was built is kept in the cache"
+    assert command.stderr.read().decode() == f"Interrupted: {words}\n"
+    command.stderr.close()
     assert mark.read_text() == "cleaned up"
+
+
+BUILDING = """
+import sys
+from pathlib import Path
+import rack.demo
+from rack.detach import run_detachable
+rack.demo.BOOTFARM = (sys.executable, "-c", sys.argv[1], sys.argv[2])
+sys.exit(run_detachable(lambda detach: rack.demo.build_image(Path("recipe"), Path("store"))))
+"""
+BUILDER = """
+import pathlib, signal, sys, time
+def end(*_):
+    pathlib.Path(sys.argv[1]).write_text("work removed")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+print("building", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_build_within_the_demo_removes_its_work_before_the_demo_ends(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    command = subprocess.Popen(
+        [sys.executable, "-c", BUILDING, BUILDER, str(mark)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == b"building\n"
+    command.send_signal(signal.SIGINT)
+    assert command.wait(20) == 130
+    assert mark.read_text() == "work removed"
+    command.stdout.close()
 
 
 def test_detached_work_goes_on_and_writes_to_its_log(tmp_path: Path) -> None:

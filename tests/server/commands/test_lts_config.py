@@ -126,7 +126,17 @@ def test_explain_of_a_key_that_nobody_has(farm: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "node", [["--mac", "foo"], ["--ip", "10.9.1.11/24"], ["--ip", "10.9.1.256"]]
+    "node",
+    [
+        ["--mac", "foo"],
+        ["--mac", "00:00:00:00:00:00"],
+        ["--mac", "01:00:5e:00:00:01"],
+        ["--ip", "10.9.1.11/24"],
+        ["--ip", "10.9.1.256"],
+        ["--ip", "0.0.0.0"],
+        ["--ip", "255.255.255.255"],
+        ["--hostname", ""],
+    ],
 )
 def test_what_is_no_address_is_an_error(farm: Path, node: list[str]) -> None:
     for command in ("explain", "resolve", "render"):

@@ -160,6 +160,32 @@ boot_tree: ../tftp
             "once",
         ),
         ("address_map: {10.9.0.1: node}", "address_map.10.9.0.1", "52:54"),
+        (
+            "inventory: [{mac: 00:00:00:00:00:00}]",
+            "inventory[0].mac: 00:00:00:00:00:00 is what firmware shows that could not read",
+            "its label",
+        ),
+        (
+            "inventory: [{mac: ff:ff:ff:ff:ff:ff}]",
+            "inventory[0].mac: ff:ff:ff:ff:ff:ff is",
+            "label",
+        ),
+        (
+            "inventory: [{mac: 01:00:5e:00:00:01}]",
+            "is a group's (multicast), and no card's",
+            "label",
+        ),
+        (
+            "inventory: [{mac: 52:54:00:00:00:01, ip: 224.0.0.1}]",
+            "inventory[0].ip: 224.0.0.1 is a group's (multicast)",
+            "an address of its own",
+        ),
+        ("inventory: [{mac: 52:54:00:00:00:01, ip: 0.0.0.0}]", "begin with 0", "its own"),
+        ("inventory: [{mac: 52:54:00:00:00:01, ip: 255.255.255.255}]", "broadcasts", "its own"),
+        ("address_map: {0.0.0.0: '52:54:00:00:00:01'}", "address_map.0.0.0.0", "look at both"),
+        ("address_map: {10.9.0.1: '00:00:00:00:00:00'}", "could not read its card's", "both"),
+        ("address: 0.0.0.0", "address: 0.0.0.0 is no machine's", "`listen: 0.0.0.0`"),
+        ("dns: {zone: rack.test, names: {api: 224.0.0.1}}", "dns.names.api: 224.0.0.1", "machine"),
         ("workers: true", "workers: expected a whole number, got a boolean", "256"),
         ("cmdline: [1, [2]]", "cmdline[1]: expected text, got a list", "quotes"),
         ('cmdline: ["a #b"]', "cmdline[0]: '#b' begins a comment in iPXE", "loader: grub"),
@@ -175,6 +201,12 @@ def test_errors_name_the_key_path_and_a_remedy(text: str, message: str, hint: st
         parse(text)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_flags_have_the_bounds_of_farm_yaml() -> None:
+    with pytest.raises(ConfigError, match=r"--address: 0\.0\.0\.0 is no machine's"):
+        override(Config(), address="0.0.0.0")
+    assert override(Config(), listen="0.0.0.0").listen == "0.0.0.0"
 
 
 def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:

@@ -280,3 +280,33 @@ def test_what_is_played_counts_nowhere() -> None:
         assert 'bootfarm_nodes_with_finding{rule="kernel-stalled",severity="stalled"} 0.0' in text
     nodes.record(Event(2.0, "10.9.0.5", "beacon", "initramfs", {"boot": "b"}))
     assert 'bootfarm_nodes{phase="initramfs",status="ok"} 1.0' in metrics.render()[0].decode()
+
+
+def test_a_machine_in_maintenance_fires_no_alert() -> None:
+    nodes = Nodes()
+    metrics = Metrics(replace(present(), clock=lambda: 1e4), max_nodes=100)
+    nodes.watch(metrics.change)
+    node = nodes.record(Event(1.0, "10.9.0.1", "beacon", "join", {"status": "error", "boot": "a"}))
+    assert node is not None
+    full = {"space": "/:99:1:10", "status": "ok"}
+    nodes.record(Event(1.0, "10.9.0.1", "beacon", "space", full))
+    metrics.findings.advance(1e4)
+    before = scrape(metrics)
+    assert before.get("bootfarm_nodes_stalled", phase="join") == 1
+    assert before.get("bootfarm_fullest_ratio", kind="overlay") == 0.99
+    nodes.annotate(node.key, None, maintenance=True)
+    metrics.findings.advance(1e4)
+    metrics.record(tftp("error", bytes=1, cause="timeout"), node)
+    metrics.record(Event(1.0, "10.9.0.1", "beacon", "join", {"status": "error"}), node)
+    metrics.record(tftp("ok", bytes=1000, retries=0), node)
+    seen = scrape(metrics)
+    assert seen.get("bootfarm_nodes_stalled", phase="join") == 0
+    assert seen.get("bootfarm_fullest_ratio", kind="overlay") == 0
+    assert seen.get("bootfarm_errors_total", source="beacon", cause="join") == 0
+    assert seen.get("bootfarm_errors_total", source="tftp", cause="timeout") == 0
+    assert seen.get("bootfarm_transfers_total", protocol="tftp", status="error") == 0
+    assert seen.get("bootfarm_transfers_total", protocol="tftp", status="ok") == 1
+    assert seen.get("bootfarm_nodes", phase="join", status="error") == 1
+    assert 'bootfarm_nodes_with_finding{rule="join-failed",severity="error"} 0.0' in (
+        metrics.render()[0].decode()
+    )

@@ -111,6 +111,28 @@ def test_who_stands_still() -> None:
     assert farm.tally.stalled == {}
 
 
+def test_nobody_waits_for_a_machine_in_maintenance() -> None:
+    farm = Farm()
+    farm.beacon(0.0, 1, "ltsconf", "start")
+    farm.beacon(1.0, 2, "join", "error")
+    (one,) = (node.key for node in farm.nodes.nodes() if node.ip.endswith(".1"))
+    farm.tally.advance(STALLED_SECONDS + 1.0)
+    assert farm.tally.stalled == {"ltsconf": 1, "join": 1}
+    farm.nodes.annotate(one, None, maintenance=True)
+    assert farm.tally.stalled == {"join": 1}
+    farm.tally.advance(5 * STALLED_SECONDS)
+    assert farm.tally.stalled == {"join": 1}
+    assert sum(farm.tally.nodes.values()) == 2, "it is a node all the same"
+    farm.beacon(5 * STALLED_SECONDS, 1, "ready", boot="b")
+    assert farm.booted == [], "how long that took says nothing of the farm"
+    farm.beacon(5 * STALLED_SECONDS, 1, "ltsconf", "start", boot="c")
+    farm.nodes.annotate(one, None, maintenance=False)
+    farm.tally.advance(6 * STALLED_SECONDS - 1.0)
+    assert farm.tally.stalled == {"join": 1}, "it has its time"
+    farm.tally.advance(6 * STALLED_SECONDS + 1.0)
+    assert farm.tally.stalled == {"ltsconf": 1, "join": 1}
+
+
 @pytest.mark.parametrize(("first", "whole"), [("dhcp", True), ("preinit", True), ("rcfile", False)])
 def test_only_a_boot_that_was_seen_early_has_a_length(first: str, whole: bool) -> None:
     phase = Phase(0.0, 0.0, "ok")

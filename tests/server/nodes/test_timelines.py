@@ -588,3 +588,67 @@ def test_what_is_forgotten_is_gone_from_disk_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     nodes.record(Event(9.0, "10.9.0.7", "beacon", "ready", {}))
     assert nodes.nodes()[0].first_seen == 9.0
+
+
+def test_a_file_of_wrong_types_costs_its_node_only(tmp_path: Path) -> None:
+    nodes = Nodes(lambda ip: (f"52:54:00:00:00:{int(ip.rpartition('.')[2]):02x}", None))
+    for number in (1, 2):
+        event = Event(5.0, f"10.9.0.{number}", "beacon", "root", {"status": "error", "boot": "a"})
+        nodes.record(event)
+    nodes.save(tmp_path)
+    file = tmp_path / "52-54-00-00-00-01.json"
+    good = json.loads(file.read_bytes())
+    boot = good["boot"]
+    phase = boot["phases"]["root"]
+    event = good["events"][0]
+    values: dict[str, list[Any]] = {
+        "hostname": [5, [], {"a": 1}, True],
+        "mac": ["52-54-00-00-00-01", "xx", 7],
+        "last_seen": [float("nan"), float("inf"), 1e300, -1.0, "5", None],
+        "boots": [10**30, "1", None],
+        "events": ["x", {}, {"time": 1.0}, None, 7, {**event, "detail": {"a": {}}}],
+        "past": [[{}], 7, [None], {"a": 1}],
+        "boot": [7, {**boot, "image": 7}],
+        "note": [7],
+        "played": [[1]],
+    }
+    values["events"] = [[one] for one in values["events"]]
+    values["events"] += [[{**event, "time": time}] for time in ("x", 1e300, None)]
+    facts: list[Any] = [7, {"a": []}, {"a": 1e300}]
+    phases: list[Any] = [7, {"root": 7}, {"root": {}}]
+    for name, value in (("first", "x"), ("bytes", None), ("detail", 5), ("last", 1e300)):
+        phases.append({"root": {**phase, name: value}})
+    values["boot"] += [{**boot, "facts": one} for one in facts]
+    values["boot"] += [{**boot, "phases": one} for one in phases]
+    wrong = [{name: value} for name, some in values.items() for value in some]
+    texts = [json.dumps({**good, **change}) for change in wrong] + ["[" * 100_000, "7", "[]"]
+    for text in texts:
+        file.write_text(text)
+        kept = Nodes()
+        assert kept.load(tmp_path) == 1, text[:300]
+        assert kept.get("52:54:00:00:00:02") is not None
+        for node in kept.nodes():
+            json.dumps(describe(node))
+    file.write_text(json.dumps(good))
+    assert Nodes().load(tmp_path) == 2
+
+
+def test_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    nodes = Nodes(lambda ip: ("52:54:00:00:00:01", None))
+    wrong = 2_000_000_000.0
+    for second, phase in enumerate(("initramfs", "network")):
+        detail = {"status": "error" if second else "ok", "boot": "a"}
+        nodes.record(Event(wrong + second, "10.9.0.1", "beacon", phase, detail))
+    nodes.save(tmp_path)
+    nodes.record(Event(1_000.0, "10.9.0.1", "beacon", "root", {"status": "ok", "boot": "a"}))
+    kept = Nodes()
+    kept.load(tmp_path, now=1_000.0)
+    for found in (nodes, kept):
+        node = found.get("52:54:00:00:00:01")
+        assert node is not None
+        assert node.boot is not None
+        assert node.last_seen == 1_000.0
+        assert node.boot.started == 999.0
+        assert node.boot.phases["network"].first == node.boot.phases["network"].error_at == 1_000.0
+        assert [entry["time"] for entry in node.events][:2] == [999.0, 1_000.0]
+    assert Nodes().load(tmp_path, now=wrong) == 1

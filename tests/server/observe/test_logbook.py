@@ -85,7 +85,11 @@ def test_files_are_bounded_too(tmp_path: Path) -> None:
 
 def test_damaged_files_cost_their_lines_only(tmp_path: Path) -> None:
     good = json.dumps([1.0, 2, "syslog", 6, "good"])
-    (tmp_path / "10.9.0.1.log").write_text(f'[1,2\n{good}\n{{}}\n[1,"x",3,4,5]\n{good[:20]}')
+    bad = ["[1,2", "{}", '[1,"x",3,4,5]', "[" * 100_000]
+    bad += [f'[{time},2,"syslog",6,"bad"]' for time in ("NaN", "Infinity", "1e300", "-1")]
+    bad += ['[1,Infinity,"syslog",6,"bad"]', '[1,2,"syslog",1e999,"bad"]']
+    lines = "\n".join([*bad, good, *bad])
+    (tmp_path / "10.9.0.1.log").write_text(f"{lines}\n{good[:20]}")
     (tmp_path / "10.9.0.2.log").mkdir()
     book = LogBook(tmp_path)
     book.load()

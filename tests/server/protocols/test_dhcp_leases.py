@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,6 +157,23 @@ def test_leases_outside_of_a_new_range_are_forgotten() -> None:
     again = make(1)
     assert again.restore([dump_lease(Lease("10.9.1.2", A, 9e9, "bound"))]) == 0
     assert again.find(A) is None
+
+
+def test_a_line_of_wrong_types_is_none() -> None:
+    good = {"address": "10.9.1.1", "mac": A, "until": 100.0, "state": "bound"}
+    assert parse_lease(json.dumps(good)) == Lease("10.9.1.1", A, 100.0, "bound")
+    declined = Lease("10.9.1.2", "", 100.0, "declined")
+    assert parse_lease(dump_lease(declined)) == declined
+    wrong: dict[str, tuple[object, ...]] = {
+        "address": (5, None, "10.9.1.256", "10.9.1.1/24", []),
+        "mac": (5, None, "xx", "52-54-00-00-00-01", []),
+        "until": (None, "x", [], float("nan"), float("inf"), 10**400),
+        "state": (None, "bond", [], 5),
+    }
+    for key, values in wrong.items():
+        for value in values:
+            assert parse_lease(json.dumps({**good, key: value})) is None, (key, value)
+    assert parse_lease("[" * 100_000) is None
 
 
 @given(st.text())

@@ -58,6 +58,51 @@ def test_a_broken_message_is_told_by_whose_it_is() -> None:
     assert "option 12" in str(event.detail["message"])
 
 
+@pytest.mark.parametrize("pxe", [True, False])
+def test_a_card_that_no_machine_has_gets_nothing_and_has_no_timeline(pxe: bool) -> None:
+    for mac in ("00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"):
+        server = make()
+        outcome = send(server, ask(MessageType.DISCOVER, mac, pxe=pxe))
+        assert outcome.send is None
+        told = [(event.node, f"{mac} as its card" in str(event.detail)) for event in outcome.events]
+        assert told == ([("", True)] if pxe else []), "all sorts of broadcasts arrive there"
+
+
+def test_firmware_that_gets_no_answer_is_told_of() -> None:
+    def tell(position: int, byte: int, *, pxe: bool = True) -> list[tuple[str, str]]:
+        data = bytearray(pack(ask(MessageType.DISCOVER, pxe=pxe)))
+        data[position] = byte
+        events = send(make(), bytes(data)).events
+        return [(event.node, str(event.detail["message"])) for event in events]
+
+    ((node, words),) = tell(2, 16)
+    assert node == ""
+    assert "addresses of 16 bytes is not Ethernet" in words
+    ((node, words),) = tell(242, 99)
+    assert node == A
+    assert "no DHCP message type" in words
+    assert tell(2, 16, pxe=False) == tell(242, 99, pxe=False) == []
+
+
+def test_a_card_of_ieee_802_is_answered_as_such() -> None:
+    request = ask(MessageType.DISCOVER, pxe=True, htype=6)
+    outcome = send(make(), request)
+    assert outcome.send is not None
+    assert outcome.send[0][1] == 6, "as it called itself (RFC 1700)"
+    assert get(outcome).file == b"/bios"
+
+
+def test_an_architecture_with_its_bytes_the_other_way_round() -> None:
+    vendor = b"PXEClient:Arch:00007:UNDI:003016"
+    for raw, file in ((b"\7\0", b"/uefi"), (b"\0\7", b"/uefi"), (b"", b"/uefi"), (b"\0", b"/uefi")):
+        request = ask(MessageType.DISCOVER)
+        options = {**request.options, Option.VENDOR_CLASS: vendor, Option.ARCHITECTURE: raw}
+        assert get(send(make(), replace(request, options=options))).file == file
+    options = {**options, Option.VENDOR_CLASS: b"PXEClient", Option.ARCHITECTURE: b"\7\0"}
+    (event,) = send(make(full=False), replace(request, options=options)).events
+    assert "architecture 1792" in str(event.detail), "what it said, where nothing else says more"
+
+
 def get(outcome: Outcome) -> Message:
     assert outcome.send is not None
     return unpack(outcome.send[0])

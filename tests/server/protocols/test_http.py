@@ -395,3 +395,43 @@ def test_outflow_is_bounded_and_speaks_when_nothing_else_does() -> None:
     assert outflow.take(44.8) == b""
     assert outflow.push(b"12345")
     assert not outflow.push(b"678901")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bytes.fromhex("16030100c8010000c40303") + b"x" * 60, "TLS came to a port of plain HTTP"),
+        (b"GET /a b HTTP/1.1\r\n\r\n", "illegal request line"),
+        (b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", "illegal header line"),
+    ],
+)
+def test_what_is_no_request_is_told_in_words(data: bytes, words: str) -> None:
+    core = HttpCore("10.9.0.1", HttpLimits(), 0.0)
+
+    def read() -> None:
+        core.receive_data(data, 0.0)
+        core.next_request()
+
+    with pytest.raises(Rejected) as caught:
+        read()
+    assert caught.value.status == 400
+    assert words in str(caught.value)
+    assert "bytearray" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "doubled"),
+    [
+        (b"/api/nodes?state=look&state=ready", ("state",)),
+        (b"/api/nodes?a&b=1&%61=2&b=3&c", ("a", "b")),
+        (b"/api/nodes?state=look&q=state", ()),
+        (b"/a&a?x=1&y=2", ()),
+        (b"/", ()),
+    ],
+)
+def test_keys_that_stand_twice_are_known(target: bytes, doubled: tuple[str, ...]) -> None:
+    core = HttpCore("10.9.0.1", HttpLimits(), 0.0)
+    core.receive_data(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n", 0.0)
+    request, _ = core.next_request()
+    assert request is not None
+    assert request.doubled == doubled

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def test_a_storm_is_played_checked_and_recorded_again(
     assert last.phases == tuple(report["phases"])
     assert last.export_size == len(IMAGE["rootfs.squashfs"])
     assert sum(step.size for step in last.steps if step.phase == "root") == reads
+
+
+@pytest.mark.parametrize("server", [[]], indirect=True)
+def test_ctrl_c_tells_what_was_seen_and_is_no_success(server: Server, profile: Path) -> None:
+    target = f"127.0.0.1:tftp={server.tftp},nbd={server.nbd},http={server.http}"
+    argv = [*SIMULATE, "--target", target, "--profile", str(profile), "--nodes", "20"]
+    argv += ["--ramp", "1000", "--no-first-node", "--processes", "1"]
+    storm = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert storm.stderr is not None
+    for line in storm.stderr:
+        if "waiting" in line:  # the table's head: it runs
+            break
+    storm.send_signal(signal.SIGINT)
+    out, error = storm.communicate(timeout=50)
+    assert storm.returncode == 130
+    assert "Interrupted: bootfarm simulate: what was seen up to now" in error
+    assert "of 20 nodes" in out
+    assert "Traceback" not in error
 
 
 def make_plan(server: Server, profile: Path, **more: Any) -> Plan:

@@ -66,6 +66,29 @@ def test_the_last_good_text_survives_a_restart(farm: Farm) -> None:
     assert values(source)["A"] == "1"
 
 
+def test_a_text_that_cannot_be_kept_is_told_and_kept_once_there_is_room(farm: Farm) -> None:
+    farm.rename_in(b"[default]\nA = 1\n")
+    source = farm.source()
+    source.load_first()
+    assert source.keep_problem == ""
+    kept = farm.state / "lts.conf.json"
+    kept.unlink()
+    kept.mkdir()  # as good as a full disk
+    farm.rename_in(b"[default]\nA = 2\n")
+    assert source.poll() is True
+    assert values(source) == {"A": "2"}
+    assert f"cannot be kept in {kept}: Is a directory" in source.keep_problem
+    assert source.poll() is False
+    assert source.keep_problem
+    kept.rmdir()
+    assert source.poll() is False
+    assert source.keep_problem == ""
+    farm.rename_in(BAD)
+    again = farm.source()
+    again.load_first()
+    assert values(again) == {"A": "2"}
+
+
 def test_a_bad_first_text_is_an_error_with_line_and_remedy(farm: Farm) -> None:
     farm.rename_in(BAD)
     with pytest.raises(ServerError) as caught:

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from bootfarm import main
 from server.diagnosis import diagnose
 from server.errors import ServerError
 from server.events import Event
-from server.farm.inventory import Inventory
+from server.farm.inventory import Inventory, Machine
 from server.machines.identity import make_identifier
 from server.observe.feed import Feed
 from server.observe.overview import Overview
@@ -238,6 +239,47 @@ def test_filters_are_the_servers(site: Site) -> None:
         done = site.run("nodes", *wrong)
         assert done.exit_code == 2
         assert words in done.output
+
+
+def test_a_word_that_can_fit_no_machine_is_no_empty_list(site: Site) -> None:
+    site.story.to_ready()
+    inventory = Inventory((Machine("52:54:00:00:00:07", labels=(("rack", "r1"),)),))
+    site.web = replace(site.web, overview=Overview(site.story.nodes, inventory=lambda: inventory))
+    for wrong, words in (
+        (
+            ("--image", "amd65"),
+            "neither the store nor a machine has it; there are amd64@aaaaaaaaaaaa",
+        ),
+        (("--image", "amd64:canary"), "neither the store nor a machine has it"),
+        (("--label", "rakc=r1"), "the inventory has no label of that name; it has rack"),
+        (("--label", "rack=r9"), "no machine has that; there are r1"),
+    ):
+        for more in ((), ("--json",), ("-o", "name"), ("-o", "causes"), ("--watch",)):
+            done = site.run("nodes", *wrong, *more)
+            assert done.exit_code == 1, more
+            assert words in done.stderr
+            assert done.stdout == ""
+    done = site.run("nodes", "--sort", "label.rakc")
+    assert done.exit_code == 0
+    assert "node-1" in done.stdout
+    assert "note: 'sort=label.rakc': the inventory has no label of that name" in done.stderr
+    assert site.run("nodes", "no-such", "--label", "rack=r1", "-o", "name").exit_code == 0
+    assert site.run("nodes", "--image", "old").exit_code == 0
+    done = site.run("events", "--source", "tfpt")
+    assert done.exit_code == 2
+    assert "'tfpt' is no source of events: did you mean 'tftp'?" in done.output
+
+
+def test_a_note_on_a_machine_that_was_never_seen(site: Site) -> None:
+    inventory = Inventory((Machine("52:54:00:00:00:07", None, "r1-n7"),))
+    site.web = replace(site.web, overview=Overview(site.story.nodes, inventory=lambda: inventory))
+    wrote = site.run("note", "r1-n7", "board is ordered", "--maintenance")
+    assert (wrote.exit_code, wrote.output) == (0, "in maintenance: board is ordered\n")
+    assert "in maintenance: board is ordered" in site.run("nodes").output
+    assert "note:    board is ordered" in site.run("node", "r1-n7").output
+    assert site.run("note", "r1-n7").output == "in maintenance: board is ordered\n"
+    assert site.run("forget", "r1-n7").output == "forgotten: 1 machine\n"
+    assert site.run("note", "r1-n7").output == "no note\n"
 
 
 def test_machines_are_forgotten(site: Site) -> None:

@@ -64,7 +64,7 @@ def test_a_browser_gets_a_form_and_then_a_cookie(access: Access) -> None:
     assert isinstance(asked.body, bytes)
     assert b'<form method="post" action="/login"' in asked.body
     assert b'value="/nodes/x"' in asked.body
-    assert b"<script" not in asked.body
+    assert asked.body.count(b"<script") == 1, "the button that shows what was typed"
     done = log_in(access, TOKEN)
     headers = dict(done.headers)
     assert (done.status, headers["Location"]) == (303, "/nodes/x")
@@ -86,10 +86,56 @@ def test_a_wrong_token_is_told_and_tries_are_few(access: Access) -> None:
     assert wrong.status == 401
     assert isinstance(wrong.body, bytes)
     assert b"That is not the token." in wrong.body
+    assert b'aria-invalid="true" aria-describedby="problem"' in wrong.body
     assert "Set-Cookie" not in dict(wrong.headers)
+    assert TOKEN.encode() not in wrong.body, "what was typed is not sent back"
     assert access.log_in(request("/login", "POST", b"\xff\xfe")).status == 401
     limited = Access(lambda: TOKEN.encode(), lambda client: False)
     assert log_in(limited, TOKEN).status == 429
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "Nothing was typed."),
+        (" \t ", "Nothing was typed."),
+        ("short", "A token has 16 characters at least, this has 5."),
+        ("\u201c" + TOKEN + "\u201d", "characters that no token has"),
+        ("\udcff", "characters that no token has"),
+        (TOKEN.upper(), "Capital and small letters differ"),
+    ],
+)
+def test_what_is_wrong_with_a_token_is_told_as_far_as_it_shows(
+    access: Access, given: str, words: str
+) -> None:
+    form = urlencode({"token": given}, errors="surrogateescape").encode()
+    asked = access.log_in(request("/login", "POST", form))
+    assert asked.status == 401
+    assert isinstance(asked.body, bytes)
+    assert words in asked.body.decode()
+
+
+@pytest.mark.parametrize(
+    "given", [f" {TOKEN}\n", f"Bearer {TOKEN}", f"bearer: {TOKEN}", f"{TOKEN[:9]}\r\n  {TOKEN[9:]}"]
+)
+def test_a_token_is_found_in_what_a_copy_makes_of_it(access: Access, given: str) -> None:
+    assert log_in(access, given).status == 303
+
+
+def test_a_bookmark_leads_where_it_led(access: Access) -> None:
+    asked = Request(
+        "GET", "/", {"state": "look", "label.rack": "r 1"}, {"accept": "text/html"}, b""
+    )
+    form = access.refuse(asked)
+    assert form is not None
+    assert isinstance(form.body, bytes)
+    assert b'name="next" value="/?state=look&amp;label.rack=r+1"' in form.body
+    done = log_in(access, TOKEN, "/?state=look&label.rack=r+1")
+    assert dict(done.headers)["Location"] == "/?state=look&label.rack=r+1"
+    limited = Access(lambda: TOKEN.encode(), lambda client: False)
+    again = log_in(limited, TOKEN, "/?state=look")
+    assert isinstance(again.body, bytes)
+    assert b'value="/?state=look"' in again.body
 
 
 @pytest.mark.parametrize(

@@ -407,13 +407,28 @@ def test_the_token_is_asked_for_once(tab: Browser, tmp_path: Path) -> None:
             assert tab.run("document.querySelectorAll('#rows').length") == 0
             assert tab.run(CONTRAST) == []
             tab.shoot(SHOTS / f"token-phone-{'dark' if dark else 'light'}.png")
-        tab.run("document.getElementById('token').focus()")
+        focused = "document.activeElement.id == 'token'"
+        tab.wait_for(focused)
         tab.type("a-wrong-token")
-        tab.run("document.querySelector('.login button').click()")
+        shown = "[document.getElementById('token').type, document.getElementById('show').innerText]"
+        assert tab.run(shown) == ["password", "Show"]
+        tab.run("document.getElementById('show').click()")
+        assert tab.run(shown) == ["text", "Hide"]
+        assert tab.run(focused), "one goes on typing"
+        assert tab.run(CONTRAST) == []
+        sizes = "[...document.querySelectorAll('.login input:not([type=hidden]):not([hidden]),"
+        sizes += ".login button')].map((one) => one.getBoundingClientRect())"
+        assert tab.run(f"{sizes}.every((one) => one.height >= 44 && one.right <= innerWidth)")
+        tab.run("document.querySelector('.login .go').click()")
         tab.wait_for("document.body.innerText.includes('That is not the token.')")
-        tab.run("document.getElementById('token').focus()")
+        tab.wait_for(focused)
+        assert tab.run(shown) == ["password", "Show"]
+        assert tab.run(CONTRAST) == []
         tab.type("the-token-of-this-farm")
-        tab.run("document.querySelector('.login button').click()")
+        tab.run("document.querySelector('.login .go').click()")
+        tab.wait_for("document.getElementById('rows') !== null")
+        assert tab.run("location.search") == "?q=node-3", "what was asked for is not forgotten"
+        tab.open(f"{farm.url}/")
         tab.wait_for("document.getElementById('rows') !== null")
         tab.wait_for("document.getElementById('live').textContent == 'live'")
         assert tab.run("document.cookie") == "", "no script can read it"

@@ -1,6 +1,7 @@
 """The pages as a parser sees them; tests/server/web/test_browser.py has a browser's view."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from server.events import Event
 from server.farm.inventory import Inventory, Machine
 from server.ltsconf import LtsConf, LtsTemplate, is_template
 from server.machines.identity import make_identifier
-from server.nodes.given import Printer
+from server.nodes.given import GivenValues, Printer
 from server.nodes.node import Boot, Node, Phase
 from server.nodes.timelines import Nodes
 from server.observe.feed import Changes
@@ -23,7 +24,7 @@ from server.protocols.http import Request, Response
 from server.quantities import name_age, name_size
 from server.site import Site
 from server.web.explainer import Explainer, Values
-from server.web.nodepage import view_phases
+from server.web.nodepage import view_changes, view_phases
 from server.web.page import GROUPS, ROWS
 from server.web.rendering import format_span
 from server.web.routes import Web, handle
@@ -450,6 +451,79 @@ def test_what_has_changed_since_it_booted(farm: Farm) -> None:
     farm.text = b"[default]\nTIMEZONE = GMT\nDNS_SERVER = 10.9.0.1\n"
     words = "Changed since it booted: DNS_SERVER (new), SYSLOG_HOST (gone), TIMEZONE."
     assert words in farm.page(f"/nodes/{MAC}").text
+
+
+def test_what_changed_values_were_and_will_be(farm: Farm) -> None:
+    farm.web = replace(farm.web, given=GivenValues(farm.secrecy.mask_value))
+    line = b'RCFILE_01 = "apt-get install one two three four five six seven '
+    farm.text = b"[default]\nTIMEZONE = UTC\nROOT_PASSWORD = old\nDNS_SERVER = 10.9.0.2\n" + line
+    farm.text += b'alpha"\n'
+    farm.see("initramfs", boot="a")
+    node = farm.nodes.get(MAC)
+    assert node is not None
+    assert farm.web.given is not None
+    prints = farm.explain(node).prints
+    farm.nodes.note_given(IP, prints)
+    flat = {"TIMEZONE": "UTC", "ROOT_PASSWORD": "old", "DNS_SERVER": "10.9.0.2"}
+    flat["RCFILE_01"] = line.decode().partition('"')[2] + "alpha"
+    farm.web.given.keep(PRINTER.print_values(flat), flat)
+    farm.text = b"[default]\nTIMEZONE = Europe/Athens\nROOT_PASSWORD = new\nSEARCH_DOMAIN = <x>\n"
+    farm.text += line + b'beta"\n'
+    assert farm.web.explainer is not None
+    (dns, rcfile, password, domain, zone) = view_changes(
+        node.boot, farm.explain(node), farm.web.given
+    )
+    assert (dns.name, dns.was, dns.will) == ("DNS_SERVER (gone)", "10.9.0.2", None)
+    assert (rcfile.was, rcfile.will) == (
+        "…ree four five six seven alpha",
+        "…ree four five six seven beta",
+    )
+    assert (password.was, password.will) == ("(secret)", "(secret)")
+    assert "secret" in password.remark
+    assert (domain.was, domain.will, domain.remark) == (None, "<x>", "")
+    assert (zone.was, zone.will, zone.remark) == ("UTC", "Europe/Athens", "")
+    page = farm.page(f"/nodes/{MAC}")
+    assert "<code>UTC</code></del>" in page.source
+    assert "<code>Europe/Athens</code></ins>" in page.source
+    assert "&lt;x&gt;" in page.source
+    for gone in (">old<", ">new<"):
+        assert gone not in page.source
+    unknown = view_changes(node.boot, farm.explain(node), None)
+    assert unknown[4].was is None
+    assert unknown[4].remark == "what it was is not kept any more"
+
+
+def test_a_word_of_the_address_that_fits_nothing_is_told(farm: Farm) -> None:
+    farm.see("ready")
+    farm.inventory = Inventory((Machine(MAC, IP, "node-1", labels=(("rack", "r1"),)),))
+    farm.settle()
+    for query, words in (
+        ("image=amd65", "neither the store nor a machine has it; there are amd64:current"),
+        ("label.rakc=r1", "the inventory has no label of that name; it has rack"),
+        ("label.rack=r9", "no machine has that; there are r1"),
+        ("stat=look", "'stat' is no filter and counts for nothing; did you mean 'state'?"),
+        ("state=lost", "not 'lost'"),
+        ("sort=label.rakc", "the inventory has no label of that name"),
+    ):
+        assert words in farm.page(f"/?{query}").text, query
+    for fits in ("image=old", "image=amd64", "image=:current", "label.rack=r1&sort=label.rack"):
+        assert 'class="problem"' not in farm.page(f"/?{fits}").source, fits
+    assert 'class="problem"' not in farm.page(f"/?image={farm.image.digest[:8]}").source
+
+
+def test_a_note_on_a_machine_that_was_never_seen(farm: Farm) -> None:
+    farm.settle()
+    ask = Request("PUT", f"/api/nodes/{MAC}", {"note": "board comes in May"}, {}, b"", "127.0.0.1")
+    assert "Forget this machine" not in farm.page(f"/nodes/{MAC}").text
+    assert handle(farm.web, ask).status == 200
+    for path in ("/", f"/nodes/{MAC}"):
+        page = farm.page(path)
+        assert "board comes in May" in page.text
+        assert "not seen yet" in page.text
+    assert "Forget this machine" in farm.page(f"/nodes/{MAC}").text
+    farm.see("ready")
+    farm.settle()
+    assert "board comes in May" in farm.page("/?state=ready").text
 
 
 def test_values_of_a_template_with_a_mounted_secret(farm: Farm) -> None:

@@ -451,3 +451,48 @@ def test_a_filter_that_is_none_gives_no_other_list(
         assert says in json.loads(answer.body)["error"]
     fits = {"state": "ready,played", "phase": "root", "sort": "label.rack", "limit": "5"}
     assert handle(site.web, Request("GET", "/api/nodes", fits, {}, b"", IP)).status == 200
+
+
+def test_a_word_that_can_fit_no_machine_is_told_beside_the_empty_list(site: Site) -> None:
+    site.beacon(mac=MAC, phase="ready")
+    for query, words in (
+        ("image=amd65", "image='amd65': neither the store nor a machine has it; there are none"),
+        ("label.r\u00e4ck=r1", "it has none (labels in farm.yaml)"),
+        ("lable.rack=r1", "'lable.rack' is no filter and counts for nothing"),
+    ):
+        (note,) = site.json(f"/api/overview?{query}")["notes"]
+        assert words in note
+        answer = site.ask(f"/api/nodes?{query}")
+        assert answer.status == 200, "a script that counts what has gone goes on"
+        header = dict(answer.headers)["X-Bootfarm-Note"]
+        assert header.isascii()
+        assert header == note.encode("ascii", "backslashreplace").decode()
+    ask = Request("GET", "/api/nodes", {"state": "ready"}, {}, b"", IP, doubled=("state",))
+    header = dict(handle(site.web, ask).headers)["X-Bootfarm-Note"]
+    assert header == "'state' stands more than once: only the last counts"
+    assert site.json("/api/overview?state=ready&q=x")["notes"] == []
+    assert "X-Bootfarm-Note" not in dict(site.ask("/api/nodes?state=ready&q=x").headers)
+
+
+def test_a_note_on_a_machine_of_the_inventory_that_was_never_seen(site: Site) -> None:
+    overview = Overview(site.nodes, inventory=lambda: INVENTORY)
+    site.web = dataclasses.replace(site.web, overview=overview)
+
+    def put(key: str, **query: str) -> Response:
+        return handle(site.web, Request("PUT", f"/api/nodes/{key}", query, {}, b"", "127.0.0.1"))
+
+    answer = put("node-1", note="comes in May", maintenance="1")
+    assert (answer.status, answer.body) == (200, b'{"note":"comes in May","maintenance":true}\n')
+    (row,) = site.json("/api/nodes?state=unseen")
+    assert (row["mac"], row["note"], row["maintenance"]) == (MAC, "comes in May", True)
+    assert overview.counts()["unseen"] == 1, "on the page it is one that was never seen"
+    assert overview.gauge()["unseen"] == 0, "and none that an alert goes by"
+    assert overview.gauge()["maintenance"] == 1
+    site.beacon(phase="ready")
+    (row,) = site.json("/api/nodes")
+    assert (row["state"], row["note"]) == ("ready", "comes in May")
+    assert overview.gauge()["ready"] == 0
+    assert put("node-1", maintenance="0").status == 200
+    overview.turn(5000.0)
+    assert overview.gauge()["ready"] == 1
+    assert put("52:54:00:00:00:99", note="x").status == 404
