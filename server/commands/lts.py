@@ -22,6 +22,7 @@ from server.commands.lts_given import (
     list_nodes,
     parse_node,
 )
+from server.commands.lts_import import import_command
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
 from server.ltsconf.conf import LtsConf, NodeId, decode, encode
@@ -586,5 +587,7 @@ def _write(text: str) -> None:
     sys.stdout.buffer.write(encode(text))
     sys.stdout.buffer.flush()
 
+
+lts.add_command(import_command)
 
 COMMANDS: list[click.Command] = [lts]
