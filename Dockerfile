@@ -88,8 +88,8 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/wholefile.py imagebuild/yamlloader.py \
-     /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/options.py imagebuild/wholefile.py \
+     imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
 COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm

@@ -9,6 +9,7 @@ try:
     import rack.cli
     import server.cli
     from imagebuild.edge import EdgeGroup
+    from imagebuild.options import examples
     from imagebuild.recipe.read import LTS_CHECKS
     from server.commands.schema import schema_group
     from server.fastpath import COMPILED, NOT_COMPILED
@@ -19,7 +20,15 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 
-@click.group(cls=EdgeGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=EdgeGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "bootfarm build recipes/production.yaml --store store",
+        "bootfarm serve --store store --lts-conf lts.conf --state state",
+        "bootfarm nodes --watch",
+    ),
+)
 @click.version_option(
     package_name="bootfarm",
     message="%(prog)s, version %(version)s" + ("" if COMPILED else f"\n{NOT_COMPILED}"),

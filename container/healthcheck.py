@@ -174,9 +174,9 @@ def check(config: Config, *, live: bool = False) -> dict[str, str]:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="The farm.yaml that the server runs with.",
+    help="The server's farm.yaml: what it runs with.",
 )
-@click.option("--services", help="Ask only these, as `tftp,http`.")
+@click.option("--services", help="The services: ask only these, as `tftp,http`.")
 @click.option("--live", is_flag=True, help="Ask only whether the server's loop turns.")
 def healthcheck_command(config_file: Path | None, services: str | None, live: bool) -> None:
     """Ask TFTP, NBD and HTTP for something; exit code 1 names the first that fails."""

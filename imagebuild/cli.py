@@ -15,6 +15,7 @@ from imagebuild.chroot.configure import ROOTFS
 from imagebuild.docker import cli as docker_cli
 from imagebuild.docker.cli import MIRRORS_OPTION, REPOSITORY_OPTION
 from imagebuild.errors import BuildError, Interrupted, interruptible
+from imagebuild.options import Renamed, examples
 from imagebuild.pipeline import Options, build, cache_directory
 from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
@@ -26,17 +27,24 @@ from imagebuild.store.images import CURRENT, Store
 from imagebuild.store.manifest import is_image_name
 
 
-@click.command("build")
+@click.command(
+    "build",
+    epilog=examples(
+        "bootfarm build recipes/production.yaml",
+        "bootfarm build recipes/production.yaml --tag canary",
+        "bootfarm build recipes/*.yaml --check",
+    ),
+)
 @click.argument(
     "recipes", metavar="RECIPE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @STORE_OPTION
-@click.option("--name", help="Name the image otherwise than the recipe does.")
+@click.option("--name", help="The image's name: instead of the recipe's.")
 @click.option(
     "--tag",
     "tags",
     multiple=True,
-    help="Tag the image with this instead of `current`; may be repeated.",
+    help="A tag: instead of `current`; may be repeated.",
 )
 @REPOSITORY_OPTION
 @MIRRORS_OPTION
@@ -45,14 +53,19 @@ from imagebuild.store.manifest import is_image_name
     type=click.IntRange(1, 22),
     help="zstd level: 3 is quick, 15 (default) small, 19 smaller and slow.",
 )
-@click.option("--fresh", is_flag=True, help="Run every stage, whatever the cache has.")
+@click.option("--fresh", is_flag=True, help="Use nothing of the cache: run every stage.")
 @click.option(
-    "--log", type=click.Path(path_type=Path, dir_okay=False), help="Where commands' output goes."
+    "log",
+    "--log-file",
+    cls=Renamed,
+    older=("--log",),
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where commands' output goes.",
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="Build nothing: tell all that is wrong with RECIPE, its files and its packages.",
+    help="Only check: tell all that is wrong with RECIPE, its files and its packages.",
 )
 @click.option("--no-network", is_flag=True, help="With --check: ask no mirror.")
 def build_command(
@@ -77,10 +90,6 @@ def build_command(
 
     With --check, for which nobody needs root, of any number of recipes: exit status 0 if
     nothing is wrong, else 1.
-
-    \b
-    bootfarm build recipes/production.yaml
-    bootfarm build recipes/production.yaml --check
     """
     if check:
         _check(recipes, mirrors_file, repositories, not no_network)
@@ -149,7 +158,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@click.command("recipe")
+@click.command("recipe", epilog=examples("bootfarm schema recipe >docs/schemas/recipe.schema.json"))
 def recipe_schema() -> None:
     """Print a recipe's JSON Schema."""
     click.echo(json.dumps(describe(), indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from imagebuild.options import Renamed, examples
 from rack.cache import checkout_directory
 from rack.control import ControlSocket, ask, state_directory, the_only_rack
 from rack.demo import DemoOptions, run_demo
@@ -43,13 +44,15 @@ KUBERNETES = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog=examples("bootfarm rack up", "bootfarm rack boot node-1", "bootfarm rack console node-1")
+)
 def rack() -> None:
     """A virtual rack: DHCP, QEMU nodes and a real control plane in a namespace."""
     checkout_directory()  # or the reason why there is none
 
 
-@rack.command()
+@rack.command(epilog=examples("bootfarm rack packages"))
 @KUBERNETES
 def packages(kubernetes: Source) -> None:
     """Build Kubernetes, containerd and cri-dockerd into a local apt repository.
@@ -66,15 +69,28 @@ def packages(kubernetes: Source) -> None:
     click.echo(f"  {sources_line(made.apt)}")
 
 
-@rack.command()
-@click.option("--store", type=click.Path(path_type=Path), help="Serve this store [build/store].")
+@rack.command(
+    epilog=examples(
+        "bootfarm rack up", "bootfarm rack up --no-control-plane --store store --lts-conf lts.conf"
+    )
+)
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="The store: serve this one [build/store]."
+)
 @click.option(
     "--lts-conf",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Serve this lts.conf [netboot-config/examples/lts.conf]; {{ token }}, {{ api }}, "
+    help="The lts.conf: serve this one [netboot-config/examples/lts.conf]; {{ token }}, {{ api }}, "
     "{{ ca_hash }}, {{ ssh_key }} and {{ netconsole_target }} are filled in.",
 )
-@click.option("--no-server", is_flag=True, help="DHCP only: run `bootfarm serve` yourself.")
+@click.option(
+    "no_server",
+    "--dhcp-only",
+    cls=Renamed,
+    older=("--no-server",),
+    is_flag=True,
+    help="No server but DHCP's: run `bootfarm serve` yourself.",
+)
 @click.option("--no-control-plane", is_flag=True, help="No Kubernetes.")
 @KUBERNETES
 def up(
@@ -123,15 +139,29 @@ def _choose_lts_conf(given: Path | None, has_control_plane: bool) -> Path | str:
     return without_join(example_lts_conf().read_text())
 
 
-@rack.command()
+@rack.command(
+    epilog=examples(
+        "bootfarm rack boot node-1", "bootfarm rack boot node-2 --firmware uefi --memory 2048"
+    )
+)
 @click.argument("name")
-@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
-@click.option("--memory", default=1024, show_default=True, help="MiB.")
-@click.option("--cpus", default=1, show_default=True)
-@click.option("--nic", default="virtio-net-pci", show_default=True, help="QEMU's device.")
-@click.option("--mac", default="", help="Made from the name when left out.")
 @click.option(
-    "--disk", "disks", multiple=True, type=click.Path(exists=True, resolve_path=True), help="Raw."
+    "--firmware",
+    type=click.Choice(["bios", "uefi"]),
+    default="bios",
+    show_default=True,
+    help="The firmware.",
+)
+@click.option("--memory", default=1024, show_default=True, help="The machine's memory: MiB.")
+@click.option("--cpus", default=1, show_default=True, help="How many processors it has.")
+@click.option("--nic", default="virtio-net-pci", show_default=True, help="QEMU's device.")
+@click.option("--mac", default="", help="The machine's MAC: made from the name when left out.")
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    type=click.Path(exists=True, resolve_path=True),
+    help="A raw image of a disk; may be repeated.",
 )
 def boot(
     name: str, firmware: str, memory: int, cpus: int, nic: str, mac: str, disks: tuple[str, ...]
@@ -163,7 +193,7 @@ def _find_node(name: str) -> dict[str, str]:
     return found
 
 
-@rack.command()
+@rack.command(epilog=examples("bootfarm rack console node-1"))
 @click.argument("name")
 def console(name: str) -> None:
     """Show a node's serial console so far and attach to it; Ctrl-] leaves."""
@@ -183,7 +213,10 @@ def _exec_inside(argv: Sequence[str]) -> None:
     os.execvp(words[0], words)
 
 
-@rack.command(context_settings={"ignore_unknown_options": True})
+@rack.command(
+    epilog=examples("bootfarm rack ssh node-1 systemctl status kubelet"),
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(name: str, command: tuple[str, ...]) -> None:
@@ -192,7 +225,10 @@ def ssh(name: str, command: tuple[str, ...]) -> None:
     _exec_inside(ssh_argv(Path(ask("status")["ssh_key"]), node["ip"], command))
 
 
-@rack.command(context_settings={"ignore_unknown_options": True})
+@rack.command(
+    epilog=examples("bootfarm rack kubectl get nodes"),
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def kubectl(words: tuple[str, ...]) -> None:
     """Run kubectl as the cluster's administrator."""
@@ -202,14 +238,18 @@ def kubectl(words: tuple[str, ...]) -> None:
     _exec_inside([*argv, *words])
 
 
-@rack.command(name="run", context_settings={"ignore_unknown_options": True})
+@rack.command(
+    name="run",
+    epilog=examples("bootfarm rack run curl -s http://10.9.0.1:8080/healthz"),
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def run_inside(command: tuple[str, ...]) -> None:
     """Run a command in the rack's network, such as `ping` or `curl`."""
     _exec_inside(command)
 
 
-@rack.command()
+@rack.command(epilog=examples("bootfarm rack power node-1 cut"))
 @click.argument("name")
 @click.argument("action", type=click.Choice(["on", "cut", "button", "reset"]))
 def power(name: str, action: str) -> None:
@@ -218,7 +258,7 @@ def power(name: str, action: str) -> None:
     click.echo(f"{name}: {node['power']}")
 
 
-@rack.command()
+@rack.command(epilog=examples("bootfarm rack status"))
 def status() -> None:
     """What is in the rack, and whether it is on."""
     answer = ask("status")
@@ -232,7 +272,7 @@ def status() -> None:
         )
 
 
-@rack.command()
+@rack.command(epilog=examples("bootfarm rack down"))
 def down() -> None:
     """End the rack: nodes, servers, control plane, namespaces."""
     pid = ask("status")["pid"]
@@ -252,18 +292,31 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-@click.command()
+@click.command(epilog=examples("bootfarm demo", "bootfarm demo --keep --firmware uefi"))
 @click.option("--keep", is_flag=True, help="Leave the rack up; end it by `bootfarm rack down`.")
-@click.option("--store", type=click.Path(path_type=Path), help="Build into it [build/store].")
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="The store: build into this one [build/store]."
+)
 @click.option(
     "--recipe",
     type=click.Path(exists=True, path_type=Path),
-    help="[recipes/demo.yaml; with `--kubernetes debian` recipes/demo-1.20.yaml]",
+    help="What to build [recipes/demo.yaml; with `--kubernetes debian` recipes/demo-1.20.yaml].",
 )
 @KUBERNETES
-@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
-@click.option("--memory", default=1536, show_default=True, help="The node's, MiB.")
-@click.option("--timeout", default=900, show_default=True, help="For the boot to Ready, seconds.")
+@click.option(
+    "--firmware",
+    type=click.Choice(["bios", "uefi"]),
+    default="bios",
+    show_default=True,
+    help="The firmware.",
+)
+@click.option("--memory", default=1536, show_default=True, help="The machine's memory: MiB.")
+@click.option(
+    "--timeout",
+    default=900,
+    show_default=True,
+    help="How long a boot may take: seconds, until Ready.",
+)
 def demo(
     keep: bool,
     store: Path | None,

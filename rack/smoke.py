@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from imagebuild.docker.cli import need_sdk
+from imagebuild.options import Renamed, examples
 from imagebuild.store.images import CURRENT, Store
 from rack.errors import RackError
 from rack.machine import Firmware, NodeSpec
@@ -123,29 +124,38 @@ def _printable(text: str) -> str:
     )
 
 
-@click.command("smoke")
+@click.command(
+    "smoke",
+    epilog=examples(
+        "bootfarm rack smoke registry.example/farm:1",
+        "bootfarm rack smoke amd64:canary --store store --firmware uefi --results smoke",
+    ),
+)
 @click.argument("image")
 @click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="IMAGE is NAME, NAME:TAG or NAME@DIGEST of this store, and no container image.",
+    help="The store: IMAGE is NAME, NAME:TAG or NAME@DIGEST of it, and no container image.",
 )
 @click.option(
     "--firmware",
     "firmwares",
     multiple=True,
     type=click.Choice(["bios", "uefi"]),
-    help="Boot by this; may be repeated.  [default: both]",
+    help="The firmware: may be repeated.  [default: both]",
 )
 @click.option(
-    "--output",
+    "output",
+    "--results",
+    cls=Renamed,
+    older=("--output",),
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("smoke"),
     show_default=True,
     help="Where junit.xml, console-*.log and server.log go.",
 )
 @click.option(
-    "--timeout", default=600.0, show_default=True, help="Seconds that each boot may take."
+    "--timeout", default=600.0, show_default=True, help="How long a boot may take: seconds."
 )
 @click.option(
     "--engine", default="", metavar="URL", help="The Docker engine.  [default: DOCKER_HOST]"

@@ -64,7 +64,9 @@ from server.upkeep import Upkeep
 from server.web.access import Access, Token
 from server.web.explainer import Explainer
 from server.web.hosts import Hosts
-from server.web.routes import Web, handle
+from server.web.replies import dress
+from server.web.routes import handle
+from server.web.web import Web
 
 STOP_SECONDS = 4.0
 """What is under way may take so long after SIGTERM."""
@@ -312,6 +314,7 @@ class ServiceMaker:
             is_known=self.is_known,
             card=self.identifier.card,
             spare_local=True,
+            dress=dress,
         )
 
     def _make_tftp(self) -> OnePort:

@@ -14,7 +14,7 @@ HOUSE = Path(__file__).parent.parent
 # and do not import each other.
 FLOORS = [
     ["imagebuild.errors", "imagebuild.wholefile"],
-    ["imagebuild.edge"],
+    ["imagebuild.edge", "imagebuild.options"],
     ["imagebuild.run", "imagebuild.store", "imagebuild.yamlloader"],
     ["imagebuild.recipe"],
     ["imagebuild.apt"],
@@ -58,10 +58,12 @@ FLOORS = [
     ["bootfarm"],
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "container", "bench", "fuzz")
-# What `server` may use of `imagebuild`: the meeting place and its format, and the three things
-# that both halves must have alike: the error that a user can act on, a file written whole, YAML.
+# What `server` may use of `imagebuild`: the meeting place and its format, and the four things
+# that both halves must have alike: the error that a user can act on, a file written whole, YAML,
+# and the options that commands of both have.
 MEETING_PLACE = {
     "imagebuild.errors",
+    "imagebuild.options",
     "imagebuild.wholefile",
     "imagebuild.yamlloader",
     "imagebuild.store.images",

@@ -15,6 +15,7 @@ import click
 
 from imagebuild.docker.buildstream import BuildStream
 from imagebuild.errors import BuildError, interruptible
+from imagebuild.options import examples
 from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
 from imagebuild.recipe.mirrors import load_recipe_with
@@ -57,6 +58,10 @@ def need_sdk() -> None:
     "container",
     cls=Pointing,
     elsewhere=dict.fromkeys(("list", "tag", "rollback", "rm", "gc", "import", "show"), "images"),
+    epilog=examples(
+        "bootfarm container build recipes/production.yaml -t registry.example/farm:1",
+        "bootfarm container push registry.example/farm:1",
+    ),
 )
 def container_group() -> None:
     """Build, push and open the container image that serves a node image.
@@ -67,7 +72,13 @@ def container_group() -> None:
     """
 
 
-@container_group.command("build")
+@container_group.command(
+    "build",
+    epilog=examples(
+        "bootfarm container build recipes/production.yaml -t registry.example/farm:1",
+        "bootfarm container build recipes/production.yaml --context - | docker build -",
+    ),
+)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
     "-t",
@@ -75,9 +86,13 @@ def container_group() -> None:
     "names",
     multiple=True,
     metavar="NAME[:TAG]",
-    help="Name the result; its digest is added as a tag. May be repeated.",
+    help="A tag: the name of the result, which gets its digest as a tag, too; may be repeated.",
 )
-@click.option("--base-image", metavar="IMAGE", help="[default: debian:bookworm-slim, by digest]")
+@click.option(
+    "--base-image",
+    metavar="IMAGE",
+    help="What to begin with.  [default: debian:bookworm-slim, by digest]",
+)
 @click.option("--mirror", metavar="URI", help="Debian's archive for base image and build.")
 @click.option("--security-mirror", metavar="URI", help="Debian's security archive.")
 @REPOSITORY_OPTION
@@ -86,8 +101,8 @@ def container_group() -> None:
     "--build-arg", "extra", multiple=True, metavar="KEY=VALUE", help="Any other argument."
 )
 @click.option("--network", metavar="NAME", help="Network of the build's steps, as `host`.")
-@click.option("--squashfs-level", type=click.IntRange(1, 22), help="zstd level, 15 by default.")
-@click.option("--fresh", is_flag=True, help="Use nothing of the engine's cache.")
+@click.option("--squashfs-level", type=click.IntRange(1, 22), help="zstd level: 15 by default.")
+@click.option("--fresh", is_flag=True, help="Use nothing of the cache: that of the engine.")
 @click.option(
     "--context",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
@@ -180,7 +195,7 @@ def _arguments(words: tuple[str, ...]) -> dict[str, str]:
     return arguments
 
 
-@container_group.command("push")
+@container_group.command("push", epilog=examples("bootfarm container push registry.example/farm:1"))
 @click.argument("references", nargs=-1, required=True, metavar="NAME[:TAG]...")
 @_ENGINE
 def push_command(references: tuple[str, ...], url: str) -> None:
@@ -215,7 +230,10 @@ def _show_push(message: dict[str, Any], shown: dict[str, str]) -> None:
         click.echo(f"\r\x1b[K  {layer}: {min(percent, 100)} %", nl=False, err=True)
 
 
-@container_group.command("extract")
+@container_group.command(
+    "extract",
+    epilog=examples("bootfarm container extract registry.example/farm:1 --store store"),
+)
 @click.argument("reference")
 @click.option(
     "--store",
@@ -223,9 +241,9 @@ def _show_push(message: dict[str, Any], shown: dict[str, str]) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=lambda: Path(os.environ.get("BOOTFARM_STORE", "store")),
     show_default="$BOOTFARM_STORE, else ./store",
-    help="The store that gets the node image.",
+    help="The store: where the node image goes.",
 )
-@click.option("--tag", "tags", multiple=True, help="Tag it with this instead of `current`.")
+@click.option("--tag", "tags", multiple=True, help="A tag: instead of `current`; may be repeated.")
 @_ENGINE
 def extract_command(reference: str, store_path: Path, tags: tuple[str, ...], url: str) -> None:
     """Take the node image out of a container image and publish it in a store."""
@@ -245,6 +263,7 @@ _image_group = Pointing(
     commands=container_group.commands,
     elsewhere=container_group.elsewhere,
     help="The old name of `bootfarm container`.",
+    epilog=container_group.epilog,
     hidden=True,
 )
 

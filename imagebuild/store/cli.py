@@ -12,18 +12,20 @@ from typing import Any
 import click
 
 from imagebuild.errors import BuildError
+from imagebuild.options import JSON_OPTION, examples, is_data, output_options, render_data
 from imagebuild.store.compare import compare_images
 from imagebuild.store.images import CURRENT, Image, Store
 from imagebuild.store.inuse import GRACE_SECONDS, read_in_use
 from imagebuild.store.shown import (
     WIDTH,
-    as_json,
     describe,
     describe_whole,
+    difference_as_json,
     format_size,
     render_difference,
     render_image,
     render_list,
+    render_wide_list,
     short_name,
 )
 
@@ -33,7 +35,7 @@ STORE_OPTION = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     default=lambda: Path(os.environ.get("BOOTFARM_STORE", "store")),
     show_default="$BOOTFARM_STORE, else ./store",
-    help="The directory of images.",
+    help="The store: the directory of images.",
 )
 STATE_OPTION = click.option(
     "--state",
@@ -41,12 +43,11 @@ STATE_OPTION = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
     envvar="BOOTFARM_STATE",
-    help="State directory of a server of this store; may be repeated. [$BOOTFARM_STATE]",
+    help="The state directory: of a server of this store; may be repeated. [$BOOTFARM_STATE]",
 )
 NO_SERVER_OPTION = click.option(
     "--no-server", is_flag=True, help="No server serves this store: no node reads it."
 )
-JSON_OPTION = click.option("--json", "as_data", is_flag=True, help="As JSON, for scripts.")
 _MINUTES = f"{GRACE_SECONDS / 60:.0f}"
 
 
@@ -74,6 +75,11 @@ class Pointing(click.Group):
     "images",
     cls=Pointing,
     elsewhere=dict.fromkeys(("build", "push", "extract"), "container"),
+    epilog=examples(
+        "bootfarm images list",
+        "bootfarm images diff amd64:previous amd64",
+        "bootfarm images rollback amd64",
+    ),
 )
 def images_group() -> None:
     """List, compare, tag, roll back and remove the images of a store.
@@ -116,88 +122,109 @@ def _is_in_use(image: Image, spared: frozenset[str] | None) -> bool | None:
     return None if spared is None else image.digest in spared
 
 
-@images_group.command("list")
+@images_group.command(
+    "list",
+    epilog=examples(
+        "bootfarm images list",
+        "bootfarm images list --state /var/lib/bootfarm --output wide",
+    ),
+)
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
-@JSON_OPTION
-def list_command(
-    store_path: Path, states: tuple[Path, ...], no_server: bool, as_data: bool
-) -> None:
+@output_options()
+def list_command(store_path: Path, states: tuple[Path, ...], no_server: bool, output: str) -> None:
     """Show every image, its tags and sizes.
 
-    With --json also when it was published, and (where --state says) whether
-    nodes read it.
+    With --output wide, json or yaml also when it was published, and (where --state
+    says) whether nodes read it.
     """
     store = open_store(store_path)
     images = store.images()
-    if as_data:
-        spared = _read_spared(states, no_server)
-        found = [describe(image, _is_in_use(image, spared)) for image in images]
-        click.echo(json.dumps(found, indent=2))
+    if output == "name":
+        for image in images:
+            click.echo(f"{image.name}@{image.digest}")
         return
-    for line in render_list(images, _columns()):
+    if output != "table":
+        spared = _read_spared(states, no_server)
+        uses = [_is_in_use(image, spared) for image in images]
+    if is_data(output):
+        found = [describe(image, use) for image, use in zip(images, uses, strict=True)]
+        click.echo(render_data(found, output), nl=False)
+        return
+    wide = output == "wide"
+    for line in render_wide_list(images, uses) if wide else render_list(images, _columns()):
         click.echo(line)
     many = f"{len(images)} image{'' if len(images) == 1 else 's'}"
     click.echo(f"{many}; the store takes {format_size(store.size())}")
 
 
-@images_group.command("show")
+@images_group.command(
+    "show",
+    epilog=examples(
+        "bootfarm images show amd64",
+        "bootfarm images show amd64@0123456789ab --packages",
+        "bootfarm images show amd64:canary --output json",
+    ),
+)
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
-@JSON_OPTION
+@output_options()
 @click.option("--packages", is_flag=True, help="Its packages and their versions, too.")
 @click.argument("image")
 def show_command(
     store_path: Path,
     states: tuple[Path, ...],
     no_server: bool,
-    as_data: bool,
     packages: bool,
+    output: str,
     image: str,
 ) -> None:
-    """Show what IMAGE is: kernel, versions, sizes, tags, whether nodes read it.
-
-    \b
-    bootfarm images show amd64
-    bootfarm images show amd64@0123456789ab --packages
-    """
+    """Show what IMAGE is: kernel, versions, sizes, tags, whether nodes read it."""
     found = open_store(store_path).get(*parse_reference(image))
-    in_use = _is_in_use(found, _read_spared(states, no_server))
-    if as_data:
-        click.echo(json.dumps(describe_whole(found, in_use), indent=2))
+    if output == "name":
+        click.echo(f"{found.name}@{found.digest}")
         return
-    for line in render_image(found, in_use, packages=packages, width=_columns()):
+    in_use = _is_in_use(found, _read_spared(states, no_server))
+    if is_data(output):
+        click.echo(render_data(describe_whole(found, in_use), output), nl=False)
+        return
+    wide = output == "wide"
+    width = None if wide else _columns()
+    for line in render_image(found, in_use, packages=packages or wide, width=width):
         click.echo(line)
 
 
-@images_group.command("diff")
+@images_group.command(
+    "diff",
+    epilog=examples(
+        "bootfarm images diff amd64:previous amd64",
+        "bootfarm images diff amd64 amd64:canary --all",
+    ),
+)
 @STORE_OPTION
 @JSON_OPTION
 @click.option("--all", "everything", is_flag=True, help="Every line, not the first 20 of a kind.")
 @click.argument("old")
 @click.argument("new")
-def diff_command(store_path: Path, as_data: bool, everything: bool, old: str, new: str) -> None:
+def diff_command(store_path: Path, as_json: bool, everything: bool, old: str, new: str) -> None:
     """Show what changed from image OLD to NEW: packages, files, kernel, size.
 
     Files are compared by rootfs.list: type, mode, owner, size, target.
-
-    \b
-    bootfarm images diff amd64:previous amd64
     """
     store = open_store(store_path)
     one, two = (store.get(*parse_reference(text)) for text in (old, new))
     found = compare_images(one, two)
-    if as_data:
-        click.echo(json.dumps(as_json(found, one, two), indent=2))
+    if as_json:
+        click.echo(json.dumps(difference_as_json(found, one, two), indent=2))
         return
     width = _columns() if sys.stdout.isatty() else None
     for line in render_difference(one, two, found, everything=everything, width=width):
         click.echo(line.encode("utf-8", "replace").decode())
 
 
-@images_group.command("tag")
+@images_group.command("tag", epilog=examples("bootfarm images tag amd64@0123456789ab canary"))
 @STORE_OPTION
 @click.argument("image")
 @click.argument("tag")
@@ -207,7 +234,7 @@ def tag_command(store_path: Path, image: str, tag: str) -> None:
     click.echo(f"{tagged.name}:{tag} is {tagged.digest}")
 
 
-@images_group.command("rollback")
+@images_group.command("rollback", epilog=examples("bootfarm images rollback amd64"))
 @STORE_OPTION
 @click.argument("name")
 def rollback_command(store_path: Path, name: str) -> None:
@@ -216,7 +243,13 @@ def rollback_command(store_path: Path, name: str) -> None:
     click.echo(f"{image.name}:{CURRENT} is {image.digest}")
 
 
-@images_group.command("rm")
+@images_group.command(
+    "rm",
+    epilog=examples(
+        "bootfarm images rm amd64:canary",
+        "bootfarm images rm amd64@0123456789ab --state /var/lib/bootfarm",
+    ),
+)
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
@@ -232,10 +265,6 @@ def rm_command(
     Refused without --force: the tag `current`, which machines boot; an image
     that a tag names; one that nodes are attached to, or were in the last 10
     minutes, as the server's state directory says.
-
-    \b
-    bootfarm images rm amd64:canary
-    bootfarm images rm amd64@0123456789ab --state /var/lib/bootfarm
     """
     name, reference = parse_reference(image)
     if reference == CURRENT and ":" not in image:
@@ -281,7 +310,9 @@ def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_ser
         )
 
 
-@images_group.command("gc")
+@images_group.command(
+    "gc", epilog=examples("bootfarm images gc --state /var/lib/bootfarm --dry-run")
+)
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
@@ -300,9 +331,6 @@ def gc_command(
 
     Spares what nodes are attached to, or were in the last 10 minutes, as the server's
     state directory says.
-
-    \b
-    bootfarm images gc --state /var/lib/bootfarm --dry-run
     """
     spared = _read_spared(states, no_server)
     if spared is None:
@@ -330,9 +358,11 @@ def gc_command(
     click.echo(f"{freed}; the store takes {format_size(store.size())}")
 
 
-@images_group.command("import")
+@images_group.command(
+    "import", epilog=examples("bootfarm images import /mnt/images/amd64/0123456789ab… --tag canary")
+)
 @STORE_OPTION
-@click.option("--tag", "tags", multiple=True, help="Instead of `current`; may be repeated.")
+@click.option("--tag", "tags", multiple=True, help="A tag: instead of `current`; may be repeated.")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def import_command(store_path: Path, directory: Path, tags: tuple[str, ...]) -> None:
     """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file."""

@@ -32,6 +32,23 @@ def _row(image: Image) -> tuple[str, ...]:
     )
 
 
+def render_wide_list(images: Sequence[Image], uses: Sequence[bool | None]) -> list[str]:
+    """The table on lines as long as they need: with the whole digest, when each was published,
+    and whether nodes read it (uses; None where nobody said)."""
+    words = {None: "not asked", True: "yes", False: "no"}
+    rows: list[tuple[str, ...]] = [
+        ("IMAGE", "TAGS", "SIZE", "KERNEL", "PUBLISHED", "NODES", "VERSIONS")
+    ]
+    for image, use in zip(images, uses, strict=True):
+        row = _row(image)
+        name = f"{image.name}@{image.digest}"
+        rows.append((name, *row[1:4], format_date(published(image)), words[use], row[4]))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    return [
+        "  ".join((*(row[i].ljust(widths[i]) for i in range(6)), row[6])).rstrip() for row in rows
+    ]
+
+
 def _fit_row(row: Sequence[str], widths: Sequence[int], width: int) -> list[str]:
     cells = [cell.ljust(space) for cell, space in zip(row, widths, strict=False)]
     head = "  ".join(cells)
@@ -77,9 +94,9 @@ def describe_whole(image: Image, in_use: bool | None) -> dict[str, Any]:
 
 
 def render_image(
-    image: Image, in_use: bool | None, *, packages: bool = False, width: int = WIDTH
+    image: Image, in_use: bool | None, *, packages: bool = False, width: int | None = WIDTH
 ) -> list[str]:
-    """One image, a fact a line."""
+    """One image, a fact a line. width: None for whole lines, and every file."""
     manifest = image.manifest
     nodes = {None: "not asked: --state DIR of the server tells", True: "read it now or did lately"}
     facts = [
@@ -99,10 +116,10 @@ def render_image(
     ]
     lines = [line for name, value in facts for line in _fact(name, value, width)]
     files = sorted(manifest.files.items(), key=lambda item: (-item[1].size, item[0]))
-    big = files[:MOST]
+    big = files if width is None else files[:MOST]
     lines += [f"{_INDENT}{format_size(entry.size):>9}  {path}" for path, entry in big]
     if len(files) > len(big):
-        rest = sum(entry.size for _, entry in files[MOST:])
+        rest = sum(entry.size for _, entry in files[len(big) :])
         lines.append(f"{_INDENT}{format_size(rest):>9}  in {len(files) - MOST} smaller files")
     lines += _fact("path", str(image.path), width)
     if packages:
@@ -110,8 +127,10 @@ def render_image(
     return lines
 
 
-def _fact(name: str, value: str, width: int) -> list[str]:
+def _fact(name: str, value: str, width: int | None) -> list[str]:
     head = f"{name:<10}"
+    if width is None:
+        return [head + value]
     return textwrap.wrap(
         value,
         width,
@@ -261,7 +280,7 @@ def format_size(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def as_json(found: Difference, old: Image, new: Image) -> Mapping[str, Any]:
+def difference_as_json(found: Difference, old: Image, new: Image) -> Mapping[str, Any]:
     """As `images diff --json` has it."""
     return {
         "old": f"{old.name}@{old.digest}",

@@ -4,29 +4,48 @@ from pathlib import Path
 
 import click
 
+from imagebuild.options import Renamed, examples
 from server.boot.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
 from server.farm.inventory import Inventory, load_inventory
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command("dhcp-config")
+@click.command(
+    "dhcp-config",
+    epilog=examples(
+        "bootfarm dhcp-config isc --server 10.9.0.1",
+        "bootfarm dhcp-config dnsmasq --server 10.9.0.1 --bind --interface br0",
+    ),
+)
 @click.argument("kind", type=click.Choice(KINDS))
-@click.option("--server", required=True, metavar="IP", help="This server, as nodes reach it.")
+@click.option(
+    "--server", required=True, metavar="IP", help="The server: its address, as machines reach it."
+)
 @click.option("--subnet", metavar="NET", help="As 10.9.0.0/16.  [default: the server's /24]")
 @click.option("--range", "range_", metavar="FIRST-LAST", help="Addresses for unlisted machines.")
-@click.option("--name", default="amd64", show_default=True, help="Image name in the boot path.")
+@click.option(
+    "--name", default="amd64", show_default=True, help="The image's name: in the boot path."
+)
 @click.option("--router", metavar="IP", help="Default gateway.")
-@click.option("--dns", metavar="IP", multiple=True, help="Name server; may be repeated.")
+@click.option(
+    "dns",
+    "--name-server",
+    cls=Renamed,
+    older=("--dns",),
+    metavar="IP",
+    multiple=True,
+    help="A name server that machines are told of; may be repeated.",
+)
 @click.option("--domain", default="example.org", show_default=True, help="Domain name of nodes.")
-@click.option("--interface", metavar="NIC", help="Serve on this card only.")
+@click.option("--interface", metavar="NIC", help="The network card: serve on it only.")
 @click.option("--bind", is_flag=True, help="dnsmasq: a whole configuration, on that card alone.")
 @click.option("--lease-time", default=0, metavar="SECONDS", help="0: for ever.  [default: 0]")
 @click.option(
     "--http-port",
     default=8080,
     show_default=True,
-    help="The server's, for iPXE and UEFI HTTP Boot.",
+    help="HTTP's port: for iPXE and UEFI HTTP Boot.",
 )
 @click.option(
     "--loader",
@@ -35,7 +54,11 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="What firmware is given; iPXE, by HTTP, is the faster one.",
 )
-@click.option("--inventory", type=_FILE, help="YAML list of {mac, ip, hostname}: static leases.")
+@click.option(
+    "--inventory",
+    type=_FILE,
+    help="The machines: a YAML list of {mac, ip, hostname}; they get static leases.",
+)
 def dhcp_config_command(
     kind: str,
     server: str,

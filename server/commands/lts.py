@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from imagebuild.errors import show_plain
+from imagebuild.options import AS_JSON, examples
 from server.commands.lts_given import (
     Options,
     Scene,
@@ -21,6 +22,7 @@ from server.commands.lts_given import (
     list_nodes,
     parse_node,
 )
+from server.commands.lts_import import import_command
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
 from server.ltsconf.conf import LtsConf, NodeId, decode, encode
@@ -57,7 +59,13 @@ class _Group(click.Group):
             ctx.exit(UNREAD)
 
 
-@click.group(cls=_Group)
+@click.group(
+    cls=_Group,
+    epilog=examples(
+        "bootfarm lts check lts.conf --config farm.yaml",
+        "bootfarm lts explain lts.conf --config farm.yaml --mac 52:54:00:12:34:56",
+    ),
+)
 def lts() -> None:
     """Try an lts.conf: what each node gets, and why."""
 
@@ -74,7 +82,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 _node_options = _options(
     click.option("--hostname", help="The node's host name."),
     click.option("--ip", help="The node's IPv4 address."),
-    click.option("--mac", help="The node's MAC address, for instance 52:54:00:12:34:56."),
+    click.option("--mac", help="The machine's MAC: for instance 52:54:00:12:34:56."),
 )
 _root_option = click.option(
     "--root",
@@ -97,7 +105,7 @@ def _scene_options(command: _F) -> _F:
         click.option(
             "--config",
             type=_PATH,
-            help="farm.yaml: its facts, secrets, inventory, store and default_image.",
+            help="The server's farm.yaml: facts, secrets, inventory, store and default_image.",
         ),
         click.option(
             "--secrets",
@@ -113,24 +121,29 @@ def _scene_options(command: _F) -> _F:
         ),
         click.option(
             "--image",
-            help="The node's image: NAME[:TAG] of the store, or a manifest.json. Its lts_defaults"
-            " are the lowest layer.",
+            help="The image: NAME[:TAG] of the store, or a manifest.json. Its lts_defaults are the"
+            " lowest layer.",
         ),
-        click.option("--store", type=_PATH, help="The store that holds the images."),
+        click.option("--store", type=_PATH, help="The store: holds the images."),
         click.option(
-            "--inventory", type=_PATH, help="A YAML list of nodes: {mac: …, ip: …, hostname: …}."
+            "--inventory", type=_PATH, help="The machines: a YAML list of {mac, ip, hostname}."
         ),
         click.option("--show-secrets", is_flag=True, help="Print secrets as they are."),
     )(gather_options)  # type: ignore[return-value]
 
 
-@lts.command()
+@lts.command(
+    epilog=examples(
+        "bootfarm lts resolve lts.conf --config farm.yaml --mac 52:54:00:12:34:56",
+        "kubectl kustomize k8s/base | bootfarm lts resolve - --hostname node-1 --json",
+    )
+)
 @click.argument("file", type=_PATH)
 @_root_option
 @_node_options
 @_scene_options
 @click.option("--ltsp5", is_flag=True, help="Lose what LTSP 5 loses, with no more than a remark.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help=f"{AS_JSON[:-1]}: one object.")
 def resolve(
     file: Path,
     root: Path,
@@ -149,9 +162,6 @@ def resolve(
     Exit status 1 with a diagnosis where LTSP 5 would silently lose a part of
     the file, or crash. Bytes that are not UTF-8 are printed as they are, and
     in JSON as \\udcXX.
-
-    \b
-    bootfarm lts resolve lts.conf --config farm.yaml --mac 52:54:00:12:34:56
     """
     # What is called lts.conf is read as the server reads it: a manifest is a mistake there.
     text = read_text(file, root, bare=ltsp5 or file.suffix == ".conf")
@@ -167,7 +177,12 @@ def resolve(
         _write("".join(f'{key}="{value}"\n' for key, value in values.items()))
 
 
-@lts.command()
+@lts.command(
+    epilog=examples(
+        "bootfarm lts render lts.conf --config farm.yaml --mac 52:54:00:12:34:56",
+        "bootfarm lts render lts.conf --hostname node-1 --fact farm.site=lab --numbers",
+    )
+)
 @click.argument("file", type=_PATH)
 @_root_option
 @_node_options
@@ -185,9 +200,6 @@ def render(
     """Print the text that a template gives for one node; other files as they are.
 
     Secrets are masked. Exit status 1 where it cannot be rendered.
-
-    \b
-    bootfarm lts render lts.conf --config farm.yaml --mac 52:54:00:12:34:56
     """
     text = read_text(file, root)
     scene = _gather(options)
@@ -205,11 +217,24 @@ def render(
     _write("\n".join(shown) + ("\n" if ends is not None or numbers else ""))
 
 
-@lts.command()
+@lts.command(
+    epilog=examples(
+        "bootfarm lts check lts.conf",
+        "bootfarm lts check lts.conf --config farm.yaml --strict",
+        "kubectl kustomize k8s/base | bootfarm lts check - --format github",
+    )
+)
 @click.argument("files", type=_PATH, nargs=-1, required=True, metavar="FILE...")
 @_root_option
 @_scene_options
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="How problems are told.",
+)
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option("--stdin-filename", default="", help="What - is called in messages.")
 @click.pass_context
@@ -229,11 +254,6 @@ def check(
 
     Exit status 0: no errors; 1: errors (with --strict also warnings); 2: a
     file cannot be read.
-
-    \b
-    bootfarm lts check lts.conf
-    bootfarm lts check lts.conf --config farm.yaml --strict
-    kubectl kustomize k8s/base | bootfarm lts check - --format github
     """
     scene = _gather(options)
     problems: list[Problem] = []
@@ -261,13 +281,19 @@ def check(
         context.exit(1)
 
 
-@lts.command("explain")
+@lts.command(
+    "explain",
+    epilog=examples(
+        "bootfarm lts explain lts.conf --config farm.yaml --mac 52:54:00:12:34:56",
+        "bootfarm lts explain lts.conf --hostname node-1 --key TIMEZONE",
+    ),
+)
 @click.argument("file", type=_PATH)
 @_root_option
 @_node_options
 @_scene_options
 @click.option("--key", help="Only this variable, or a family as RCFILE_*.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--json", "as_json", is_flag=True, help=f"{AS_JSON[:-1]}: a list.")
 @click.pass_context
 def explain_command(
     context: click.Context,
@@ -283,10 +309,6 @@ def explain_command(
     """Tell for each value of a node where it comes from, what it overrode, and when it acts.
 
     Sections that match the node too and are not used are told as well. Secrets are masked.
-
-    \b
-    bootfarm lts explain lts.conf --config farm.yaml --mac 52:54:00:12:34:56
-    bootfarm lts explain lts.conf --hostname node-1 --key TIMEZONE
     """
     if hostname is None and ip is None and mac is None:
         raise click.UsageError("which node? give --mac, --ip or --hostname")
@@ -356,7 +378,11 @@ def _render_place(place: Place) -> str:
     return f"{place.why} ({place.where})"
 
 
-@lts.command()
+@lts.command(
+    epilog=examples(
+        "bootfarm lts diff <(git show HEAD:lts.conf) lts.conf --config farm.yaml",
+    )
+)
 @click.argument("old", type=_PATH)
 @click.argument("new", type=_PATH)
 @_root_option
@@ -365,12 +391,15 @@ def _render_place(place: Place) -> str:
 @click.option(
     "--server",
     metavar="URL",
-    help="Ask this server for the nodes that it has seen; without other nodes BOOTFARM_SERVER's.",
+    help="The server: ask it for the nodes that it has seen; without other nodes"
+    " BOOTFARM_SERVER's.",
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if any node gets something else.")
+@click.option(
+    "--exit-code", is_flag=True, help="Tell by the exit code: 1 if any node gets something else."
+)
 @click.option("--summary", is_flag=True, help="Only which variables change, for how many nodes.")
 @click.option("--names", is_flag=True, help="All names of the nodes of a change.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object a node.")
+@click.option("--json", "as_json", is_flag=True, help=f"{AS_JSON[:-1]}: a list, an object a node.")
 @click.pass_context
 def diff(
     context: click.Context,
@@ -393,9 +422,6 @@ def diff(
 
     Exit status 0; 1: with --exit-code, if a node gets something else; 2: nodes could
     not be compared, because one of the two gives them no values.
-
-    \b
-    bootfarm lts diff <(git show HEAD:lts.conf) lts.conf --config farm.yaml
     """
     scene = _gather(options)
     nodes = list_nodes(scene, server, parse_node(hostname, ip, mac))
@@ -490,18 +516,19 @@ def _diff_to_json(one: NodeDiff, scene: Scene) -> dict[str, Any]:
     }
 
 
-@lts.command()
+@lts.command(
+    epilog=examples(
+        "bootfarm lts reference TIMEZONE",
+        "bootfarm lts reference docs/lts.conf.md",
+    )
+)
 @click.argument("what", metavar="[VARIABLE|FILE]", required=False)
-@click.option("--check", "checked", is_flag=True, help="Write nothing; exit 1 if FILE differs.")
+@click.option("--check", "checked", is_flag=True, help="Only check: exit 1 if FILE differs.")
 @click.pass_context
 def reference(context: click.Context, what: str | None, checked: bool) -> None:
     """Print the reference page of the language and its variables, or what VARIABLE is.
 
     With FILE (a name with a dot or a slash) the page is written there.
-
-    \b
-    bootfarm lts reference TIMEZONE
-    bootfarm lts reference docs/lts.conf.md
     """
     is_file = what is not None and what != "-" and ("." in what or "/" in what)
     if what is not None and what != "-" and not is_file and not checked:
@@ -560,5 +587,7 @@ def _write(text: str) -> None:
     sys.stdout.buffer.write(encode(text))
     sys.stdout.buffer.flush()
 
+
+lts.add_command(import_command)
 
 COMMANDS: list[click.Command] = [lts]

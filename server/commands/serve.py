@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from imagebuild.errors import give_up_stdout
+from imagebuild.options import examples
 from server.app import App, serve
 from server.commands.serve_check import check_serve
 from server.dumps import refuse_dumps
@@ -33,25 +34,40 @@ _PORT = click.IntRange(0, 65535)
 _log = logging.getLogger(__name__)
 
 
-@click.command("serve")
-@click.option("--store", type=_FILE, help="The store that `bootfarm build` publishes to.")
+@click.command(
+    "serve",
+    epilog=examples(
+        "bootfarm serve --config /etc/bootfarm/farm.yaml",
+        "bootfarm serve --config /etc/bootfarm/farm.yaml --check --no-ports",
+        "bootfarm serve --store store --lts-conf lts.conf --state state",
+    ),
+)
+@click.option("--store", type=_FILE, help="The store: where `bootfarm build` publishes.")
 @click.option(
     "--lts-conf",
     type=_FILE,
-    help="The lts.conf; edits count from the next request on, with --workers over TFTP in 0.1 s.",
+    help="The lts.conf: edits count from the next request on, with --workers over TFTP in 0.1 s.",
 )
-@click.option("--config", "config_file", type=_FILE, help="farm.yaml; flags override it.")
-@click.option("--state", type=_FILE, help="Where timelines and the last good lts.conf are kept.")
-@click.option("--services", help="Which to run, as `tftp,http`.  [default: tftp,nbd,http]")
+@click.option(
+    "--config", "config_file", type=_FILE, help="The server's farm.yaml: flags override it."
+)
+@click.option(
+    "--state",
+    type=_FILE,
+    help="The state directory: keeps timelines and the last good lts.conf.",
+)
+@click.option(
+    "--services", help="The services: which to run, as `tftp,http`.  [default: tftp,nbd,http]"
+)
 @click.option("--listen", metavar="IP", help="Address to listen on.  [default: 0.0.0.0]")
 @click.option(
     "--address",
     metavar="IP",
     help="The address by which nodes reach this server.  [default: by route]",
 )
-@click.option("--tftp-port", type=_PORT, help="[default: 69]")
-@click.option("--nbd-port", type=_PORT, help="[default: 10809]")
-@click.option("--http-port", type=_PORT, help="[default: 8080]")
+@click.option("--tftp-port", type=_PORT, help="TFTP's port.  [default: 69]")
+@click.option("--nbd-port", type=_PORT, help="NBD's port.  [default: 10809]")
+@click.option("--http-port", type=_PORT, help="HTTP's port.  [default: 8080]")
 @click.option(
     "--workers",
     type=click.IntRange(0, 256),
@@ -62,7 +78,7 @@ _log = logging.getLogger(__name__)
     "exports",
     metavar="NAME=FILE",
     multiple=True,
-    help="A further read-only NBD export: any file; may be repeated.",
+    help="An NBD export: any file, read-only, besides the images; may be repeated.",
 )
 @click.option(
     "--boot-tree", type=_FILE, help="A folder as the tree of TFTP and HTTP, before the images'."
@@ -95,7 +111,7 @@ _log = logging.getLogger(__name__)
 @click.option(
     "--check",
     is_flag=True,
-    help="Check farm.yaml, lts.conf, inventory, store, secrets and ports, tell all faults, end.",
+    help="Only check: farm.yaml, lts.conf, inventory, store, secrets and ports; tell all faults.",
 )
 @click.option(
     "--no-ports",
@@ -132,10 +148,6 @@ def serve_command(
     end it within five seconds; live nodes wait for the next server.
 
     --check serves nothing: exit status 0 if it could, 1 if there are faults.
-
-    \b
-    bootfarm serve --config /etc/bootfarm/farm.yaml
-    bootfarm serve --config /etc/bootfarm/farm.yaml --check --no-ports
     """
     refuse_dumps()
     start_log(log_format, "debug" if verbose else log_level)

@@ -1,7 +1,6 @@
 """`bootfarm doctor`."""
 
 import contextlib
-import json
 import shutil
 import socket
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from imagebuild.options import examples, is_data, output_options, render_data
 from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.doctor.dhcpclient import make_mac
 from server.doctor.dhcpwire import default_seed
@@ -22,7 +22,7 @@ from server.doctor.verdict import (
     EXIT_CODES,
     Level,
     Verdict,
-    as_json,
+    as_data,
     render_line,
     render_summary,
     worst,
@@ -54,15 +54,29 @@ class _Doctor(click.Command):
             raise click.exceptions.Exit(CANNOT_LOOK) from error
 
 
-@click.command("doctor", cls=_Doctor)
-@click.option("--server", metavar="IP", help="The server, as machines reach it.")
-@click.option("--config", "config_file", type=_FILE, help="The farm.yaml that it runs with.")
-@click.option("--interface", metavar="NIC", help="Ask for DHCP here.  [default: by route]")
-@click.option("--mac", metavar="MAC", help="Play this machine.  [default: one of its own]")
-@click.option("--tftp-port", type=_PORT, help="[default: 69, or farm.yaml's]")
-@click.option("--nbd-port", type=_PORT, help="[default: 10809, or farm.yaml's]")
-@click.option("--http-port", type=_PORT, help="[default: 8080, or farm.yaml's]")
-@click.option("--store", type=_FILE, help="The server's store, where it is on this machine.")
+@click.command(
+    "doctor",
+    cls=_Doctor,
+    epilog=examples(
+        "bootfarm doctor",
+        "bootfarm doctor --server 10.9.0.1 --interface eth1 --quiet",
+        "bootfarm doctor --config /etc/bootfarm/farm.yaml --full --output json",
+    ),
+)
+@click.option("--server", metavar="IP", help="The server: its address, as machines reach it.")
+@click.option(
+    "--config", "config_file", type=_FILE, help="The server's farm.yaml: what it runs with."
+)
+@click.option(
+    "--interface", metavar="NIC", help="The network card: ask for DHCP here.  [default: by route]"
+)
+@click.option(
+    "--mac", metavar="MAC", help="The machine's MAC: play this one.  [default: one of its own]"
+)
+@click.option("--tftp-port", type=_PORT, help="TFTP's port.  [default: 69, or farm.yaml's]")
+@click.option("--nbd-port", type=_PORT, help="NBD's port.  [default: 10809, or farm.yaml's]")
+@click.option("--http-port", type=_PORT, help="HTTP's port.  [default: 8080, or farm.yaml's]")
+@click.option("--store", type=_FILE, help="The store: the server's, where it is on this machine.")
 @click.option("--api", metavar="URL", help="API server.  [default: of lts.conf's join line]")
 @click.option("--kubeconfig", metavar="FILE", help="Tells when the join token ends.")
 @click.option("--full", is_flag=True, help="Read all of every export and image, not samples.")
@@ -76,7 +90,7 @@ class _Doctor(click.Command):
 )
 @click.option("--no-dhcp", is_flag=True, help="Do not ask for DHCP.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what is not well, and the summary.")
-@click.option("--json", "as_json_", is_flag=True, help="One JSON document, at the end.")
+@output_options()
 def doctor(
     server: str | None,
     config_file: Path | None,
@@ -92,7 +106,7 @@ def doctor(
     wait: float,
     no_dhcp: bool,
     quiet: bool,
-    as_json_: bool,
+    output: str,
 ) -> None:
     """Play a booting machine against a running site, and say what stands in its way.
 
@@ -110,7 +124,8 @@ def doctor(
         raise ServerError(f"--mac {mac!r} is no MAC", hint="write it as 52:54:00:12:34:56")
     if mac is not None and (why := explain_no_card(parse_mac(mac) or "")):
         raise ServerError(f"--mac {mac} {why}", hint="leave --mac out, or give a machine's")
-    with _progress(quiet=as_json_) as progress:
+    told = output in ("table", "wide")
+    with _progress(quiet=not told) as progress:
         target = Target(
             server=address,
             tftp_port=tftp_port or config.tftp.port,
@@ -132,10 +147,14 @@ def doctor(
             seconds=wait,
             progress=progress,
         )
-        hidden = set(Level) if as_json_ else {Level.OK, Level.SKIP} if quiet else set()
-        verdicts = _tell(target, progress, hidden)
-    if as_json_:
-        click.echo(json.dumps(as_json(verdicts, address, time.time()), indent=2))
+        spared = {Level.OK, Level.SKIP} if quiet else set()
+        verdicts = _tell(target, progress, spared if told else set(Level))
+    if is_data(output):
+        click.echo(render_data(as_data(verdicts, address, time.time()), output), nl=False)
+    elif output == "name":
+        for verdict in verdicts:
+            if verdict.level not in spared:
+                click.echo(verdict.id)
     else:
         click.echo(render_summary(verdicts))
     sys.exit(EXIT_CODES[worst(verdicts)])

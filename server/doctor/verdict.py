@@ -59,8 +59,8 @@ def render_summary(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(counts)
 
 
-def as_json(verdicts: Sequence[Verdict], server: str, when: float) -> dict[str, Any]:
-    """What `--json` prints. when: seconds since the epoch."""
+def as_data(verdicts: Sequence[Verdict], server: str, when: float) -> dict[str, Any]:
+    """What `--output json` prints. when: seconds since the epoch."""
     level = worst(verdicts)
     return {
         "format": 1,
@@ -68,5 +68,5 @@ def as_json(verdicts: Sequence[Verdict], server: str, when: float) -> dict[str, 
         "time": round(when, 3),
         "level": str(level),
         "exit_code": EXIT_CODES[level],
-        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "verdicts": [{**asdict(verdict), "level": str(verdict.level)} for verdict in verdicts],
     }

@@ -43,6 +43,7 @@ class HttpService:
 
     handle is called in the loop's thread and must not block; what it raises
     becomes a 500 for that client. is_known, card, spare_local: as of NbdService.
+    dress: puts what the service itself refuses into the words that the path's clients read.
     """
 
     owner: Final = "http"
@@ -59,9 +60,11 @@ class HttpService:
         is_known: IsKnown = nobody,
         card: Callable[[str], str] = str,
         spare_local: bool = False,
+        dress: Callable[[Request, Response], Response] = lambda request, response: response,
     ) -> None:
         self.loop = loop
         self.handle = handle
+        self.dress = dress
         self.emit = emit
         self.limits = limits or HttpLimits()
         self.followers = Followers(self.limits)

@@ -68,6 +68,8 @@ class ConnectionHost(Protocol):
     def throttle(self) -> Throttle | None: ...
     @property
     def handle(self) -> Callable[[Request], Response]: ...
+    @property
+    def dress(self) -> Callable[[Request, Response], Response]: ...
     def closed(self, connection: "Connection", /) -> None: ...
     def heard(self, connection: "Connection", /) -> None: ...
     def idle(self, connection: "Connection", /) -> None: ...
@@ -228,12 +230,13 @@ class Connection:
     def _answer(self, request: Request) -> Response:
         try:
             response = self._service.handle(request)
-            if response.stream is not None and request.method != "HEAD":
-                return self._service.followers.admit(self.client, response, local=self._local)
-            return response
+            if response.stream is None or request.method == "HEAD":
+                return response
+            given = self._service.followers.admit(self.client, response, local=self._local)
         except Exception:
             _log.exception("%s %s for %s", request.method, request.path[:200], self.client)
-            return Response(500, b"the server failed; its log says why\n", "text/plain")
+            given = Response(500, b"the server failed; its log says why\n", "text/plain")
+        return self._service.dress(request, given)
 
     # Out
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from imagebuild.options import Renamed, examples
 from server.errors import ServerError
 from server.simulate.crew import Crew, play_first
 from server.simulate.limits import Observer, is_local
@@ -31,7 +32,13 @@ _DIGEST: Final = re.compile(rb"@([0-9a-f]{64})")
 _FILE = click.Path(path_type=Path)
 
 
-@click.command("simulate")
+@click.command(
+    "simulate",
+    epilog=examples(
+        "bootfarm simulate --nodes 64 --target 10.9.0.1",
+        "bootfarm simulate --nodes 8 --target 127.0.0.1:http=8081 --report storm.json",
+    ),
+)
 @click.option("--nodes", required=True, type=click.IntRange(1, 100_000), help="How many.")
 @click.option(
     "--target",
@@ -40,8 +47,8 @@ _FILE = click.Path(path_type=Path)
     help="The server, as 10.9.0.1 or 127.0.0.1:tftp=6969,nbd=10810,http=8081.",
 )
 @click.option("--profile", type=_FILE, help="A boot of `serve --record-boot`.  [default: a demo's]")
-@click.option("--image", help="Image to boot.  [default: the profile's]")
-@click.option("--export", help="NBD export.  [default: the image's]")
+@click.option("--image", help="The image: what to boot.  [default: the profile's]")
+@click.option("--export", help="An NBD export: what nodes read.  [default: the image's]")
 @click.option("--ramp", default=0.0, show_default=True, help="Seconds over which nodes start.")
 @click.option(
     "--pace",
@@ -49,11 +56,20 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="1: read when the recorded node did; 2: twice as fast; 0: as fast as it goes.",
 )
-@click.option("--processes", type=click.IntRange(1, 256), help="[default: by cores]")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), help="Processes that play.  [default: by cores]"
+)
 @click.option("--sources", metavar="A-B", help="Addresses of this machine that nodes come from.")
 @click.option("--patience", default=60.0, show_default=True, help="Seconds without progress.")
 @click.option("--no-first-node", is_flag=True, help="No node alone first: the cache stays cold.")
-@click.option("--json", "report", type=_FILE, help="Write the report here; - for stdout.")
+@click.option(
+    "report",
+    "--report",
+    cls=Renamed,
+    older=("--json",),
+    type=_FILE,
+    help="Write the report here, as JSON; - for stdout.",
+)
 def simulate_command(
     nodes: int,
     target: str,
@@ -108,7 +124,7 @@ def simulate_command(
             try:
                 report.write_text(text)
             except OSError as error:
-                raise ServerError(f"--json {report}: {error.strerror}") from None
+                raise ServerError(f"--report {report}: {error.strerror}") from None
     if storm.interrupted:
         sys.exit(128 + signal.SIGINT)
     if storm.failed:

@@ -15,6 +15,15 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from imagebuild.options import (
+    JSON_OPTION,
+    TABLE,
+    Renamed,
+    examples,
+    is_data,
+    output_options,
+    render_data,
+)
 from imagebuild.yamlloader import did_you_mean
 from server.addresses import parse_mac
 from server.causes import CAUSES
@@ -35,7 +44,7 @@ from server.terminal.render import (
     render_screen,
     render_table,
 )
-from server.terminal.words import clean, cut, number_of
+from server.terminal.words import clean, cut, number_of, text_of
 
 TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
@@ -50,6 +59,7 @@ _COLOURS = {"look": "red", "booting": "blue", "ready": "green"}
 
 
 def server_options(command: _F) -> _F:
+    """Which server is asked, and with what token."""
     for option in reversed(
         (
             click.option(
@@ -59,7 +69,7 @@ def server_options(command: _F) -> _F:
                 default=DEFAULT_SERVER,
                 show_default=True,
                 show_envvar=True,
-                help="The running server, by HTTP.",
+                help="The server: its address, by HTTP.",
             ),
             click.option(
                 "--token",
@@ -68,7 +78,6 @@ def server_options(command: _F) -> _F:
                 show_envvar=True,
                 help="If the server asks for one.",
             ),
-            click.option("--json", "as_json", is_flag=True, help="As the API has it."),
         )
     ):
         command = option(command)
@@ -79,18 +88,21 @@ def _filter_options(command: _F) -> _F:
     for option in reversed(
         (
             click.option(
-                "--state",
-                metavar="STATE",
+                "state",
+                "--states",
+                cls=Renamed,
+                older=("--state",),
+                metavar="STATE,…",
                 default="",
                 help=f"Only these, with commas: {', '.join(ALL_STATES)}.",
             ),
-            click.option("--trouble", is_flag=True, help="Short for --state look."),
+            click.option("--trouble", is_flag=True, help="Short for --states look."),
             click.option("--phase", type=click.Choice(PHASES), help="Only in this phase."),
             click.option(
                 "--image",
                 metavar="IMAGE",
                 default="",
-                help="Only of this image: amd64, amd64:canary, :current, a digest, or old: older"
+                help="The image: amd64, amd64:canary, :current, a digest, or old: older"
                 " than current.",
             ),
             click.option(
@@ -158,7 +170,14 @@ def _read_query(
     return {name: value for name, value in query.items() if value}
 
 
-@click.command("nodes")
+@click.command(
+    "nodes",
+    epilog=examples(
+        "bootfarm nodes --trouble --label rack=r1",
+        "bootfarm nodes --image old --output name",
+        "bootfarm nodes --watch",
+    ),
+)
 @click.argument("text", default="")
 @click.option("--watch", is_flag=True, help="Show it anew every --interval seconds, until Ctrl-C.")
 @click.option(
@@ -167,31 +186,25 @@ def _read_query(
     default=2.0,
     show_default=True,
     metavar="SECONDS",
+    help="With --watch: between two looks.",
 )
 @_filter_options
 @click.option(
-    "-o",
-    "--output",
-    type=click.Choice(("table", "wide", "name", "causes")),
-    default="table",
-    show_default=True,
-    help="wide: every column, however narrow the window; name: names only; causes: what is"
-    " the matter, a line each.",
+    "--exit-code",
+    is_flag=True,
+    help=f"Tell by the exit code: {TROUBLE} if one of them is in trouble.",
 )
-@click.option(
-    "--exit-code", is_flag=True, help=f"Exit with {TROUBLE} if one of them is in trouble."
-)
+@output_options(["causes"], "causes: what is the matter, a line each.")
 @server_options
 def nodes_command(
     text: str,
     watch: bool,
     interval: float,
     query: dict[str, str],
-    output: str,
     exit_code: bool,
+    output: str,
     server: str,
     token: str,
-    as_json: bool,
 ) -> None:
     """The machines of the farm: how far each has come, and what is the matter.
 
@@ -199,11 +212,8 @@ def nodes_command(
     written), IP, serial, image or a label. The bar has a mark for each phase from
     dhcp to ready: `!` an error, `?` nothing came any more, `>` on its way; a line
     that begins with `i` is a note. docs/nodes.md tells more.
-
-    Examples: `bootfarm nodes --trouble --label rack=r1`, `bootfarm nodes --image old
-    -o name`, `bootfarm nodes --watch`.
     """
-    if watch and (as_json or exit_code or output != "table"):
+    if watch and (exit_code or output != TABLE):
         raise click.UsageError("--watch is for people; leave --json, --exit-code and -o out")
     api = Api(server, token)
     query = query | ({"q": text} if text else {})
@@ -211,7 +221,8 @@ def nodes_command(
     def fetch(limit: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         most = {"limit": str(limit)} if limit else {}
         nodes = _objects(api, api.get("/api/nodes", query | most))
-        wants_about = not (as_json or output == "name") or (not nodes and _may_be_unknown(query))
+        is_told = not is_data(output) and output != "name"
+        wants_about = is_told or (not nodes and _may_be_unknown(query))
         about = api.get("/api/overview", query) if wants_about else {}
         return nodes, about if isinstance(about, dict) else {}
 
@@ -220,8 +231,8 @@ def nodes_command(
         return
     found, about = fetch()
     _tell_unknown(about, is_empty=not found)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
+    if is_data(output):
+        click.echo(render_data(found, output), nl=False)
     elif output == "name":
         for node in found:
             click.echo(name_of(node))
@@ -321,7 +332,14 @@ def _fetch_again(fetch: Callable[[], _T], interval: float) -> _T:
         time.sleep(interval)
 
 
-@click.command("node")
+@click.command(
+    "node",
+    epilog=examples(
+        "bootfarm node 52:54:00:12:34:56",
+        "bootfarm node node-3 --events 20 --log 40",
+        "bootfarm node 10.9.0.13 --output yaml",
+    ),
+)
 @click.argument("mac")
 @click.option(
     "--events", type=click.IntRange(0), default=0, metavar="N", help="Its last N events, too."
@@ -333,10 +351,13 @@ def _fetch_again(fetch: Callable[[], _T], interval: float) -> _T:
     metavar="N",
     help="Show the last N lines of its kernel log.",
 )
-@click.option("--exit-code", is_flag=True, help=f"Exit with {TROUBLE} if it is in trouble.")
+@click.option(
+    "--exit-code", is_flag=True, help=f"Tell by the exit code: {TROUBLE} if it is in trouble."
+)
+@output_options()
 @server_options
 def node_command(
-    mac: str, events: int, log: int, exit_code: bool, server: str, token: str, as_json: bool
+    mac: str, events: int, log: int, exit_code: bool, output: str, server: str, token: str
 ) -> None:
     """One node: what is the matter, what to check, and the timeline of its boot.
 
@@ -349,11 +370,13 @@ def node_command(
     key = key_of(node)
     if log:
         node["log"] = api.get(f"/api/nodes/{quote_key(key)}/log")
-    if as_json:
-        click.echo(json.dumps(node, indent=2))
+    if is_data(output):
+        click.echo(render_data(node, output), nl=False)
+    elif output == "name":
+        click.echo(name_of(node))
     else:
         lines = render_node(node, time.time(), unicode=_unicode(), events=events)
-        width = _width()
+        width = None if output == "wide" else _width()
         _echo_lines([cut(line, width) for line in _wrap(lines, width)])
         if log:
             _echo_lines(render_log(node["log"], log))
@@ -413,7 +436,13 @@ def find_node(api: Api, name: str) -> dict[str, Any]:
     return cast(dict[str, Any], node)
 
 
-@click.command("events")
+@click.command(
+    "events",
+    epilog=examples(
+        "bootfarm events --follow",
+        "bootfarm events --node node-3 --since 10m --errors",
+    ),
+)
 @click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
 @click.option("--node", metavar="MAC", default="", help="Of this node only (MAC, IP or hostname).")
 @click.option(
@@ -439,6 +468,7 @@ def find_node(api: Api, name: str) -> dict[str, Any]:
     callback=lambda context, option, value: _check_source(value),
     help=f"Only of this source: {', '.join(CAUSES)}.",
 )
+@output_options()
 @server_options
 def events_command(
     follow: bool,
@@ -447,11 +477,15 @@ def events_command(
     since: float,
     errors: bool,
     source: str,
+    output: str,
     server: str,
     token: str,
-    as_json: bool,
 ) -> None:
-    """What the server's services saw lately, oldest first. With --json a line an event."""
+    """What the server's services saw lately, oldest first.
+
+    Events go on coming, so each stands by itself: with --output json it is a line, with
+    yaml a document, with name its number.
+    """
     api = Api(server, token)
     key = parse_mac(node) or (key_of(find_node(api, node)) if node else "")
     query = {"node": key} if key else {}
@@ -463,8 +497,8 @@ def events_command(
     fitting = list(filter(wanted.has, events))
     shown = fitting[max(0, len(fitting) - limit) :]
     for event in shown:
-        _print_event(event, names, as_json)
-    if not shown and limit and not as_json and not follow:
+        _print_event(event, names, output)
+    if not shown and limit and not is_data(output) and not follow:
         click.echo("no such event since the server's start", err=True)
     if not follow:
         return
@@ -472,7 +506,7 @@ def events_command(
         for data in _follow(api, query, last):
             event = _read_event(data)
             if wanted.has(event):
-                _print_event(event, names, as_json)
+                _print_event(event, names, output)
     except KeyboardInterrupt:
         click.echo()
 
@@ -559,16 +593,24 @@ def _read_event(data: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _print_event(event: Mapping[str, Any], names: _Names, as_json: bool) -> None:
-    if as_json:
+def _print_event(event: Mapping[str, Any], names: _Names, output: str) -> None:
+    if output == "json":
         click.echo(json.dumps(event))
+    elif output == "yaml":
+        click.echo("---\n" + render_data(dict(event), output), nl=False)
+    elif output == "name":
+        click.echo(text_of(event, "id"))
     else:
         name = names.get(str(event.get("node") or ""))
-        click.echo(cut(render_event(event, name or None), _width()))
+        width = None if output == "wide" else _width()
+        click.echo(cut(render_event(event, name or None), width))
     sys.stdout.flush()
 
 
-@click.command("forget")
+@click.command(
+    "forget",
+    epilog=examples("bootfarm forget node-3", "bootfarm forget --older-than 30d --yes"),
+)
 @click.argument("names", metavar="[NODE]...", nargs=-1)
 @click.option(
     "--older-than",
@@ -579,15 +621,16 @@ def _print_event(event: Mapping[str, Any], names: _Names, as_json: bool) -> None
 )
 @click.option("--played", is_flag=True, help="All that simulate and doctor have played.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@JSON_OPTION
 @server_options
 def forget_command(
     names: tuple[str, ...],
     older_than: float,
     played: bool,
     yes: bool,
+    as_json: bool,
     server: str,
     token: str,
-    as_json: bool,
 ) -> None:
     """Have the server forget machines: a board that was replaced, a guest, a test.
 

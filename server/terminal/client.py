@@ -4,10 +4,12 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from server.errors import ServerError
 from server.terminal.eventstream import EventStream, Message
+from server.terminal.words import text_of
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 TIMEOUT: Final = 15.0
@@ -74,7 +76,8 @@ class Api:
             raise self._unreachable(error) from None
         finally:
             connection.close()
-        if response.status == 404 and _is_json(response):
+        is_told = response.status == 404 and _is_json(response)
+        if is_told and _read_problem(body).code != "no_such_path":
             return None
         self._check(response, body)
         try:
@@ -124,10 +127,15 @@ class Api:
     def _check(self, response: http.client.HTTPResponse, body: bytes) -> None:
         """Raise the ServerError of an answer that is none."""
         status = response.status
-        if status == 403 and body.startswith(b"only from"):
+        if status == 200:
+            return
+        problem = _read_problem(body) if _is_json(response) else _Problem(_first_line(body))
+        told = f"{self.url}: {problem.words}"
+        if problem.code in ("bad_query", "foreign_page", "server_failed"):
+            raise ServerError(told, hint=problem.hint)
+        if status == 403 and problem.words.startswith("only from"):
             raise ServerError(
-                f"{self.url}: {_first_line(body)}",
-                hint="run it there, or set token_file in farm.yaml and give the token",
+                told, hint="run it there, or set token_file in farm.yaml and give the token"
             )
         if status in (401, 403):
             raise ServerError(
@@ -136,16 +144,15 @@ class Api:
             )
         if status == 421:
             raise ServerError(
-                f"{self.url}: {_first_line(body)}",
+                told,
                 hint="give its address (--server, BOOTFARM_SERVER), or the token if it has one",
             )
         if status == 503 or status == 429:
             raise LostError(
-                f"{self.url}: the server is busy ({status}): {_first_line(body)}",
+                f"{self.url}: the server is busy ({status}): {problem.words}",
                 hint="try again in a moment",
             )
-        if status != 200:
-            raise self._foreign(f"it answered {status}: {_first_line(body)}")
+        raise self._foreign(f"it answered {status}: {problem.words}")
 
     def _foreign(self, what: str) -> ServerError:
         return ServerError(
@@ -165,6 +172,27 @@ class Api:
             hint="does `bootfarm serve` run there? Another address: --server URL or"
             " BOOTFARM_SERVER",
         )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What an error says: of the API's format (docs/contracts.md), or a line of text."""
+
+    words: str
+    code: str = ""
+    hint: str = ""
+
+
+def _read_problem(body: bytes) -> _Problem:
+    """Of a server before the format: its `error`, without a code."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return _Problem(_first_line(body))
+    words = text_of(found, "detail") or text_of(found, "error")
+    return _Problem(words[:500], text_of(found, "code"), text_of(found, "hint")[:500])
 
 
 def _is_json(response: http.client.HTTPResponse) -> bool:

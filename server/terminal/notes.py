@@ -4,6 +4,7 @@ import json
 
 import click
 
+from imagebuild.options import JSON_OPTION, examples
 from server.errors import ServerError
 from server.nodes.node import NOTE_MAX
 from server.terminal.cli import find_node, key_of, quote_key, server_options
@@ -11,7 +12,13 @@ from server.terminal.client import Api
 from server.terminal.words import clean
 
 
-@click.command("note")
+@click.command(
+    "note",
+    epilog=examples(
+        'bootfarm note r1-n003 "disk ordered, Eva" --maintenance',
+        'bootfarm note r1-n003 "" --no-maintenance',
+    ),
+)
 @click.argument("name", metavar="NODE")
 @click.argument("text", required=False)
 @click.option(
@@ -19,18 +26,16 @@ from server.terminal.words import clean
     default=None,
     help="Somebody works on it: it needs no look and fires no alert.",
 )
+@JSON_OPTION
 @server_options
 def note_command(
-    name: str, text: str | None, maintenance: bool | None, server: str, token: str, as_json: bool
+    name: str, text: str | None, maintenance: bool | None, as_json: bool, server: str, token: str
 ) -> None:
     """Write a note about a machine, for all who look at it; without TEXT, show it.
 
     NODE is a MAC, IP, name or serial number of a machine that was seen, or that the inventory
     has; an empty TEXT removes the note. Where there is no
     token, only from the server's own machine.
-
-    Examples: `bootfarm note r1-n003 "disk ordered, Eva" --maintenance`, `bootfarm note r1-n003 ""
-    --no-maintenance`.
     """
     if text is not None and len(text) > NOTE_MAX:
         raise click.UsageError(f"a note has at most {NOTE_MAX} characters, this one {len(text)}")

@@ -142,7 +142,7 @@ def render_screen(
     room = max(1, height - len(lines) - 3)  # heading, what is left out, counts
     lines += render_table(nodes[:room], now, width=width, unicode=unicode)
     if total > room:
-        lines.append(cut(f"… {total - room} more: narrow it by TEXT, --state, --label", width))
+        lines.append(cut(f"… {total - room} more: narrow it by TEXT, --states, --label", width))
     states = overview.get("states")
     counts = states if isinstance(states, Mapping) else {}
     words = [f"{total} nodes"]

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from server.addresses import parse_mac
 from server.observe.feed import RING, Changes, Feed, Push
 from server.protocols.http import Request, Response
+from server.web.replies import JSON, NO_STORE, refuse
 
-JSON = "application/json"
 STREAM = "text/event-stream"
 DEFAULT_LIMIT = 200
 """Events of an answer that asks for no number."""
-_NO_STORE = ("Cache-Control", "no-store")
-_STREAM_HEADERS = (_NO_STORE, ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"))
+_STREAM_HEADERS = (NO_STORE, ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"))
 
 
 def answer_events(feed: Feed, request: Request) -> Response:
@@ -26,13 +25,12 @@ def answer_events(feed: Feed, request: Request) -> Response:
     since = _number(since_text, 0)
     limit = _number(query.get("limit", ""), DEFAULT_LIMIT)
     if since is None or limit is None:
-        text = b"since= and limit= are whole numbers\n"
-        return Response(400, text, "text/plain; charset=utf-8", (_NO_STORE,))
+        return refuse("bad_query", "since= and limit= are whole numbers")
     limit = min(limit, RING)
     if query.get("follow", "0") in ("", "0"):
         entries = feed.last(since=since, node=node, limit=limit)
         body = b"[" + b",\n".join(entry.data for entry in entries) + b"]\n"
-        return Response(200, body, JSON, (_NO_STORE,))
+        return Response(200, body, JSON, (NO_STORE,))
     missed = feed.last(since=since, node=node, limit=limit) if since_text else []
 
     def subscribe(push: Push) -> Callable[[], None]:

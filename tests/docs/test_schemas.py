@@ -19,6 +19,9 @@ from imagebuild.yamlloader import parse_yaml as parse_recipe
 from server.commands.schema import describe_farm
 from server.farm.config import parse_config
 from server.farm.schema import ABOUT
+from server.web.api import ROUTES
+from server.web.openapi import describe as describe_api
+from server.web.replies import KINDS
 from server.yamlfile import YamlError, parse_yaml
 from tests.imagebuild.recipe.test_read import BAD
 from tests.server.farm import test_config
@@ -55,6 +58,25 @@ def test_the_files_are_what_the_command_prints(name: str) -> None:
     assert result.exit_code == 0, result.output
     written = (SCHEMAS / f"{name}.schema.json").read_text()
     assert written == result.output, f"bootfarm schema {name} > docs/schemas/{name}.schema.json"
+
+
+def test_the_document_of_the_api_is_what_the_command_prints_and_the_server_has() -> None:
+    result = CliRunner().invoke(main, ["schema", "api"])
+    assert result.exit_code == 0, result.output
+    assert (SCHEMAS / "api.json").read_text() == result.output, (
+        "bootfarm schema api > docs/schemas/api.json"
+    )
+    assert json.loads(result.output) == describe_api(ROUTES)
+
+
+def test_the_page_of_the_api_has_every_error() -> None:
+    rows = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in (HOUSE / "docs" / "api.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    found = {row[0].strip("`"): row[1:] for row in rows if row[1].isdigit()}
+    assert found == {code: (str(kind.status), kind.about) for code, kind in KINDS.items()}
 
 
 def read_recipe(path: Path) -> Any:

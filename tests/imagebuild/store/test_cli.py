@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from bootfarm import main
@@ -84,6 +85,24 @@ def test_list_as_json(store: Store, tmp_path: Path) -> None:
     server.note({current.digest}, now=time.time())
     found = json.loads(run(store, "list", "--json", "--state", tmp_path).output)
     assert [image["in_use"] for image in found] == [True, False]
+    wide = run(store, "list", "-o", "wide", "--state", tmp_path).output.splitlines()
+    assert [line.split()[0] for line in wide[1:3]] == [f"amd64@{one['digest']}" for one in found]
+    assert found[0]["published"] in wide[1]
+    assert ["  yes  " in line for line in wide[1:3]] == [True, False]
+    assert "  not asked  " in run(store, "list", "-o", "wide").output
+
+
+def test_list_and_show_in_the_other_formats(store: Store) -> None:
+    names = [f"amd64@{image.digest}" for image in store.images()]
+    assert run(store, "list", "-o", "name").output.splitlines() == names
+    found = json.loads(run(store, "list", "-o", "json").output)
+    assert yaml.safe_load(run(store, "list", "-o", "yaml").output) == found
+    shown = json.loads(run(store, "show", "amd64", "-o", "json").output)
+    assert yaml.safe_load(run(store, "show", "amd64", "-o", "yaml").output) == shown
+    assert run(store, "show", "amd64:previous", "-o", "name").output == f"{names[1]}\n"
+    wide = run(store, "show", "amd64", "-o", "wide").output
+    assert "\nvim 9.0\n" in wide
+    assert "containerd 1.7.13, kubeadm 1.29.2, kubelet 1.29.2, runc 1.1\n" in wide
 
 
 @pytest.mark.parametrize("verb", ["list", "gc", "show", "rm"])

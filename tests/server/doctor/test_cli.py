@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from bootfarm import main
@@ -67,6 +68,14 @@ def test_a_failure_in_json(site: FakeSite) -> None:
             "remedy": FINDINGS["tftp.missing"].remedy,
         }
     ]
+    named = run(site, "-o", "name")
+    assert (named.exit_code, named.stderr) == (2, "")
+    assert {"tftp.missing", "server.ok"} <= set(named.stdout.splitlines())
+    assert "server.ok" not in run(site, "-o", "name", "--quiet").stdout.splitlines()
+    told = yaml.safe_load(run(site, "-o", "yaml").stdout)
+    assert told.keys() == document.keys()
+    ids = [verdict["id"] for verdict in document["verdicts"]]
+    assert [verdict["id"] for verdict in told["verdicts"]] == ids
 
 
 @pytest.mark.parametrize(

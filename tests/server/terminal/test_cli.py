@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from bootfarm import main
@@ -24,7 +25,8 @@ from server.protocols.logs import LogLine
 from server.services.http import HttpService
 from server.terminal import cli
 from server.terminal.client import Api, LostError
-from server.web.routes import Web, handle
+from server.web.routes import handle
+from server.web.web import Web
 from tests.server.diagnosis.story import BIOS, MAC, Story
 from tests.server.services.running import running
 
@@ -132,6 +134,46 @@ def test_nodes_as_json_is_what_the_api_has(site: Site) -> None:
     (node,) = json.loads(site.run("nodes", "--json").output)
     assert node == Api(site.url).get("/api/nodes")[0]
     assert node["finding"]["rule"] == "token-expired"
+    assert yaml.safe_load(site.run("nodes", "-o", "yaml").output) == [node]
+
+
+def test_a_node_and_events_in_the_other_formats(site: Site) -> None:
+    site.story.to_join().beacon("join", SAID, "error")
+    for event in site.story.seen[-2:]:
+        site.feed.record(event, site.story.node)
+    whole = Api(site.url).get(f"/api/nodes/{MAC}")
+    assert yaml.safe_load(site.run("node", MAC, "-o", "yaml").output) == whole
+    assert site.run("node", MAC, "-o", "name").output == "node-1\n"
+    assert site.run("node", MAC, "-o", "wide").output.startswith("node-1")
+    events = Api(site.url).get("/api/events")
+    assert list(yaml.safe_load_all(site.run("events", "-o", "yaml").output)) == events
+    assert site.run("events", "-o", "name").output == "1\n2\n"
+    assert SAID in site.run("events", "-o", "wide").output
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"code": "bad_query", "detail": "phase= is x", "hint": "say y"}, ("phase= is x", "say y")),
+        ({"code": "server_failed", "detail": "it failed", "hint": "look"}, ("it failed", "look")),
+        ({"error": "of an older server"}, ("of an older server", "of this version")),
+        ({"code": "new", "detail": "a\x1b[2Jb"}, ("it answered 400: a?[2Jb", "--server")),
+        (["x"], ("it answered 400: [", "--server")),
+    ],
+)
+def test_an_error_of_the_api_is_told_with_its_hint(body: Any, words: tuple[str, ...]) -> None:
+    text = json.dumps(body).encode()
+    server = serve(status=400, body=text, content_type="application/problem+json")
+    done = run_against(server, "nodes")
+    assert done.exit_code == 1
+    assert all(one in done.output for one in words), done.output
+
+
+def test_a_path_that_the_server_has_not_is_no_missing_node() -> None:
+    body = json.dumps({"code": "no_such_path", "detail": "the API has no path"}).encode()
+    server = serve(status=404, body=body, content_type="application/problem+json")
+    done = run_against(server, "node", MAC)
+    assert "no bootfarm server of this version: it answered 404: the API has no path" in done.output
 
 
 @pytest.mark.parametrize(
@@ -214,7 +256,7 @@ def test_events_that_are_wanted(site: Site) -> None:
 def test_filters_are_the_servers(site: Site) -> None:
     site.story.to_join().beacon("join", SAID, "error")
     assert "node-1" in site.run("nodes", "--state", "look,ready").output
-    assert "node-1" not in site.run("nodes", "--state", "ready,off").output
+    assert "node-1" not in site.run("nodes", "--states", "ready,off").output
     assert "node-1" in site.run("nodes", "--phase", "join", "--cause", "token-expired").output
     assert "node-1" in site.run("nodes", "--image", "amd64", "--sort", "label.rack").output
     assert "node-1" not in site.run("nodes", "--image", "old").output

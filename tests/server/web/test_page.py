@@ -27,7 +27,8 @@ from server.web.explainer import Explainer, Values
 from server.web.nodepage import view_changes, view_phases
 from server.web.page import GROUPS, ROWS
 from server.web.rendering import format_span
-from server.web.routes import Web, handle
+from server.web.routes import handle
+from server.web.web import Web
 from tests.server.farm import publish
 
 NOW = 5000.0

@@ -18,7 +18,8 @@ from server.protocols.http import FileRange, Request, Response
 from server.protocols.logs import LogLine
 from server.web.access import Access
 from server.web.listing import Listing
-from server.web.routes import Web, handle
+from server.web.routes import handle
+from server.web.web import Web
 
 IP, MAC = "10.9.0.11", "52:54:00:00:00:01"
 INVENTORY = Inventory((Machine(MAC, IP, "node-1"),))
@@ -150,7 +151,7 @@ def test_a_beacon_goes_to_the_asking_nodes_timeline(site: Site) -> None:
     node = site.json(f"/api/nodes/{MAC}")
     assert node["boot"]["phases"]["rcfile"]["status"] == "error"
     assert node["events"][0]["detail"]["detail"] == "RCFILE_07: exit 1"
-    assert site.json("/api/nodes/52:54:00:00:00:99") == {"error": "no such node was seen"}
+    assert site.json("/api/nodes/52:54:00:00:00:99")["error"] == "no such node was seen"
 
 
 def test_a_beacon_for_another_node_is_refused(site: Site) -> None:

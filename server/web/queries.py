@@ -1,0 +1,95 @@
+"""What the API's queries take: each by name, with its JSON Schema and what it means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from server.diagnosis import RULES
+from server.nodes.node import NOTE_MAX
+from server.nodes.phases import PHASES
+from server.observe.feed import RING
+from server.observe.marks import ALL_STATES, LABEL_PREFIX, PLAYED, SORTS
+from server.web.events import DEFAULT_LIMIT
+
+_MOST: Final = 999_999_999
+
+
+@dataclass(frozen=True)
+class Query:
+    """One word of a query. schema: of what it says; an array's items stand between commas.
+
+    prefix: it stands for all words that begin so, as an object's properties.
+    """
+
+    name: str
+    about: str
+    schema: Mapping[str, Any]
+    prefix: str = ""
+
+
+STATE: Final = Query(
+    "state",
+    "Of these states, with commas; without it those that were seen.",
+    {"type": "array", "items": {"enum": list(ALL_STATES)}},
+)
+CAUSE: Final = Query(
+    "cause",
+    "With this trouble: a rule of docs/diagnosis.md, or a cause of /api/overview.",
+    {"type": "string", "pattern": f"^({'|'.join(rule.id for rule in RULES)})(~.*)?$"},
+)
+PHASE: Final = Query("phase", "In this phase.", {"enum": list(PHASES)})
+IMAGE: Final = Query(
+    "image",
+    "Of this image: name, name:tag, :tag, a digest's beginning, or old: older than current.",
+    {"type": "string"},
+)
+TEXT: Final = Query(
+    "q", "With this in MAC, IP, name, serial, image's digest or a label.", {"type": "string"}
+)
+LABELS: Final = Query(
+    "labels",
+    f"With these labels of the inventory, as {LABEL_PREFIX}rack=r1.",
+    {
+        "type": "object",
+        "propertyNames": {"pattern": r"^label\."},
+        "additionalProperties": {"type": "string"},
+    },
+    prefix=LABEL_PREFIX,
+)
+FILTERS: Final = (STATE, CAUSE, PHASE, IMAGE, LABELS, TEXT)
+SORT: Final = Query(
+    "sort",
+    "The order; seen (who was heard of last comes first) unless it is given.",
+    {"type": "string", "pattern": rf"^({'|'.join(SORTS)}|label\..*)$"},
+)
+LIMIT_NODES: Final = Query(
+    "limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": _MOST}
+)
+OLDER_THAN: Final = Query(
+    "older_than",
+    "Silent for so many seconds.",
+    {"type": "integer", "minimum": 60, "maximum": _MOST},
+)
+PLAYED_ONLY: Final = Query("state", "What `simulate` and `doctor` have played.", {"enum": [PLAYED]})
+NOTE: Final = Query(
+    "note", f"The note, {NOTE_MAX} characters of it; an empty one removes it.", {"type": "string"}
+)
+MAINTENANCE: Final = Query(
+    "maintenance",
+    "1: somebody works on it, it needs no look and fires no alert. 0: nobody does.",
+    {"enum": [0, 1]},
+)
+NODE: Final = Query("node", "Of this machine only: its MAC, or its IP.", {"type": "string"})
+SINCE: Final = Query(
+    "since",
+    "Only those after the event with this id; a stream takes Last-Event-ID, too.",
+    {"type": "integer", "minimum": 0, "maximum": _MOST},
+)
+LIMIT_EVENTS: Final = Query(
+    "limit",
+    f"At most so many, the last; {RING} are kept.",
+    {"type": "integer", "minimum": 0, "maximum": _MOST, "default": DEFAULT_LIMIT},
+)
+FOLLOW: Final = Query(
+    "follow", "1: go on with those that come, as server-sent events.", {"enum": [0, 1]}
+)
