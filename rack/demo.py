@@ -1,5 +1,6 @@
 """`make demo`: from nothing to a pod on a machine that booted over the network."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -25,6 +26,10 @@ from rack.timeline import format_size, render_rows, rows_of
 
 NODE = "node-1"
 IMAGE = "amd64"
+SQUASHFS_LEVEL = "3"
+"""zstd's: a tenth larger than by `bootfarm build` alone, and made in a quarter of the time."""
+CPUS = min(2, os.cpu_count() or 1)
+"""The node's."""
 POD_COMMAND = (
     'echo "hello from a pod on $NODE"; uname -srm; '
     'echo "up for $(cut -d. -f1 /proc/uptime) seconds"'
@@ -80,8 +85,9 @@ def run_demo(options: DemoOptions, detach: Detach) -> None:
 
 
 def build_image(recipe: Path, store: Path) -> None:
-    """Run `bootfarm build`, which shows its own stages."""
-    process = subprocess.Popen([*BOOTFARM, "build", str(recipe), "--store", str(store)])
+    """Run `bootfarm build`, which shows its own stages; it compresses for somebody who waits."""
+    words = ("build", str(recipe), "--store", str(store), "--squashfs-level", SQUASHFS_LEVEL)
+    process = subprocess.Popen([*BOOTFARM, *words])
     try:
         code = process.wait()
     except BaseException:
@@ -114,7 +120,7 @@ def _boot(
             progress("bootfarm serve")
             server = rack.serve(options.store, example_lts_conf())
         control = ControlSocket(rack, state)
-        spec = NodeSpec(NODE, firmware=options.firmware, memory=options.memory)
+        spec = NodeSpec(NODE, firmware=options.firmware, memory=options.memory, cpus=CPUS)
         with stage(4, f"{NODE} boots over the network", "the cluster says it is Ready", directory):
             print(f"      console: bootfarm rack console {NODE}", flush=True)
             node = rack.boot(spec)

@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from email.utils import formatdate
 from pathlib import Path
 
 from rack.cache import cache_directory, content_key, locked, need_tools, run, whole_or_nothing
 from rack.errors import RackError
-from rack.kubernetes.compile import Built, cached_directory, compile_family
+from rack.kubernetes.compile import Built, Compilers, cached_directory, compile_family
 from rack.kubernetes.deb import build_package
 from rack.kubernetes.families import KUBERNETES, NODE_FAMILIES, Family
 from rack.kubernetes.images import write_images
@@ -21,6 +22,9 @@ from rack.kubernetes.toolchain import Toolchain, find_toolchain
 from rack.progress import Progress
 
 HERE = Path(__file__).parent
+AT_ONCE = 2
+"""Families that are compiled side by side: while one is fetched or linked, on one core, the other
+has the rest of them."""
 CODE = ("build.py", "deb.py", "images.py", "packages.py", "repository.py")
 """What decides how the packages look, beside the programs."""
 
@@ -63,7 +67,22 @@ def compile_families(
     missing = [one for one in families if not cached_directory(one, toolchain).is_dir()]
     if missing:
         progress(forecast(missing, toolchain.version, os.cpu_count() or 1))
-    return {family.name: compile_family(family, toolchain, progress) for family in families}
+    compilers = Compilers()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [
+            pool.submit(compile_family, family, toolchain, progress, compilers)
+            for family in families
+        ]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()  # the error of the one that failed
+            return {
+                one.name: future.result() for one, future in zip(families, futures, strict=True)
+            }
+        finally:
+            for future in futures:
+                future.cancel()
+            compilers.end()
 
 
 def forecast(missing: Iterable[Family], go: str, cores: int) -> str:

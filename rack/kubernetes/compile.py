@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,18 +71,64 @@ def cached_directory(family: Family, toolchain: Toolchain) -> Path:
     return home / f"{family.name}-{family.version}-{family_key(family, toolchain)}"
 
 
-def compile_family(family: Family, toolchain: Toolchain, progress: Progress) -> Built:
+class Compilers:
+    """The compilers that run now, in any thread: they are ended together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    @contextlib.contextmanager
+    def running(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """While the block runs, `end` ends the process and all that it started."""
+        with self._lock:
+            self._running.add(process)
+            if self._ended:
+                _kill(process)
+        try:
+            yield
+        except BaseException:
+            _kill(process)
+            process.wait()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def end(self) -> None:
+        """Kill those that run, and each that comes."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its compilers, too
+
+
+def compile_family(
+    family: Family, toolchain: Toolchain, progress: Progress, compilers: Compilers
+) -> Built:
     """The family's programs, compiled if need be. RackError says what to do without a proxy."""
     directory = cached_directory(family, toolchain)
     with locked(directory):
         if not directory.is_dir():
             with whole_or_nothing(directory) as work:
-                _compile(family, toolchain, work, directory.with_suffix(".log"), progress)
+                log = directory.with_suffix(".log")
+                _compile(family, toolchain, work, log, progress, compilers)
     return Built(family, directory, int((directory / "epoch").read_text()))
 
 
 def _compile(
-    family: Family, toolchain: Toolchain, work: Path, log: Path, progress: Progress
+    family: Family,
+    toolchain: Toolchain,
+    work: Path,
+    log: Path,
+    progress: Progress,
+    compilers: Compilers,
 ) -> None:
     progress(f"{family.name} {family.version}: fetching its modules")
     module = _download(family, toolchain)
@@ -113,6 +161,7 @@ def _compile(
         {**os.environ, **go_environment(), **environment},
         log,
         counted,
+        compilers,
     )
     for given, wanted in family.renamed.items():
         (work / "bin" / given).rename(work / "bin" / wanted)
@@ -175,7 +224,12 @@ class _Counter:
 
 
 def _run_counted(
-    argv: list[str], directory: Path, environment: dict[str, str], log: Path, counted: _Counter
+    argv: list[str],
+    directory: Path,
+    environment: dict[str, str],
+    log: Path,
+    counted: _Counter,
+    compilers: Compilers,
 ) -> None:
     """Run `go build -v`, which names each package that it begins to compile."""
     try:
@@ -193,18 +247,12 @@ def _run_counted(
     except OSError as error:
         raise RackError(f"cannot run {argv[0]}: {error.strerror}") from None
     assert process.stdout is not None
-    try:
-        with log.open("w") as sink:
-            for line in process.stdout:
-                sink.write(line)
-                # Everything else is the compiler's or the linker's complaint.
-                if re.fullmatch(r"[A-Za-z0-9][\w.\-/~]*", line.strip()):
-                    counted.count()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its compilers, too
-        process.wait()
-        raise
+    with compilers.running(process), log.open("w") as sink:
+        for line in process.stdout:
+            sink.write(line)
+            # Everything else is the compiler's or the linker's complaint.
+            if re.fullmatch(r"[A-Za-z0-9][\w.\-/~]*", line.strip()):
+                counted.count()
     if process.wait():
         raise RackError(
             f"`{' '.join(argv[:2])}` failed with exit code {process.returncode}",

@@ -10,14 +10,15 @@ RUN = """
 import sys
 from pathlib import Path
 from rack.cache import whole_or_nothing
-from rack.kubernetes.compile import _run_counted
+from rack.kubernetes.compile import Compilers, _run_counted
 class Counter:
     def count(self):
         print("counted", flush=True)
 target = Path(sys.argv[1])
 with whole_or_nothing(target) as work:
     script = "echo a/package; sleep 1000 & echo $! >pid; wait"
-    _run_counted(["sh", "-c", script], work, {"PATH": "/usr/bin:/bin"}, work / "log", Counter())
+    paths = {"PATH": "/usr/bin:/bin"}
+    _run_counted(["sh", "-c", script], work, paths, work / "log", Counter(), Compilers())
 """
 
 

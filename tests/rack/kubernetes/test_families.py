@@ -1,10 +1,20 @@
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from rack.errors import RackError
+from rack.kubernetes import build
 from rack.kubernetes.build import compile_families, forecast
-from rack.kubernetes.compile import build_options, cached_directory, family_key
+from rack.kubernetes.compile import (
+    Built,
+    Compilers,
+    build_options,
+    cached_directory,
+    family_key,
+)
 from rack.kubernetes.families import (
     CNI,
     KUBERNETES,
@@ -12,10 +22,12 @@ from rack.kubernetes.families import (
     NETWORK_FAMILIES,
     NODE_FAMILIES,
     RUNC,
+    Family,
     read_go_version,
     read_requirement,
 )
 from rack.kubernetes.toolchain import Toolchain, find_toolchain, needed_version, parse_version
+from rack.progress import Progress
 
 GO = Toolchain(Path("/go"), "go1.26.8")
 
@@ -101,6 +113,28 @@ def test_what_is_cached_is_neither_forecast_nor_compiled(
     built = compile_families([CNI], GO, said.append)
     assert (built["cni"].epoch, built["cni"].program("bridge")) == (7, made / "bin" / "bridge")
     assert said == []
+
+
+def test_where_one_family_fails_the_others_compilers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+    ended: list[int] = []
+
+    def compile_one(
+        family: Family, toolchain: Toolchain, progress: Progress, compilers: Compilers
+    ) -> Built:
+        if family is KUBERNETES:
+            assert begun.wait(20)
+            raise RackError("the compiler does not like it")
+        process = subprocess.Popen(["sleep", "1000"], text=True, start_new_session=True)
+        with compilers.running(process):
+            begun.set()
+            ended.append(process.wait())
+        raise AssertionError("nobody asks any more")
+
+    monkeypatch.setattr(build, "compile_family", compile_one)
+    with pytest.raises(RackError, match="does not like it"):
+        compile_families([KUBERNETES, CNI, CNI], GO, print)
+    assert set(ended) == {-signal.SIGKILL}
 
 
 @pytest.mark.parametrize(
