@@ -22,6 +22,7 @@ from server.web.beacon import BeaconError, parse_beacon
 from server.web.events import answer_changes, answer_events
 from server.web.explainer import Explainer, Values
 from server.web.hosts import Hosts
+from server.web.join import answer_off
 from server.web.listing import (
     Listing,
     describe_overview,
@@ -50,6 +51,7 @@ class Web:
     metrics: Metrics.render, None where nothing is counted.
     hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
     have a page or an answer of the API now (a rate limit). hosts: which names are ours.
+    join: the answer to `POST /join`.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -72,6 +74,7 @@ class Web:
     allow_look: Callable[[str], bool] = lambda client: True
     listing: Listing = field(default_factory=Listing)
     printer: Printer | None = None
+    join: Callable[[Request], Response] = answer_off
 
 
 def handle(web: Web, request: Request) -> Response:
@@ -87,6 +90,8 @@ def handle(web: Web, request: Request) -> Response:
         return _only(request, "POST", lambda: web.access.log_in(request))
     if path == "/beacon":
         return _only(request, "POST", lambda: _take_beacon(web, request))
+    if path == "/join":
+        return _only(request, "POST", lambda: web.join(request))
     if request.method in ("DELETE", "PUT") and path.startswith("/api/nodes"):
         return _change(web, request)
     return _only(request, "GET", lambda: _get(web, request))
@@ -99,7 +104,7 @@ def _refuse_foreign(web: Web, request: Request) -> Response | None:
     of them send an odd Host, or none.
     """
     path = request.path
-    writes = path in ("/beacon", "/login") or request.method in ("DELETE", "PUT")
+    writes = path in ("/beacon", "/join", "/login") or request.method in ("DELETE", "PUT")
     if not writes and (not _is_ours(path) or path == "/api/time"):
         return None
     if not web.access.shows_token(request) and (refusal := web.hosts.refuse(request)) is not None:
