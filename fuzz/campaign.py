@@ -20,7 +20,7 @@ from bench.marks import write_between
 from bench.place import BenchError
 
 HOUSE: Final = Path(__file__).resolve().parent.parent
-CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "logs", "ltsconf")
+CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "logs", "ltsconf", "join")
 ROUND: Final = 500_000
 LONGEST: Final = {"http": 1024, "dns": 600, "ltsconf": 600}
 """Bytes of an input: room for several messages of the core; longer ones only take longer."""

@@ -64,6 +64,7 @@ from server.upkeep import Upkeep
 from server.web.access import Access, Token
 from server.web.explainer import Explainer
 from server.web.hosts import Hosts
+from server.web.join import answer_off
 from server.web.replies import dress
 from server.web.routes import handle
 from server.web.web import Web
@@ -76,6 +77,8 @@ BEACONS_PER_SECOND = 10.0
 """Reports of nodes, for one address; five seconds' worth may come at once."""
 LOOKS_PER_SECOND = 20.0
 """Pages and answers of the API, for one address."""
+JOINS_PER_SECOND = 2.0
+"""Requests for a certificate, for one address; one is asked for again while it is under way."""
 TRIES_PER_SECOND = 0.1
 """Tokens that may be tried in the form, by one address; five at once."""
 LAST_WORDS_SECONDS = 5.0
@@ -483,7 +486,27 @@ class ServiceMaker:
             emit=self.door.record,
             allow=lambda client: beacons.allow(client, self.loop.time()),
             whole_tree=self.config.boot_tree is not None,
+            join=self._make_join(),
         )
+
+    def _make_join(self) -> Callable[[Request], Response]:
+        """Who answers `POST /join`; ServerError where nothing says which cluster signs."""
+        settings = self.config.join
+        if not settings.certificates:
+            return answer_off
+        # Read only where it is wanted: it takes a tenth of a second, and 10 MiB.
+        from server.web.joindesk import open_desk
+
+        asks = RateLimit(JOINS_PER_SECOND, 10 * JOINS_PER_SECOND)
+        return open_desk(
+            settings,
+            identifier=self.identifier,
+            inventory=lambda: self.sources.farm.current.inventory,
+            find_node=self.nodes.get,
+            emit=self.door.record,
+            post=self.loop.call_soon_threadsafe,
+            allow=lambda client: asks.allow(client, self.loop.time()),
+        ).answer
 
 
 def _make_pool(config: Config, loop: HotLoop, sources: Sources, emit: Emit) -> WorkerPool | None:

@@ -7,6 +7,11 @@ rules of `server.diagnosis` go by it, never by a sentence.
 from collections.abc import Mapping
 from typing import Final
 
+_JOIN: Final = (
+    *("join_off", "join_request", "join_not_listed", "join_name", "join_alive"),
+    *("join_twice", "join_limit", "join_api"),
+)
+
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "tftp": (
         "not_found",
@@ -41,7 +46,10 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         *("too_large", "copy_failed", "no_loop", "no_squashfs", "no_overlay", "step"),
         *("gave_up", "mount_failed", "emergency"),
         *("setting", "exit", "lines_failed", "all_lines", "kubelet_ended", "pods_blocked"),
+        *("join_server", *_JOIN),
     ),
+    # Why a machine gets no certificate for its kubelet; its own beacons say them again.
+    "join": _JOIN,
     # The kernel's own words, over the network.
     "netconsole": ("panic",),
     "syslog": ("panic",),

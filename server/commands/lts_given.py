@@ -50,6 +50,7 @@ class Options:
 class Scene:
     """What is known. farm, secrets: None where nobody says what there is.
 
+    certificates: whether machines may join without a token; None where nobody says.
     images, default_image: what the server would choose from. missing: what farm.yaml
     names and this machine has not, a line each.
     """
@@ -63,6 +64,7 @@ class Scene:
     farm: Mapping[str, Any] | None = None
     secrets: Mapping[str, Any] | None = None
     unlisted: str = "boot"
+    certificates: bool | None = None
     missing: tuple[str, ...] = ()
     show_secrets: bool = False
 
@@ -211,6 +213,7 @@ def _read_config(path: Path, scene: Scene, options: Options) -> tuple[Scene, lis
         farm=config.facts,
         secrets=secrets,
         unlisted=config.unlisted,
+        certificates=config.join.certificates,
     )
     return scene, missing
 

@@ -14,9 +14,12 @@ from server.ltsconf.glob import is_glob
 from server.ltsconf.lookup import DEFAULT, LIKE
 from server.ltsconf.problem import Outcome, Problem
 from server.ltsconf.reading import Text
+from server.ltsconf.shapes import has_bare_join
+from server.ltsconf.variables import find_variable
 from server.quantities import compress_names
 from server.sources.trial import MADE_UP, Subject
 
+_LONGEST = 16384  # of a value, for what is searched in it
 SECONDS = 60.0
 """For each of the two passes over the machines: a slow template shall not hold up CI."""
 
@@ -35,6 +38,8 @@ def check_on_machines(text: Text, scene: Scene, found: Sequence[Problem]) -> lis
     if scene.secrets is not None or not text.is_template:
         problems += _check_each(text, scene, nodes)
     problems += _check_images(text, scene, nodes)
+    if scene.certificates is False:
+        problems += _check_joins(text, scene, nodes)
     if nodes:
         problems += _check_sections(text, scene, nodes)
     return problems
@@ -118,6 +123,36 @@ def _check_images(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Pro
                         error.hint or "",
                         source.excerpt(line),
                     )
+        if not text.is_template:
+            break
+    return list(problems.values())
+
+
+def _check_joins(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Problem]:
+    """Lines that join without a token, where the server gives no certificates; each once."""
+    problems: dict[tuple[str, int], Problem] = {}
+    for _, conf in _list_confs(text, scene, nodes or [MADE_UP]):
+        for section in conf.document.sections:
+            for entry in section.entries:
+                variable = find_variable(decode(entry.key).upper())
+                if variable is None or variable.kind != "command":
+                    continue
+                if not has_bare_join(decode(entry.value[:_LONGEST])):
+                    continue
+                source, line, column = conf.document.locate(entry.offset)
+                problems[source.path, line] = Problem(
+                    "join-off",
+                    "error",
+                    Outcome.FINE,
+                    source.path,
+                    line,
+                    column,
+                    f"{decode(entry.key)}: kubeadm join has no token, and farm.yaml gives no"
+                    " certificates: no machine joins",
+                    "Write `join: {certificates: true}` into farm.yaml (docs/join.md), or put a"
+                    " token into the line.",
+                    source.excerpt(line),
+                )
         if not text.is_template:
             break
     return list(problems.values())

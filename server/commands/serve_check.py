@@ -40,6 +40,7 @@ from server.farm.config import (
     parse_services,
 )
 from server.farm.extras import NO_EXTRAS, open_extras
+from server.join.account import open_account
 from server.ltsconf import LtsConf, LtsConfError, NodeId
 from server.ltsconf.reading import Given, read_text
 from server.ltsconf.redact import redact
@@ -250,12 +251,31 @@ class _Check:
                 look_at_extras(config)
         with self._catch("token_file"):
             make_token(config)
+        if config.join.certificates:
+            with self._catch("join"):
+                open_account(config.join)
+            self._check_joining(config)
         for key in ("state", "record_boot"):
             if (folder := getattr(config, key)) is not None and (problem := _find_obstacle(folder)):
                 self._add(
                     f"{self._place(key)}: {folder}: {problem}",
                     "give a directory that the server's user may write to",
                 )
+
+    def _check_joining(self, config: Config) -> None:
+        """What certificates need besides an account."""
+        if config.join.machines == "listed" and not config.inventory.machines:
+            self._add(
+                f"{self._place('join')}: the inventory lists no machine, and only such ones get a"
+                " certificate",
+                "list the machines below inventory, or write `machines: any`",
+            )
+        if "http" not in config.services:
+            self._warn(
+                f"{self._place('join')}: certificates are asked for over HTTP, which is not served"
+                " here",
+                "let the process that serves http have `join`, too",
+            )
 
     def _try_limits(
         self, defaults: object, given: Mapping[str, Any], config: Config, path: str
@@ -397,6 +417,7 @@ class _Check:
             farm=config.facts,
             secrets=secrets,
             unlisted=config.unlisted,
+            certificates=config.join.certificates,
         )
         try:
             # Without its links, as the server reads it: includes count from where it is.

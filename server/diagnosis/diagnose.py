@@ -2,7 +2,18 @@
 
 from typing import Final
 
-from server.diagnosis import firmware, initramfs, join, kernel, root, space, stall, system, transfer
+from server.diagnosis import (
+    certificate,
+    firmware,
+    initramfs,
+    join,
+    kernel,
+    root,
+    space,
+    stall,
+    system,
+    transfer,
+)
 from server.diagnosis.case import Case, FarmFacts
 from server.diagnosis.rule import SEVERITIES, Finding, Rule
 from server.nodes.node import Node
@@ -15,6 +26,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *transfer.RULES,
     *initramfs.RULES,
     *space.RULES,
+    *certificate.RULES,
     *join.RULES,
     *system.RULES,
     *stall.RULES,

@@ -143,6 +143,7 @@ def doctor(
             state=config.state,
             api=api or "",
             kubeconfig=kubeconfig or "",
+            join=config.join if config_file else None,
             full=full,
             seconds=wait,
             progress=progress,

@@ -51,7 +51,7 @@ def check_api(target: Target, survey: Survey) -> Iterator[Verdict]:
     signature, and a mistyped one by a signature of another.
     """
     line = find_join_line(survey.values)
-    address = _parse_address(target.api or (line.api if line else ""))
+    address = _parse_address(target.api or (line.api if line else survey.api))
     if address is None:
         words = f"{target.api!r} is no address" if target.api else "no address is known"
         yield found("api.none", "API server", words)

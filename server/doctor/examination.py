@@ -7,6 +7,7 @@ from server.doctor.cluster import check_api
 from server.doctor.dhcpwire import check_dhcp
 from server.doctor.disk import check_space, check_store
 from server.doctor.exports import check_nbd
+from server.doctor.joining import check_join
 from server.doctor.path import check_clock, check_mtu
 from server.doctor.service import check_dns, check_ports, check_server
 from server.doctor.target import Check, Survey, Target
@@ -24,6 +25,7 @@ CHECKS: Final[Sequence[Check]] = (
     check_dns,
     check_mtu,
     check_clock,
+    check_join,
     check_api,
     check_space,
     check_store,

@@ -21,6 +21,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "dns": "the farm's zone, where the server answers for one",
     "mtu": "whether packets of full size get through",
     "clock": "this machine's, the server's and the API server's clock",
+    "join": "the account that has machines' certificates signed (nothing is signed here)",
     "api": "the API server that nodes are to join",
     "token": "the join token",
     "space": "room on the disks of store and state",
@@ -328,6 +329,37 @@ FINDINGS: Final[Mapping[str, Finding]] = {
         _FAIL,
         "they differ by more than 5 minutes: a node's certificates are not valid yet, or no more",
         "run a time service on both machines; until then no node joins",
+    ),
+    "join.off": Finding(
+        _FAIL,
+        "a `kubeadm join` line has no token, and farm.yaml gives no certificates: nobody joins",
+        "`join: {certificates: true}` in farm.yaml (docs/join.md), or a token in the line",
+    ),
+    "join.account": Finding(
+        _FAIL,
+        "nothing says which cluster signs certificates, or its kubeconfig cannot be used",
+        "`join: {kubeconfig: FILE}` in farm.yaml (docs/join.md makes one); run the doctor as a user"
+        " that may read it",
+    ),
+    "join.down": Finding(
+        _FAIL,
+        "the cluster does not answer the account that asks for certificates, or does not know it",
+        "check the kubeconfig's address and whether its token has expired",
+    ),
+    "join.rights": Finding(
+        _FAIL,
+        "the account lacks a right that certificates need",
+        "`kubectl apply -k k8s/join`",
+    ),
+    "join.too-much": Finding(
+        _WARN,
+        "the account may do what certificates do not need, and what is as good as cluster-admin",
+        "give the server an account of its own, with k8s/join and nothing else",
+    ),
+    "join.address": Finding(
+        _FAIL,
+        "nothing says where machines reach the API server",
+        "`join: {api: HOST:PORT}` in farm.yaml",
     ),
     "api.none": Finding(
         _SKIP,

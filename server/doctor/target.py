@@ -8,6 +8,7 @@ from pathlib import Path
 from imagebuild.store.manifest import Manifest
 from server.doctor.dhcpclient import Conversation
 from server.doctor.verdict import Verdict
+from server.farm.join import Join
 
 Check = Callable[["Target", "Survey"], Iterator[Verdict]]
 
@@ -21,7 +22,8 @@ class Target:
     services: what `serve` runs, with "dhcp" where it answers that. dns: the
     server's own name and the port, where it answers for a zone. logs: kind to
     port. token: for its API, "" where none is wanted. seconds: to wait for an
-    answer. api, kubeconfig: "" where not given. progress: told what is being done.
+    answer. api, kubeconfig: "" where not given. join: what farm.yaml says of certificates,
+    None without one. progress: told what is being done.
     """
 
     server: str
@@ -40,6 +42,7 @@ class Target:
     state: Path | None = None
     api: str = ""
     kubeconfig: str = ""
+    join: Join | None = None
     full: bool = False
     seconds: float = 5.0
     progress: Callable[[str], None] = lambda words: None
@@ -72,3 +75,5 @@ class Survey:
     server_offset: float | None = None
     """Seconds that the server's clock is ahead of this machine's."""
     conversation: Conversation | None = None
+    api: str = ""
+    """The API server's URL that machines get with their certificates."""

@@ -370,6 +370,18 @@ _FLAGS_TEXT = """
 --log-backtrace-at --log-dir --log-file --logtostderr --one-output --skip-headers
 --skip-log-headers --stderrthreshold --v --vmodule"""
 _FLAGS = frozenset(_FLAGS_TEXT.split())
+_NAME_CLUSTER = frozenset(
+    (
+        *("--token", "--discovery-token", "--tls-bootstrap-token", "--config"),
+        *("--discovery-token-ca-cert-hash", "--discovery-file"),
+    )
+)
+_NO_JOIN = frozenset(("-h", "--help", "--print-join-command", "--dry-run", "phase"))
+_ENDPOINT = re.compile(r"[^\s/=,]+:[0-9]+")
+_NOT_BARE = {
+    "--node-name": "the boot server says the machine's name (its inventory)",
+    "--control-plane": "only workers join so",
+}
 
 
 def check_kubeadm(command: str) -> list[Wrong]:
@@ -382,6 +394,8 @@ def check_kubeadm(command: str) -> list[Wrong]:
         wrong = _check_endpoint(words)
         if wrong is not None:
             found.append(wrong)
+        if is_bare_join(words):
+            found += _check_bare(words)
         for number, word in enumerate(words):
             flag, equals, value = word[:200].partition("=")
             if len(found) >= _MOST_WRONG or not flag.startswith("--") or is_computed(flag):
@@ -398,6 +412,35 @@ def check_kubeadm(command: str) -> list[Wrong]:
                 what = "nothing" if not value or value.startswith("--") else "something else"
                 found.append((f"behind {flag} stands {what}", f"It wants {shape}."))
     return found
+
+
+def has_bare_join(command: str) -> bool:
+    """Whether a command joins without a token: the boot server is asked for a certificate."""
+    return any(
+        is_bare_join([word.strip("\"'") for word in _WORD.findall(match[1])])
+        for match in _JOIN.finditer(command)
+    )
+
+
+def is_bare_join(words: list[str]) -> bool:
+    """Whether the words behind `kubeadm join` name no cluster; as the node sees it
+    (imagebuild/rootfs/usr/lib/bootfarm/lib/joinargs.sh)."""
+    return not any(
+        word in _NO_JOIN
+        or word.partition("=")[0] in _NAME_CLUSTER
+        or _ENDPOINT.fullmatch(word)
+        or (is_computed(word) and not word.startswith("--"))
+        for word in words
+    )
+
+
+def _check_bare(words: list[str]) -> list[Wrong]:
+    flags = {word.partition("=")[0] for word in words}
+    return [
+        (f"kubeadm join without a token takes no {flag}: {why}", "Leave it out.")
+        for flag, why in _NOT_BARE.items()
+        if flag in flags
+    ]
 
 
 def _check_endpoint(words: list[str]) -> Wrong | None:

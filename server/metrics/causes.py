@@ -12,7 +12,7 @@ OTHER: Final = "other"
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     **{
         source: causes.CAUSES[source]
-        for source in ("tftp", "http", "nbd", "dhcp", "workers", "store")
+        for source in ("tftp", "http", "nbd", "dhcp", "workers", "store", "join")
     },
     "plan": PHASES,
     "beacon": PHASES,

@@ -38,7 +38,7 @@ BOOT_SECONDS: Final = (15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600, 900, 18
 PHASE_SECONDS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
 PROTOCOLS: Final = ("tftp", "http", "nbd")
 TRANSFER_STATUSES: Final = ("ok", "stop", "error")
-ROUTES: Final = ("ltsp", "beacon", "api", "page", "healthz", "metrics", OTHER)
+ROUTES: Final = ("ltsp", "beacon", "join", "api", "page", "healthz", "metrics", OTHER)
 CODES: Final = ("2xx", "3xx", "4xx", "5xx")
 LABEL_NAMES: Final = 8
 LABEL_VALUES: Final = 64
@@ -130,6 +130,11 @@ class Metrics:
             ["route", "code"],
             registry=registry,
         )
+        self._certificates = Counter(
+            "bootfarm_join_certificates",
+            "Certificates that the cluster signed for machines that join.",
+            registry=registry,
+        )
         self._boot_seconds = Histogram(
             "bootfarm_boot_duration_seconds",
             "From a boot's first sign to its being ready; observed once a boot.",
@@ -190,6 +195,9 @@ class Metrics:
             self._errors.labels(*cause_of(event)).inc()
         if source == "nbd":
             self._count_nbd(event)
+        elif source == "join":
+            if "join_issued" in detail:
+                self._certificates.inc()
         elif source == "beacon":
             if event.phase in ORDER and status in STATUSES:
                 self._beacons.labels(event.phase, status).inc()

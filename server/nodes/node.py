@@ -8,11 +8,14 @@ from server.addresses import parse_mac
 from server.nodes.eventlog import EventLog
 from server.nodes.phases import ORDER
 
+JOIN_KEYS = "join_keys"
+"""Among a boot's facts: the keys that got a certificate for its kubelet, each shortened."""
 FACTS = (
     *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
     *("memory", "serial", "panic", "cards"),
     *("ram_image", "ram_system", "ram_free", "ram_total"),
     *("rcfile", "exit", "last"),
+    *("join_issued", "join_ms", "join_until", JOIN_KEYS),
 )
 """What a boot remembers of its events: of DHCP's, and of the node's own words."""
 LIVE_ROOT = "live_root"

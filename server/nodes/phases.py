@@ -51,6 +51,8 @@ def phase_of(event: Event) -> str | None:
     """The phase of a boot that an event is of, or None where it is of none."""
     if event.phase in ORDER:
         return event.phase
+    if event.source == "join":
+        return "join"
     if event.source == "nbd":
         # A file that is no image's (`--export`) is nobody's root.
         return None if event.detail.get("digest") == "" else "root"

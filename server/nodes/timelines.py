@@ -132,7 +132,12 @@ class Nodes:
         node.last_seen = max(node.last_seen, event.time)
         if phase == "loader" and _is_error(detail) and not is_core(path):
             return  # GRUB asks for dozens of files that need not be there
-        marks = not (event.source == "nbd" and event.phase == "detach")
+        # How its join goes the node says itself: a certificate is no join yet, and anybody on a
+        # node may ask for one.
+        is_desk = event.source == "join"
+        marks = not is_desk and not (event.source == "nbd" and event.phase == "detach")
+        if is_desk and _is_ok(detail):
+            _note_facts(boot, detail)
         if node.played and boot.boot_id:
             node.played = ""  # it speaks for itself
         if marks:
@@ -511,10 +516,7 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
         seen.bytes += _number(detail, "bytes")
         seen.seconds = round(seen.seconds + _number(detail, "seconds"), 6)
         seen.retries += _number(detail, "retries")
-    for name in FACTS:
-        if name in detail:
-            value = detail[name]
-            boot.facts[name] = value[:FACT_MAX] if isinstance(value, str) else value
+    _note_facts(boot, detail)
     if phase == "menu" and event.source != "plan" and status != "error":
         return  # what the menu says was decided before it was sent
     seen.status = status
@@ -525,6 +527,13 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
         seen.error, seen.error_at, seen.error_cause = text, now, seen.cause
     elif status == "ok":
         seen.errors = 0
+
+
+def _note_facts(boot: Boot, detail: Mapping[str, Any]) -> None:
+    for name in FACTS:
+        if name in detail:
+            value = detail[name]
+            boot.facts[name] = value[:FACT_MAX] if isinstance(value, str) else value
 
 
 def _note_root(boot: Boot, what: str) -> None:

@@ -1,6 +1,6 @@
 """Who may look: an optional token for the page and the API (docs/security.md).
 
-What nodes need is open to all: the boot tree, beacons, the time, /healthz, /livez.
+What nodes need is open to all: the boot tree, beacons, /join, the time, /healthz, /livez.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ TEXT: Final = "text/plain; charset=utf-8"
 _NO_STORE: Final = ("Cache-Control", "no-store")
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="bootfarm"')
 _LONGEST_FILE: Final = 65536
-_OPEN: Final = ("/beacon", "/healthz", "/livez", "/api/time")
+_OPEN: Final = ("/beacon", "/join", "/healthz", "/livez", "/api/time")
 _log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ from server.protocols.http import Response
 from server.quantities import name_age, name_size
 from server.web.explainer import Values
 from server.web.page import STEPS, view_row
-from server.web.rendering import format_clock, format_span, render
+from server.web.rendering import format_clock, format_span, format_stamp, render
 
 MEANINGS = {
     "dhcp": "asks for an address and a loader",
@@ -110,6 +110,7 @@ def render_node(
         boots=node.boots,
         steps=STEPS,
         spaces=name_spaces(read_space(boot.facts)) if boot else [],
+        join=describe_join(boot) if boot else "",
         past=[_view_past(one) for one in reversed(node.past)],
         events=[_view_event(event) for event in reversed(node.events)],
         values=values,
@@ -119,6 +120,17 @@ def render_node(
         health=health,
         now=now,
         can_leave=can_leave,
+    )
+
+
+def describe_join(boot: Boot) -> str:
+    """How this boot joins, where it got a certificate for that: when, how fast, until when."""
+    issued, until = boot.facts.get("join_issued"), boot.facts.get("join_until")
+    if not isinstance(issued, int | float) or not isinstance(until, int | float):
+        return ""
+    return (
+        f"joins by certificate issued {format_clock(issued)}, in {boot.facts.get('join_ms', '?')}"
+        f" ms, good until {format_stamp(until)}"
     )
 
 

@@ -35,6 +35,8 @@ def _handle(web: Web, request: Request) -> Response:
         return _only(request, "POST", lambda: web.access.log_in(request))
     if path == "/beacon":
         return _only(request, "POST", lambda: _take_beacon(web, request))
+    if path == "/join":
+        return _only(request, "POST", lambda: web.join(request))
     if _head(path) == "api":
         return answer_api(web, request)
     return _only(request, "GET", lambda: _get(web, request))
@@ -47,7 +49,7 @@ def _refuse_foreign(web: Web, request: Request) -> Response | None:
     of them send an odd Host, or none.
     """
     path = request.path
-    writes = path in ("/beacon", "/login") or request.method in ("DELETE", "PUT")
+    writes = path in ("/beacon", "/join", "/login") or request.method in ("DELETE", "PUT")
     if not writes and (not _is_ours(path) or path == "/api/time"):
         return None
     if not web.access.shows_token(request) and (refusal := web.hosts.refuse(request)) is not None:

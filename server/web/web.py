@@ -13,9 +13,11 @@ from server.nodes.timelines import Nodes
 from server.observe.feed import Changes, Feed
 from server.observe.logbook import LogBook
 from server.observe.overview import Overview
+from server.protocols.http import Request, Response
 from server.web.access import Access
 from server.web.explainer import Explainer
 from server.web.hosts import Hosts
+from server.web.join import answer_off
 from server.web.listing import Listing
 
 
@@ -29,6 +31,7 @@ class Web:
     metrics: Metrics.render, None where nothing is counted.
     hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
     have a page or an answer of the API now (a rate limit). hosts: which names are ours.
+    join: the answer to `POST /join`.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -52,3 +55,4 @@ class Web:
     listing: Listing = field(default_factory=Listing)
     printer: Printer | None = None
     given: GivenValues | None = None
+    join: Callable[[Request], Response] = answer_off

@@ -11,6 +11,7 @@ OPTIONAL = {"tftpy"}
 """What a command does without, and says so."""
 DEBIAN = {
     "click": "python3-click",
+    "cryptography": "python3-cryptography",
     "dnslib": "python3-dnslib",
     "h11": "python3-h11",
     "jinja2": "python3-jinja2",

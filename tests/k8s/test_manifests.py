@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from server.farm.config import SERVICES, parse_config, parse_services
+from server.join.rights import NEEDED
 from server.ltsconf import LtsConf
 from tests.kustomize import render
 
@@ -221,3 +222,48 @@ def test_the_first_machines_unit_runs_it_with_the_same_limits_and_mounts() -> No
     data = yaml.safe_load((K8S / "base/farm.yaml").read_text())
     assert "--volume /etc/bootfarm:/etc/bootfarm:ro" in joined
     assert f"--volume {data['secrets']}:{data['secrets']}:ro" in joined
+
+
+def test_the_rights_for_certificates_are_these_and_of_this_account() -> None:
+    """tests/server/join/test_real_cluster.py shows that an API server allows no more."""
+    kustomization = yaml.safe_load((K8S / "join/kustomization.yaml").read_text())
+    assert "namespace" not in kustomization
+    documents = [
+        yaml.safe_load((K8S / "join" / one).read_text()) for one in kustomization["resources"]
+    ]
+    for document in documents:
+        check_schema(document)
+    rules = {d["kind"]: d["rules"] for d in documents if "rules" in d}
+    rights = {
+        (verb, rule["apiGroups"][0], resource, *rule.get("resourceNames", ()))
+        for kind in ("ClusterRole", "Role")
+        for rule in rules[kind]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    needed = {
+        (
+            *(right.verb, right.group, f"{right.resource}/{right.subresource}".rstrip("/")),
+            *((right.name,) if right.name else ()),
+        )
+        for right in NEEDED
+    }
+    assert rights == needed
+    (role,) = [d for d in documents if d["kind"] == "Role"]
+    assert role["metadata"]["namespace"] == "kube-node-lease"
+    subject = {"kind": "ServiceAccount", "name": "bootfarm", "namespace": "bootfarm"}
+    bindings = [d for d in documents if "roleRef" in d]
+    assert [d["subjects"] for d in bindings] == [[subject]] * 2
+    assert {d["roleRef"]["name"] for d in bindings} == {
+        d["metadata"]["name"] for d in documents if "rules" in d
+    }
+
+
+@pytest.mark.integration
+def test_the_rights_for_certificates_as_rendered() -> None:
+    documents = list(yaml.safe_load_all(render(K8S / "join")))
+    places = {d["kind"]: d["metadata"].get("namespace") for d in documents}
+    assert places == {
+        **{"ClusterRole": None, "ClusterRoleBinding": None},
+        **{"Role": "kube-node-lease", "RoleBinding": "kube-node-lease"},
+    }

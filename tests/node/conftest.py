@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.node.apiserver import ApiServer
+from tests.node.joining import Join
+
 ROOTFS = Path(__file__).resolve().parents[2] / "imagebuild" / "rootfs"
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
@@ -112,12 +115,16 @@ class Node:
 
 
 class Server:
-    """A bootfarm server's HTTP as a node sees it: `answers` by path, `beacons` as they came."""
+    """A bootfarm server's HTTP as a node sees it: `answers` by path, `beacons` as they came.
+
+    join: answers `POST /join` from its fields: status and text.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes] = {}
         self.beacons: list[dict[str, str]] = []
         self.asked: list[str] = []
+        self.join: Callable[[dict[str, str]], tuple[int, str]] | None = None
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -134,8 +141,18 @@ class Server:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                fields = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True)
-                outer.beacons.append(dict(fields))
+                fields = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True))
+                if self.path == "/join" and outer.join is not None:
+                    status, text = outer.join(fields)
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text.encode())
+                    return
+                if self.path != "/beacon":
+                    self.send_error(404)
+                    return
+                outer.beacons.append(fields)
                 self.send_response(204)
                 self.end_headers()
 
@@ -173,3 +190,15 @@ def served(node: Node, server: Server) -> Callable[[], Server]:
         return server
 
     return serve
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    api = ApiServer(tmp_path / "api")
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def join(node: Node, api: ApiServer) -> Join:
+    return Join(node, api)

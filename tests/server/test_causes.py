@@ -11,7 +11,7 @@ from tests.server.metrics.test_causes import words_of
 
 HOUSE = Path(__file__).parents[2]
 NODE = HOUSE / "imagebuild/rootfs/usr"
-# Those that Kubernetes' own words are the facts of: server/diagnosis/join.py.
+# Those that Kubernetes' own words, or the server's, are the facts of: server/diagnosis/join.py.
 _WITHOUT = ("join",)
 
 
@@ -47,6 +47,8 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
         ):
             if match := re.match(r" +([a-z_]+)", words):
                 given.add(match[1])
+        given |= set(re.findall(r"echo ([a-z_]+) >\"\$1/cause\"", text))
+    given |= set(CAUSES["join"])  # it says again what the server has answered
     assert given == set(CAUSES["beacon"])
 
 

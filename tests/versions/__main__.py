@@ -4,7 +4,8 @@ power cut; the table goes into docs/kubernetes.md with its date.
 Each kubelet is built from its own Go modules: in a copy of the checkout that
 `make kubernetes-bump` has moved to it. The newest three minor versions and the present one
 join the present control plane, which is the skew that Kubernetes supports; 1.20 joins its own.
-Needs root; hours on two cores when nothing is cached. `--only 1.36.3` tries one.
+Needs root; hours on two cores when nothing is cached. `--only 1.36.3` tries one. `--by
+certificate`: joins without a token (docs/join.md).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rack.errors import RackError
 from rack.kubernetes.families import KUBERNETES
@@ -29,6 +31,7 @@ from rack.node import Node
 from rack.rack import Rack
 from rack.server import BOOTFARM
 from tests.e2e.waits import wait_joined_again
+from tests.server.join.account import apply_account, make_kubeconfig
 
 HOUSE = Path(__file__).parents[2]
 WORK = HOUSE / "build" / "versions"
@@ -122,8 +125,11 @@ def build_image(version: str, store: Path) -> None:
 
 
 @contextlib.contextmanager
-def farm_of(source: Source, store: Path, versions: Sequence[str]) -> Iterator[Rack]:
-    """A rack with the control plane of `source` whose machines boot an image for each version."""
+def farm_of(source: Source, store: Path, versions: Sequence[str], by: str) -> Iterator[Rack]:
+    """A rack with the control plane of `source` whose machines boot an image for each version.
+
+    by: how they join: token or certificate.
+    """
     directory = WORK / f"rack-{source}"
     shutil.rmtree(directory, ignore_errors=True)
     with Rack(directory, kubernetes=source, progress=say) as rack:
@@ -133,9 +139,27 @@ def farm_of(source: Source, store: Path, versions: Sequence[str]) -> Iterator[Ra
             + ("" if version == DEBIANS else "PREINIT_02_DOCKER_OPTIONS = NONE\n")
             for version in versions
         ]
-        config = {"default_image": image_name(versions[-1])}
-        rack.serve(store, example_lts_conf().read_text() + "".join(sections), config=config)
+        config: dict[str, Any] = {"default_image": image_name(versions[-1])}
+        text = example_lts_conf().read_text() + "".join(sections)
+        if by == "certificate":
+            text = re.sub(r'"kubeadm join .*"', '"kubeadm join"', text)
+            config |= give_certificates(rack, versions)
+        rack.serve(store, text, config=config)
         yield rack
+
+
+def give_certificates(rack: Rack, versions: Sequence[str]) -> dict[str, Any]:
+    """farm.yaml's keys for joins without a token, of an account with k8s/join and no more."""
+    apply_account(rack.kubectl)
+    authority = rack.directory / "control-plane/pki/ca.crt"
+    kubeconfig = rack.directory / "join.kubeconfig"
+    text = make_kubeconfig(rack.kubectl, authority, rack.control_plane.facts.api)
+    kubeconfig.write_text(text)
+    specs = [spec_of(version).completed("") for version in versions]
+    return {
+        "inventory": [{"mac": spec.mac, "hostname": spec.name} for spec in specs],
+        "join": {"certificates": True, "kubeconfig": str(kubeconfig)},
+    }
 
 
 def spec_of(version: str) -> NodeSpec:
@@ -220,6 +244,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Build, boot, print the table; exit code 1 when a version failed."""
     parser = argparse.ArgumentParser(prog="make test-kubernetes", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="VERSION")
+    parser.add_argument("--by", choices=("token", "certificate"), default="token")
     parser.add_argument("--record", action="store_true", help="write the table into the docs")
     given = parser.parse_args(words)
     versions = given.only or [DEBIANS, *OLDER, KUBERNETES.version]
@@ -235,7 +260,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for source, ones in sources:
             if not ones:
                 continue
-            with farm_of(source, store, ones) as rack:
+            with farm_of(source, store, ones, given.by) as rack:
                 here = [Row(version, rack.packages.version) for version in ones]
                 rows += here
                 nodes = [rack.add_node(spec_of(version)) for version in ones]

@@ -339,3 +339,56 @@ def test_a_terminal_obeys_no_value(farm: Path) -> None:
         result = run(*words, "--hostname", "a")
         assert "\\x1b]0;x\\x07UTC" in result.output
         assert "\x1b" not in result.output
+
+
+BARE_LINES = """\
+[default]
+RCFILE_01_JOIN = "kubeadm join"
+RCFILE_02_JOIN = "sleep 1; env A=b kubeadm --v=5 join --ignore-preflight-errors Swap && echo done"
+[52:54:00:00:00:01]
+RCFILE_01_JOIN = "kubeadm join 10.9.0.1:6443 --token {token} --discovery-token-ca-cert-hash {hash}"
+RCFILE_02_JOIN = "kubeadm join --config /etc/join.yaml"
+RCFILE_03_JOIN = "kubeadm join $API --v 5"
+RCFILE_04_JOIN = "kubeadm join --help"
+SYSLOG_HOST = kubeadm
+"""
+
+
+def test_a_join_without_a_token_wants_certificates_of_the_farm(farm: Path) -> None:
+    text = BARE_LINES.format(token=TOKEN, hash="sha256:" + "0" * 64)
+    (farm / "lts.conf").write_text(text)
+
+    def look() -> list[tuple[str, int]]:
+        result = run("check", "lts.conf", "--config", "farm.yaml", "--format", "json")
+        found = json.loads(result.stdout)["problems"]
+        return [(one["code"], one["line"]) for one in found if one["severity"] == "error"]
+
+    assert look() == [("join-off", 2), ("join-off", 3)]
+    result = run("check", "lts.conf", "--config", "farm.yaml")
+    assert "RCFILE_01_JOIN: kubeadm join has no token, and farm.yaml gives no" in result.stdout
+    assert "join: {certificates: true}" in result.stdout
+    (farm / "farm.yaml").write_text(FARM + "join: {certificates: true}\n")
+    assert look() == []
+    assert "join-off" not in run("check", "lts.conf").stdout, "nobody says what the farm has"
+
+
+def test_a_template_that_joins_without_a_token(farm: Path) -> None:
+    (farm / "lts.conf").write_text(
+        '# jinja2\n[default]\nRCFILE_01 = "kubeadm join"\n'
+        'RCFILE_02 = "kubeadm join {{ farm.api }} --token {{ secrets.join_token }}"\n'
+    )
+    result = run("check", "lts.conf", "--config", "farm.yaml", "--format", "json")
+    found = [(one["code"], one["line"]) for one in json.loads(result.stdout)["problems"]]
+    assert found == [("join-off", 3)]
+
+
+def test_what_a_line_without_a_token_cannot_say(farm: Path) -> None:
+    (farm / "lts.conf").write_text(
+        '[default]\nRCFILE_01 = "kubeadm join --node-name=x"\n'
+        'RCFILE_02 = "kubeadm join --control-plane"\n'
+        'RCFILE_03 = "kubeadm join 10.9.0.1:6443 --node-name x"\n'
+    )
+    result = run("check", "lts.conf")
+    assert "RCFILE_01: kubeadm join without a token takes no --node-name" in result.stdout
+    assert "RCFILE_02: kubeadm join without a token takes no --control-plane" in result.stdout
+    assert "RCFILE_03" not in result.stdout

@@ -33,6 +33,17 @@ def joined(words: str, status: str = "error") -> Story:
     return Story().to_join().beacon("join", f"try 1: {words}; again in 5 s", status)
 
 
+# The boot server's words hold those of other rules: the cause counts.
+CERTIFICATE = (
+    *("off", "not-listed", "name", "alive", "twice", "limit", "request", "api", "server"),
+)
+
+
+def refused(cause: str) -> Callable[[], Story]:
+    words = "try 1: no certificate: the cluster refuses a request: 403 forbidden; again in 5 s"
+    return lambda: Story().to_join().beacon("join", words, "error", cause=cause)
+
+
 def rooted(words: str, cause: str = "", status: str = "error", **facts: str) -> Story:
     return Story().to_ltsconf().beacon("root", words, status, cause=cause, **facts)
 
@@ -314,6 +325,10 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         lambda: Story().to_ready(**COPY_FAILED),
         lambda: Story().to_ready(root="RAM"),
     ),
+    **{
+        f"join-{word}": (refused(f"join_{word.replace('-', '_')}"), refused("nothing"))
+        for word in CERTIFICATE
+    },
     "token-expired": (
         lambda: joined("token refused: expired, unknown or wrong"),
         lambda: joined(NO_ANSWER),

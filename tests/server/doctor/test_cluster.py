@@ -113,6 +113,13 @@ def test_api_server_by_flag(api: Api) -> None:
     assert "no hash" in found[1].words
 
 
+def test_api_server_that_machines_get_with_their_certificates(api: Api) -> None:
+    survey = Survey(values={"RCFILE_07_JOIN": "kubeadm join"})
+    survey.api = f"https://127.0.0.1:{api.port}"
+    found = list(check_api(Target("10.9.0.1", clock=lambda: NOW), survey))
+    assert [v.id for v in found] == ["clock.ok", "api.ok", "token.none"]
+
+
 def test_api_down(api: Api) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ PLACES = {
     "nbd": ["services/nbd*.py"],
     "dhcp": ["services/dhcp*.py", "protocols/dhcp*.py", "boot/plan.py", "site.py"],
     "workers": ["services/workers.py"],
+    "join": ["join/*.py", "web/join*.py"],
 }
 
 

@@ -1,21 +1,39 @@
 # shellcheck shell=sh
-# How kubeadm gets a token without reading it on its command line, where every process may: in a
-# discovery file (a kubeconfig, 0600), which takes the place of the endpoint and of the options
-# that name tokens and pins. All other options stay as they are, known here or not. Sourced after
+# How kubeadm gets a token, or the boot's certificate and key, without reading it on its command
+# line, where every process may: in a discovery file (a kubeconfig, 0600), which takes the place of
+# the endpoint and of the options that name tokens and pins. All other options stay as they are, known here or not. Sourced after
 # joinargs.sh.
+
+# discovery_head SERVER CAFILE: all but what the user has.
+discovery_head() {
+    printf 'apiVersion: v1\nkind: Config\n'
+    printf 'clusters:\n- cluster:\n    certificate-authority-data: %s\n    server: %s\n' \
+        "$(openssl base64 -A -in "$2")" "$1"
+    printf '  name: kubernetes\n'
+    printf 'contexts:\n- context:\n    cluster: kubernetes\n    user: bootstrap\n  name: join\n'
+    printf 'current-context: join\nusers:\n- name: bootstrap\n  user:\n'
+}
 
 # write_discovery SERVER CAFILE TOKEN OUTPUT
 write_discovery() {
     (
         umask 077
         {
-            printf 'apiVersion: v1\nkind: Config\n'
-            printf 'clusters:\n- cluster:\n    certificate-authority-data: %s\n    server: %s\n' \
-                "$(openssl base64 -A -in "$2")" "$1"
-            printf '  name: kubernetes\n'
-            printf 'contexts:\n- context:\n    cluster: kubernetes\n    user: bootstrap\n  name: join\n'
-            printf 'current-context: join\nusers:\n- name: bootstrap\n  user:\n    token: %s\n' "$3"
+            discovery_head "$1" "$2"
+            printf '    token: %s\n' "$3"
         } >"$4"
+    )
+}
+
+# write_certificate_discovery SERVER CAFILE CERT KEY OUTPUT
+write_certificate_discovery() {
+    (
+        umask 077
+        {
+            discovery_head "$1" "$2"
+            printf '    client-certificate-data: %s\n' "$(openssl base64 -A -in "$3")"
+            printf '    client-key-data: %s\n' "$(openssl base64 -A -in "$4")"
+        } >"$5"
     )
 }
 

@@ -4,7 +4,8 @@
 # shellcheck disable=SC2034 # used by who sources it
 #
 # Sets JOIN_ENDPOINT JOIN_TOKEN (for discovery) JOIN_TLS (for the node's first certificate)
-# JOIN_HASHES (blank-separated) JOIN_NODE JOIN_CONFIG JOIN_FILE JOIN_UNSAFE JOIN_SOCKET.
+# JOIN_HASHES (blank-separated) JOIN_NODE JOIN_NAMED (--node-name is there) JOIN_CONFIG JOIN_FILE
+# JOIN_UNSAFE JOIN_SOCKET JOIN_CONTROL JOIN_BARE (nothing says which cluster: the boot server does).
 
 # join_option NAME VALUE
 join_option() {
@@ -14,7 +15,7 @@ join_option() {
     --tls-bootstrap-token) JOIN_TLS=$2 ;;
     --discovery-token-ca-cert-hash) JOIN_HASHES="$JOIN_HASHES $(printf '%s' "$2" | tr ',' ' ')" ;;
     --discovery-file) JOIN_FILE=$2 ;;
-    --node-name) JOIN_NODE=$2 ;;
+    --node-name) JOIN_NODE=$2 JOIN_NAMED=yes ;;
     --config) JOIN_CONFIG=$2 ;;
     --cri-socket) JOIN_SOCKET=$2 ;;
     esac
@@ -72,11 +73,13 @@ read_join_config() {
 
 parse_join() {
     JOIN_ENDPOINT='' JOIN_TOKEN='' JOIN_TLS='' JOIN_BOTH='' JOIN_HASHES='' JOIN_NODE=''
-    JOIN_CONFIG='' JOIN_FILE='' JOIN_UNSAFE='' JOIN_SOCKET=''
+    JOIN_CONFIG='' JOIN_FILE='' JOIN_UNSAFE='' JOIN_SOCKET='' JOIN_NAMED='' JOIN_CONTROL=''
+    JOIN_BARE=''
     while [ $# -gt 0 ]; do
         case $1 in
         --discovery-token-unsafe-skip-ca-verification | \
             --discovery-token-unsafe-skip-ca-verification=true) JOIN_UNSAFE=yes ;;
+        --control-plane | --control-plane=true) JOIN_CONTROL=yes ;;
         --*=*) join_option "${1%%=*}" "${1#*=}" ;;
         -*)
             if takes_value "$1" && [ $# -gt 1 ]; then
@@ -92,6 +95,9 @@ parse_join() {
         esac
         shift
     done
+    if [ -z "$JOIN_ENDPOINT$JOIN_BOTH$JOIN_TOKEN$JOIN_TLS$JOIN_HASHES$JOIN_FILE$JOIN_CONFIG" ]; then
+        JOIN_BARE=yes
+    fi
     # As kubeadm does: --token is for both uses, and each may have one of its own.
     JOIN_TOKEN=${JOIN_TOKEN:-$JOIN_BOTH}
     JOIN_TLS=${JOIN_TLS:-$JOIN_BOTH}

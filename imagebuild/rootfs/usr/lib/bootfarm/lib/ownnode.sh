@@ -1,7 +1,8 @@
 # shellcheck shell=sh
 # After a power cut the own Node still says Ready, and kubeadm refuses to join (kubernetes#89512).
-# With the join token the node gets a client certificate of its own by CSR, which kubeadm's default
-# RBAC approves, and marks its own status Ready=Unknown: Node, labels and taints are kept.
+# With a client certificate of its own the node marks its status Ready=Unknown: Node, labels and
+# taints are kept. It has that from the boot server, or gets it by CSR with the join token, which
+# kubeadm's default RBAC approves.
 # Sourced after kube.sh.
 
 # csr_object CSRFILE: for the signer of kubelets' client certificates.
@@ -67,10 +68,36 @@ unready_own_node() {
         ;;
     esac
     get_certificate "$1" "$2" "$3" "$4" "$5" || return 1
+    mark_rebooted "$1" "$2" "$5/cert.pem" "$5/key.pem" "$4" "$5"
+}
+
+# unready_by_certificate SERVER CA CERT KEY NODE DIR: 0 if kubeadm will find no Ready Node, 1
+# otherwise, 2 if it is no use to go on now, each with a reason on standard output.
+unready_by_certificate() {
+    own_code=$(kube_call GET "$1/api/v1/nodes/$5?pretty=false" "$6/node.json" --cacert "$2" \
+        --cert "$3" --key "$4")
+    case $own_code in
+    404) return 0 ;;
+    200) [ "$(node_ready_status "$6/node.json")" = True ] || return 0 ;;
+    403) ;; # may not look; marking does no harm
+    000)
+        echo "no answer from the API server: $(cat "$6/node.json.err")"
+        return 2
+        ;;
+    *)
+        echo "the API server does not answer about Node $5 (HTTP $own_code)"
+        return 2
+        ;;
+    esac
+    mark_rebooted "$1" "$2" "$3" "$4" "$5" "$6"
+}
+
+# mark_rebooted SERVER CA CERT KEY NODE DIR: 0 if it is marked, or is not there; else 1 and why.
+mark_rebooted() {
     ready_condition Unknown NodeRebooted "the machine booted anew and is about to join" \
-        >"$5/patch.json"
-    own_code=$(mark_node "$1" "$4" "$5/patch.json" "$5/patch.out" --cacert "$2" \
-        --cert "$5/cert.pem" --key "$5/key.pem")
+        >"$6/patch.json"
+    own_code=$(mark_node "$1" "$5" "$6/patch.json" "$6/patch.out" --cacert "$2" --cert "$3" \
+        --key "$4")
     case $own_code in
     200 | 404) return 0 ;;
     esac

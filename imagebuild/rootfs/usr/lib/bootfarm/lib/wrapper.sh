@@ -13,6 +13,7 @@ BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 . "$BOOTFARM_LIB/lib/jws.sh"
 . "$BOOTFARM_LIB/lib/clusterinfo.sh"
 . "$BOOTFARM_LIB/lib/ownnode.sh"
+. "$BOOTFARM_LIB/lib/certificate.sh"
 . "$BOOTFARM_LIB/lib/discovery.sh"
 . "$BOOTFARM_LIB/lib/joinwords.sh"
 
@@ -91,9 +92,14 @@ remove_leftovers() {
 }
 
 # prepare DIR: what must be so before kubeadm runs. 0 go; 1 go, but the own Node is not marked;
-# 2 wait and look again; 3 refused for good. DIR/reason says why.
+# 2 wait and look again; 3 refused for good. DIR/reason says why, DIR/cause in one word.
 prepare() {
     : >"$1/reason"
+    : >"$1/cause"
+    if [ -n "$JOIN_BARE" ]; then
+        prepare_certificate "$1"
+        return
+    fi
     if [ -z "$JOIN_TOKEN" ] || [ -n "$JOIN_FILE" ]; then
         return 0 # --discovery-file and the like: kubeadm alone knows
     fi
@@ -171,15 +177,24 @@ run_line() {
             echo "$JOIN_CONFIG names no criSocket and is not a plain block to add $run_socket to"
         fi
         run_kubeadm "$@"
-    elif [ -n "$JOIN_FILE$JOIN_TOKEN" ] && discovery_for_line; then
+    elif [ -n "$JOIN_BARE$JOIN_FILE$JOIN_TOKEN" ] && discovery_for_line; then
         with_discovery "$try_dir/discovery.conf" run_kubeadm "$@"
+        run_code=$?
+        rm -f "$try_dir/discovery.conf"
+        return "$run_code"
     else
         run_kubeadm "$@"
     fi
 }
 
-# discovery_for_line: $try_dir/discovery.conf for a line that has a token; fails if it has none.
+# discovery_for_line: $try_dir/discovery.conf for a line that has a token, or for the boot's own
+# certificate; fails if there is neither.
 discovery_for_line() {
+    if [ -n "$JOIN_BARE" ]; then
+        write_certificate_discovery "$join_server" "$try_dir/ca.pem" "$try_dir/cert.pem" \
+            "$JOIN_PLACE/key.pem" "$try_dir/discovery.conf"
+        return
+    fi
     [ -n "$JOIN_TLS" ] || return 1
     if [ -z "$JOIN_FILE" ]; then
         write_discovery "$join_server" "$try_dir/ca.pem" "$JOIN_TLS" "$try_dir/discovery.conf"
@@ -198,7 +213,8 @@ discovery_for_line() {
     return 1
 }
 
-# try_join DIR KUBEADM ARGS: 0 joined, 1 try again, 2 refused; try_reason says why.
+# try_join DIR KUBEADM ARGS: 0 joined, 1 try again, 2 refused; try_reason says why, try_cause in one
+# word of the boot server's where there is one.
 try_join() {
     try_dir=$1
     try_kubeadm=$2
@@ -206,6 +222,7 @@ try_join() {
     prepare "$try_dir"
     try_code=$?
     try_reason=$(cat "$try_dir/reason")
+    try_cause=$(cat "$try_dir/cause")
     case $try_code in
     0) ;;
     1) echo "the own Node is not marked: $try_reason" ;;
@@ -247,17 +264,17 @@ join() {
         0)
             # the token's public half: when it is refused one day, its last success is known
             report join ok \
-                "try $join_try: joined as $JOIN_NODE${JOIN_TOKEN:+ (token ${JOIN_TOKEN%%.*})}$(mends)"
+                "try $join_try: joined as $JOIN_NODE${JOIN_BARE:+ (by certificate)}${JOIN_TOKEN:+ (token ${JOIN_TOKEN%%.*})}$(mends)"
             return 0
             ;;
         2)
             echo "kubeadm join: $try_reason" >&2
-            report join error "try $join_try: $try_reason; not trying again"
+            report join error "try $join_try: $try_reason; not trying again" "$try_cause"
             return 1
             ;;
         esac
         echo "kubeadm join, try $join_try: $try_reason; again in $join_wait s" >&2
-        report join error "try $join_try: $try_reason; again in $join_wait s"
+        report join error "try $join_try: $try_reason; again in $join_wait s" "$try_cause"
         sleep "$join_wait"
         join_try=$((join_try + 1))
         join_wait=$((join_wait * 2))
