@@ -176,13 +176,16 @@ class AptView:
         self._write()
 
     def fetch_key(self, repository: Repository) -> None:
-        """Have the repository's key here; BuildError if it is not there, or not the right one."""
+        """Fetch the repository's key if it is not here yet.
+
+        BuildError if it cannot be had, or is not the right one.
+        """
         if repository.name not in self._keys:
             self._check_repository(repository)
             self._keys[repository.name] = self._key_file(repository)
 
     def key(self, repository: Repository) -> Path:
-        """The file with the repository's key, on this machine."""
+        """The file of the repository's key, on this machine."""
         return self._keys[repository.name]
 
     def resolve(self, packages: Sequence[str], where: str) -> dict[str, str]:
@@ -199,7 +202,7 @@ class AptView:
         return parse_simulated(result.stdout)
 
     def versions(self, package: str, repository: Repository | None = None) -> list[str]:
-        """The package's versions, highest first; of one repository when given."""
+        """The package's versions, highest first; of one repository when it is given."""
         output = self._ask("apt-cache", "madison", package)
         versions: list[str] = []
         for line in output.splitlines():

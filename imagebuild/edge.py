@@ -1,4 +1,4 @@
-"""The edge of the program: whatever goes wrong within is a line and a hint there, no traceback."""
+"""The program's edge: an error from within is printed here, as a line and a hint, no traceback."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ TRACEBACK = "BOOTFARM_TRACEBACK"
 
 
 class EdgeGroup(click.Group):
-    """A group of commands; what click does not print, this does, and exits with 1."""
+    """A group of commands. It prints the errors that click does not, and exits with 1."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; see click.Command.main."""

@@ -13,7 +13,7 @@ LONGEST = 2000
 
 
 def show_plain(text: str) -> str:
-    """A text of some lines, in which what a terminal would obey is written out.
+    """Text of several lines, with the characters that a terminal obeys written out.
 
     Bytes that are not UTF-8 (lone surrogates) stay.
     """
@@ -26,11 +26,11 @@ def show_plain(text: str) -> str:
 
 
 class HintedError(click.ClickException):
-    """Raised anywhere; click prints it at the edge as one line (`Error: <message>`) and a second
-    with the remedy, and exits with 1.
+    """An error that a user can act on.
 
-    Each half of the house, and the rack, raises a kind of its own.
-    cause: one word of server.causes, where code goes by it.
+    Raised anywhere; click prints it at the edge as one line (`Error: <message>`) and a second
+    with the remedy, and exits with 1. Each half of the house, and the rack, raises a kind of
+    its own. cause: one word of server.causes, where code goes by it.
     """
 
     def __init__(self, message: str, *, hint: str = "", cause: str = "") -> None:
@@ -39,14 +39,15 @@ class HintedError(click.ClickException):
         self.cause = cause
 
     def one_line(self) -> str:
-        """Message and remedy for a log, an event, or a page of one line."""
+        """Message and remedy on one line, for a log, an event or a page."""
         return f"{self}; {self.hint}" if self.hint else str(self)
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """As click does; nothing in it is obeyed by a terminal."""
+        """Print it as click does, without characters that a terminal obeys."""
         click.echo(f"Error: {show_plain(self.format_message())}", file=file, err=file is None)
 
     def format_message(self) -> str:
+        """Message and remedy, as click prints them."""
         message = self.message
         if len(message) > LONGEST:
             # A path or a value of thousands of characters helps nobody.
@@ -55,12 +56,14 @@ class HintedError(click.ClickException):
 
 
 class BuildError(HintedError):
-    """The builder's."""
+    """An error of the builder."""
 
 
 def give_up_stdout() -> None:
-    """Let what stands in the buffer of standard output, and what comes, go nowhere: a full disk
-    takes it neither now nor at the end."""
+    """Send what waits in standard output's buffer, and all that follows, nowhere.
+
+    A full disk takes it neither now nor at the interpreter's end.
+    """
     if sys.stdout is not None:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,7 +57,7 @@ fi
 exec chroot "$root" "$@"
 """
 
-# setpriv: the namespaces die with us even when we are killed by SIGKILL.
+# setpriv: the namespaces end with this process even when SIGKILL ends it.
 NAMESPACES = (
     "setpriv",
     "--pdeathsig",
@@ -202,7 +202,7 @@ def _killed_on_exception(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _lines(process: subprocess.Popen[str], stdin: str | None) -> Iterator[tuple[bool, str]]:
-    """Both outputs as (is standard output, line), as they come; input is fed meanwhile."""
+    """(is standard output, line) of both outputs, as they come. The input is fed meanwhile."""
     assert process.stdout is not None
     assert process.stderr is not None
     pending = b"" if stdin is None else stdin.encode()

@@ -62,7 +62,10 @@ def stage(number: int, title: str, expected: str, log: Path | None = None) -> It
 
 
 def run_demo(options: DemoOptions, detach: Detach) -> None:
-    """Run it all; RackError names the stage that failed. Detaches if it is to be kept."""
+    """Run all five stages; RackError names the stage that failed.
+
+    Detaches if the rack is to be kept.
+    """
     began = time.monotonic()
     state = state_directory()
     directory = state / "demo"
@@ -148,7 +151,7 @@ def watch_boot(rack: Rack, node: Node, timeout: float) -> float:
 
 
 def report(rack: Rack, node: Node, ready: float, pod: PodResult) -> None:
-    """Print what came of it."""
+    """Print the result."""
     print(f"\n{node.name}: Ready {ready:.1f} seconds after power-on\n")
     print(render_rows(rows_of(rack.timeline_or_nothing(node), node.powered_on_at)))
     print(f"\n$ kubectl get nodes -o wide\n{rack.kubectl('get', 'nodes', '-o', 'wide').rstrip()}")

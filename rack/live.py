@@ -29,7 +29,7 @@ class LiveTable:
             print(f"  {row.end:6.1f} s  {' '.join(word for word in words if word)}", flush=True)
 
     def close(self) -> None:
-        """Wipe the table: the final one follows."""
+        """Wipe the table: the final table follows."""
         if self._tty and self._drawn:
             print(f"\033[{self._drawn}A\033[J", end="", flush=True)
             self._drawn = 0

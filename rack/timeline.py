@@ -78,7 +78,7 @@ def format_size(size: int) -> str:
 
 
 def render_rows(rows: Sequence[Row]) -> str:
-    """A table: phase, seconds from power-on, how long until the next, what was served."""
+    """The table's text: phase, seconds from power-on, how long until the next, what was served."""
     lines = [f"{'phase':<10} {'at':>7} {'took':>7}  {'':<7} what"]
     for index, row in enumerate(rows):
         after = rows[index + 1].at if index + 1 < len(rows) else row.end

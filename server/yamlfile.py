@@ -18,6 +18,7 @@ MAX_TOLD: Final = 20
 """Faults that one line of a log or of a page tells."""
 _FEW: Final = 8
 _LONGEST_KEY: Final = 200
+"""Known words that a hint lists, and characters of a key that an error shows."""
 
 
 class YamlError(ServerError):
@@ -34,11 +35,13 @@ class FaultsError(YamlError):
         super().__init__(f"{shown}{more}", hint=self.faults[0].hint)
 
     def one_line(self) -> str:
+        """All faults on one line."""
         told = " | ".join(fault.one_line() for fault in self.faults[:MAX_TOLD])
         more = f" | and {len(self.faults) - MAX_TOLD} more" if len(self.faults) > MAX_TOLD else ""
         return f"{len(self.faults)} faults: {told}{more}"
 
     def format_message(self) -> str:
+        """Each fault on a line of its own."""
         told = "\n".join(fault.format_message() for fault in self.faults)
         return f"{len(self.faults)} faults\n{told}"
 
@@ -56,12 +59,12 @@ class Faults:
             self._files.append(where)
 
     def add(self, where: str, path: str, error: YamlError) -> None:
-        """One more; of two at the same place the first counts."""
+        """Note a fault; of two at the same place the first counts."""
         self.begin(where)
         self._found.setdefault((where, path), error)
 
     def catch(self, where: str, path: str, read: Callable[[], T], otherwise: T) -> T:
-        """What `read` gives; where it raises YamlError, that is one more fault."""
+        """Return what `read` returns. A YamlError of it is noted, and `otherwise` returned."""
         try:
             return read()
         except FaultsError as error:
@@ -274,6 +277,7 @@ class Section:
         return default
 
     def boolean(self, key: str, default: bool) -> bool:
+        """true or false."""
         value = self._take(key, {"type": "boolean"})
         if value is None:
             return default
@@ -283,6 +287,7 @@ class Section:
         return value
 
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """One of these words."""
         known = list(choices)
         value = self.text(key, default, shape={"type": "string", "enum": known}) or default
         if value not in known:
@@ -326,7 +331,7 @@ class Section:
         return tuple(texts)
 
     def any(self, key: str, shape: Mapping[str, Any] | None = None) -> Any:
-        """A value of any type, or None."""
+        """A value of any type; None where the key is not there."""
         return self._take(key, shape or {})
 
     def section(self, key: str) -> "Section":

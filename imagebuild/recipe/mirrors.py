@@ -29,7 +29,7 @@ _KEYS = ("uri", "suite", "components", *KEY_KEYS)
 
 @dataclass(frozen=True)
 class Replacement:
-    """Where the repository `name` of a recipe is to be had instead.
+    """The place that the repository `name` of a recipe comes from instead.
 
     What is empty stays as the recipe has it: a mirror has the same suite and the same key.
     `where` names this replacement in errors.
@@ -47,7 +47,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """All that is to be taken from elsewhere: the distribution's archive, further repositories."""
+    """All that comes from another place: the distribution's archive, further repositories."""
 
     mirrors: Mirrors | None = None
     repositories: tuple[Replacement, ...] = ()

@@ -57,7 +57,7 @@ def read_recipe(node: Node, path: Path) -> Recipe:
         _check_together(node, recipe)
         return recipe
     faults.check()
-    raise AssertionError("what is wrong was raised")
+    raise AssertionError("the faults were raised above")
 
 
 def load_merged(path: Path) -> Node:
@@ -117,7 +117,7 @@ def _read_recipe(node: Node, path: Path) -> Recipe:
 
 
 def _check_together(top: Node, recipe: Recipe) -> None:
-    """What each key allows and the others do not."""
+    """Check what each key allows and other keys do not."""
     if recipe.kubernetes is not None and recipe.container_runtime is None:
         raise top.below("kubernetes").error(
             "a kubelet needs a container runtime", "add container_runtime: {name: containerd}"
@@ -139,7 +139,7 @@ def _check_together(top: Node, recipe: Recipe) -> None:
 
 
 def _path(node: Node) -> Path:
-    """A path of the machine, relative to the file that it is written in."""
+    """A path of this machine, relative to the file that it is written in."""
     return (node.file.parent / node.line()).resolve()
 
 
@@ -408,7 +408,7 @@ def _read_kubelet(node: Node) -> dict[str, Any]:
 
 
 def _plain(node: Node) -> Any:
-    """The value as JSON has it; what JSON has not is an error."""
+    """The value as JSON has it. Raises RecipeError for a value that JSON cannot hold."""
     if isinstance(node.value, dict):
         return {key: _plain(child) for key, child in node.mapping().items()}
     if isinstance(node.value, list):

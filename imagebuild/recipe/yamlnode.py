@@ -47,6 +47,7 @@ class FaultsError(RecipeError):
         super().__init__(told, hint=self.faults[0].hint)
 
     def format_message(self) -> str:
+        """Each fault on a line of its own."""
         told = "\n".join(fault.format_message() for fault in self.faults)
         return f"{len(self.faults)} faults\n{told}"
 
@@ -58,7 +59,7 @@ class Faults:
         self.found: list[RecipeError] = []
 
     def add(self, error: RecipeError) -> None:
-        """One more, unless the same was said already."""
+        """Note a fault, unless it was noted already."""
         if isinstance(error, FaultsError):
             for fault in error.faults:
                 self.add(fault)
@@ -144,7 +145,7 @@ class Node:
         return self._with(result, over)
 
     def without(self, key: str) -> "Node":
-        """This mapping, less one of its keys."""
+        """This mapping without one of its keys."""
         return self._with({k: v for k, v in self.value.items() if k != key}, self)
 
     def below(self, path: str) -> "Node":
@@ -169,7 +170,7 @@ class Node:
 
     @contextlib.contextmanager
     def gathering(self) -> Iterator[None]:
-        """A RecipeError from within is one of the faults, where they are gathered."""
+        """Within this context a RecipeError becomes one of the faults, where they are gathered."""
         try:
             yield
         except RecipeError as error:
@@ -209,7 +210,10 @@ class Node:
         return self._typed(list)
 
     def each(self, read: Callable[["Node"], T]) -> tuple[T, ...]:
-        """`read` of each element of a list; where faults are gathered, of those that are good."""
+        """`read` of each element of a list.
+
+        Where faults are gathered, elements that raise are left out.
+        """
         found: list[T] = []
         for item in self.items():
             with self.gathering():
@@ -233,15 +237,18 @@ class Node:
         return value
 
     def number(self, low: int, high: int) -> int:
+        """A whole number within [low, high]."""
         value = self._typed(int)
         if not low <= value <= high:
             raise self.error(f"{value} is not between {low} and {high}")
         return value
 
     def flag(self) -> bool:
+        """true or false."""
         return self._typed(bool)
 
     def choice(self, choices: Collection[str]) -> str:
+        """One of these words."""
         value = self._typed(str)
         if value not in choices:
             raise self.error(
@@ -259,6 +266,7 @@ class Section:
         self.children = node.mapping(keys)
 
     def has(self, key: str) -> bool:
+        """Whether the key is there."""
         return key in self.children
 
     def get(self, key: str, read: Callable[[Node], T], default: U) -> T | U:

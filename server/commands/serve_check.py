@@ -68,12 +68,16 @@ class Fault:
     hint: str
 
     def render(self) -> str:
+        """The fault as text: one line, and one with the remedy."""
         return f"{self.words}\n  hint: {self.hint}" if self.hint else self.words
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. warnings: what works, and is likely not meant. checked: with counts."""
+    """What the check found. warnings: what works, and is likely not meant.
+
+    checked: what was looked at, with counts.
+    """
 
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
@@ -179,7 +183,7 @@ class _Check:
     def read_farm(
         self, path: Path | None, flags: Mapping[str, Any], override: Callable[..., Config]
     ) -> Config | None:
-        """What of file and flags can be used; wrong keys have their defaults.
+        """The config of file and flags; a wrong key has its default.
 
         None: the file cannot be read, and whatever else could be told may be wrong.
         """

@@ -239,8 +239,10 @@ def refuse_grub_beside_another(config: Config) -> None:
 
 
 def explain_hosts_file(config: Config) -> str:
-    """What is wrong with a hosts file that farm.yaml names, or "": without it its names match
-    no section. The usual one need not be there."""
+    """What is wrong with the hosts file that farm.yaml names, or "".
+
+    Without the file its names match no section. The default file may be missing.
+    """
     path = config.hosts_file
     if path is None or path == Config.hosts_file:
         return ""
@@ -480,7 +482,8 @@ def _read_facts(top: Section) -> dict[str, Any]:
 
 
 def _check_fact(top: Section, where: str, key: str, value: Any) -> None:
-    """A name that a template can write, and text, numbers, true, false, lists or keys of such."""
+    """Check one fact: a name that a template can write, and a value of text, numbers, true, false,
+    lists or mappings."""
     if not _FACT.fullmatch(key):
         top.fault(
             where, f"{key!r} is no name for templates", "letters, digits and _, no digit first"

@@ -48,7 +48,7 @@ def read_main(path: Path, *, pipes: bool = False) -> Included:
 
 
 def _has_writer(descriptor: int) -> bool:
-    """Whether somebody writes into a pipe, or has written and gone; waits a moment for one."""
+    """Whether somebody writes into a pipe, or did. Waits a moment for a writer."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP)
     if poll.poll(0):
@@ -89,7 +89,7 @@ def make_reader(root: Path, main: Included) -> ReadInclude:
 
 
 def read_nothing(path: bytes) -> Included | None:
-    """A reader that finds nothing: for texts that have no directory."""
+    """A reader that finds no include: for texts without a directory."""
     return None
 
 

@@ -60,7 +60,10 @@ Identify = Callable[[str], tuple[str | None, str | None]]
 
 
 class Nodes:
-    """The nodes that were seen. identify: whom an IP address belongs to, by the server's means."""
+    """The nodes that were seen.
+
+    identify: (MAC or None, hostname or None) of an address, as the server knows.
+    """
 
     def __init__(
         self,
@@ -72,10 +75,10 @@ class Nodes:
         self._identify = identify
         self._limit = limit
         self._events = events
-        # Both in the order in which the nodes were last seen.
+        # Nodes by key, and the keys of those without a MAC; both in the order of their last events.
         self._nodes: OrderedDict[str, Node] = OrderedDict()
         self._strangers: OrderedDict[str, None] = OrderedDict()
-        # MACs that stood in a DHCP message and nowhere else: anybody writes any.
+        # MACs known from DHCP messages alone: anybody can write any MAC there.
         self._hearsay: OrderedDict[str, None] = OrderedDict()
         # Who had which address last, as DHCP or the neighbour table showed: for machines
         # behind a router, which no such table knows, and those that have fallen silent,
@@ -123,7 +126,7 @@ class Nodes:
             return  # GRUB asks for dozens of files that need not be there
         marks = not (event.source == "nbd" and event.phase == "detach")
         if node.played and boot.boot_id:
-            node.played = ""  # it speaks for itself
+            node.played = ""  # a real machine boots at this address
         if marks:
             _mark(boot, phase, event, detail)
             if digest := str(detail.get("digest") or digest_of(path)):
@@ -158,8 +161,8 @@ class Nodes:
         return self._nodes.get(parse_mac(key) or key) or self._nodes.get(self._holders.get(key, ""))
 
     def play(self, key: str, player: str) -> None:
-        """What has this address is no machine: it is played by `player`, one of PLAYERS; until
-        it says that it boots."""
+        """Treat an address as no machine: `player`, one of PLAYERS, plays it, until it reports a
+        boot of its own."""
         self._players[key] = player
         self._players.move_to_end(key)
         if len(self._players) > self._limit:
@@ -259,7 +262,7 @@ class Nodes:
             self._holders.popitem(last=False)
 
     def _adopt(self, ip: str, mac: str) -> None:
-        """What was seen of an address belongs to the machine that has it."""
+        """Move the timeline of an address to the machine that has it."""
         stranger = self._nodes.pop(ip)
         self._strangers.pop(ip, None)
         self._forget(ip)
@@ -312,7 +315,7 @@ class Nodes:
         if event.phase == phase:
             del entry["what"]
         if phase == "loader" and path.endswith((".mod", ".lst")):
-            return  # dozens a boot; the phase counts them
+            return  # there are dozens in a boot; the phase counts them
         last = node.events.last
         if last is not None and _is_begun(last, entry):
             node.events.replace_last(entry)
@@ -369,7 +372,7 @@ class Nodes:
 
 
 def _find_player(key: str, mac: str | None) -> str:
-    """Who plays a machine, as far as its address tells."""
+    """What plays a machine, as far as its address tells."""
     if mac is not None:
         return "doctor" if mac.startswith(DOCTORS_MACS) else ""
     try:
@@ -398,7 +401,7 @@ def _starts_boot(
         # firmware; a machine that has its menu and asks as firmware does was switched on anew.
         return _is_firmware(detail) and reached >= ORDER["menu"]
     if phase == "loader" and is_core(path):
-        # Only its start: the last ACK may be lost, and the end be noticed when the menu is there.
+        # Only its start: where the last ACK was lost, the end is noticed after the menu's request.
         begins = detail.get("status") == "start" or (event.source != "tftp" and _is_ok(detail))
         return begins and reached >= ORDER["menu"]
     if phase == "menu" and is_menu(path):
@@ -407,7 +410,8 @@ def _starts_boot(
 
 
 def _note_space(node: Node, event: Event, detail: Mapping[str, Any]) -> None:
-    """How full the file systems of the present boot are now: a fact of it, no event in its list."""
+    """Note how full the file systems of the present boot are, as a fact of it and not in its list
+    of events."""
     node.last_seen = max(node.last_seen, event.time)
     boot = node.boot
     told_by = str(detail.get("boot") or "")
@@ -418,7 +422,7 @@ def _note_space(node: Node, event: Event, detail: Mapping[str, Any]) -> None:
 
 
 def _is_firmware(detail: Mapping[str, Any]) -> bool:
-    """Whether a DHCP message is the first of a machine that boots from the network."""
+    """Whether a DHCP message is the first one of a machine that boots from the network."""
     return "firmware" in detail and detail.get("request") in (None, "discover")
 
 
@@ -454,7 +458,10 @@ def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> No
 
 
 def _note_root(boot: Boot, what: str) -> None:
-    """Whether it lives on NBD: who has its root in memory lets go before init-ltsp begins."""
+    """Note whether the node lives on NBD.
+
+    A node with its root in memory detaches before init-ltsp begins.
+    """
     if what == "attach":
         boot.facts[LIVE_ROOT] = True
     elif what == "detach" and ORDER[boot.last_phase() or PHASES[0]] < ORDER["preinit"]:
@@ -476,7 +483,7 @@ def bound_detail(detail: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON has it: no infinity, and no number of a thousand digits."""
+    """Whether JSON can hold it: no infinity, and no number of a thousand digits."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and abs(value) < 1 << 63

@@ -35,6 +35,7 @@ class Entry:
 
     @property
     def is_bad(self) -> bool:
+        """Whether the line is of priority error or worse."""
         return LogLine(self.text, self.severity).is_bad
 
     def pack(self) -> bytes:
@@ -124,7 +125,7 @@ class LogBook:
         except OSError:
             return 0
         for file in files:
-            key = parse_mac(file.stem) or file.stem  # else it is the log of an address
+            key = parse_mac(file.stem) or file.stem  # the other files are named by an IP address
             try:
                 size = file.stat().st_size
                 with file.open("rb") as stream:
@@ -217,7 +218,7 @@ def _unpack(data: bytes) -> Iterable[Entry]:
                 float(time), int(boot), str(source), int(severity), str(text)[: TEXT_MAX + 100]
             )
         except (ValueError, TypeError):
-            continue  # half a line, where a machine went off
+            continue  # half a line: the machine went off while it wrote
 
 
 def pack_boots(boots: Iterable[BootLog]) -> list[dict[str, Any]]:

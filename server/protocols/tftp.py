@@ -77,7 +77,7 @@ def negotiate(
             windowsize = min(value, max_windowsize)
             oack[name] = str(windowsize)
         elif name == "rollover" and value == 0:
-            # No RFC has it; some clients ask which number follows 65535. Ours is 0.
+            # In no RFC. Clients ask by it which block number follows 65535; ours is 0.
             oack[name] = "0"
     if windowsize * blksize > max_window_bytes:
         # RFC 7440 section 3: the server may answer with less. What does not fit
@@ -265,11 +265,11 @@ class Transfer:
         return True
 
     def unreachable(self) -> None:
-        """The client's machine says that nobody listens on its port any more."""
+        """The client's machine says by ICMP that nobody listens on its port any more."""
         if self.outcome is not None:
             return
         if self._sent >= self.total and self.confirmed:
-            # It had its last block, went away, and the last ACK was lost.
+            # The client had its last block and went away; its last ACK was lost.
             self._end("ok")
         elif self.acked <= 0:
             self._end("stop", "the client closed its port at the start")
@@ -297,7 +297,7 @@ class Transfer:
             # GRUB closes a file so, PXE firmware a size probe; after an OACK it
             # may also mean that the options do not suit (RFC 2347, code 8).
             self._end("stop", f"the client ended it: {message or 'no message'} (code {code})")
-        # Anything else is not for a transfer: RFC 1350 lets it be ignored.
+        # Any other packet does not belong to a transfer: RFC 1350 lets it be ignored.
         return False
 
     def _receive_duplicate(self, step: int, now: float) -> bool:

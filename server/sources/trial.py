@@ -25,6 +25,7 @@ class Subject:
 
     @property
     def name(self) -> str:
+        """The machine in words."""
         if self.node == MADE_UP:
             return "any machine that the inventory does not have"
         return self.node.hostname or self.node.mac or self.node.ip or "?"
@@ -122,7 +123,7 @@ class Verdict:
         return [f"{path} is in force with {many} of `lts check`: {self.remark}"]
 
     def list_troubles(self, path: str) -> list[Trouble]:
-        """The same, each with its kind."""
+        """The lines of `describe`, each with its kind."""
         errors = self.describe_errors(path)
         lines = self.describe(path)
         machines = lines[: len(lines) - len(errors)]

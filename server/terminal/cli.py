@@ -49,6 +49,7 @@ _COLOURS = {"look": "red", "booting": "blue", "ready": "green"}
 
 
 def server_options(command: _F) -> _F:
+    """--server, --token and --json, which every command of the page in a terminal has."""
     for option in reversed(
         (
             click.option(
@@ -356,10 +357,12 @@ def _no_such_node(name: str) -> ServerError:
 
 
 def quote_key(key: str) -> str:
+    """A node's key as a part of a URL's path."""
     return urllib.parse.quote(key, safe=":")
 
 
 def key_of(node: Mapping[str, Any]) -> str:
+    """The key of a node of /api/nodes: its MAC, else its address."""
     return str(node.get("mac") or node.get("ip"))
 
 
@@ -450,7 +453,7 @@ def events_command(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which events are to be shown. oldest: seconds since the epoch."""
+    """The filter of the events to be shown. oldest: seconds since the epoch."""
 
     oldest: float
     errors: bool
@@ -472,7 +475,7 @@ class _Wanted:
 
 
 class _Names:
-    """What nodes are called: asked for when one comes that is not known, now and then at most."""
+    """The nodes' names, asked from the server when an unknown key comes, at a bounded rate."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
