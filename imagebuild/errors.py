@@ -12,17 +12,25 @@ LONGEST = 2000
 """Characters of a message that are shown."""
 
 
-def show_plain(text: str) -> str:
-    """Text of several lines, with the characters that a terminal obeys written out.
+_RAW_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""What bytes that are not UTF-8 are decoded to (surrogateescape)."""
 
-    Bytes that are not UTF-8 (lone surrogates) stay.
+
+def escape(text: str, keep: str = "") -> str:
+    """`text` with each character that is not printable written out, as `\\n` or `\\x1b`.
+
+    keep: characters that stay as they are.
     """
+    if text.isprintable():
+        return text
     return "".join(
-        char
-        if char in "\n\t" or char.isprintable() or "\udc80" <= char <= "\udcff"
-        else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text
     )
+
+
+def show_plain(text: str) -> str:
+    """Text of several lines for a terminal: line ends, tabs and bytes that are not UTF-8 stay."""
+    return escape(text, "\n\t" + _RAW_BYTES)
 
 
 class HintedError(click.ClickException):

@@ -186,6 +186,36 @@ def run(
     return "".join(line + "\n" for line in output)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a command said, and its exit status."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def ask(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Answer:
+    """Run a command that only answers a question.
+
+    Nothing of it is logged, and an exit status other than 0 is an answer, too. BuildError when
+    it cannot start.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise BuildError(f"cannot run {argv[0]}: {error.strerror}") from None
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
 @contextlib.contextmanager
 def _killed_on_exception(process: subprocess.Popen[str]) -> Iterator[None]:
     try:

@@ -12,16 +12,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
+from imagebuild.errors import escape
+
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4))
 """From which level on which of syslog's priorities (RFC 5424, 6.2.1); below: 6, 7."""
-
-
-def escape(text: str) -> str:
-    """`text` with every character that is not printable, line ends and ESC too, written out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def render_about(about: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Final
 
-from server.logline import escape
+from imagebuild.errors import escape
 
 _NAMES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 STATUS_MAX: Final = 500

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imagebuild import yamlloader
+from imagebuild.errors import escape
 from imagebuild.yamlloader import did_you_mean, find_lines, read_file
 from server.errors import ServerError
 
@@ -127,7 +128,7 @@ def locate(where: str, path: str) -> str:
     place = f"{where}:{line}" if line else str(where)
     if not path:
         return place
-    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in path)
+    shown = escape(path)
     return f"{place}: {shown if len(shown) <= _LONGEST_KEY else shown[:_LONGEST_KEY] + '…'}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from server.errors import ServerError
 from server.terminal.eventstream import EventStream, Message
+from server.terminal.words import clean
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 TIMEOUT: Final = 15.0
@@ -175,4 +176,4 @@ def _is_json(response: http.client.HTTPResponse) -> bool:
 
 def _first_line(body: bytes) -> str:
     text = body[:500].decode("utf-8", "replace").strip().partition("\n")[0]
-    return "".join(char if char.isprintable() else "?" for char in text)[:200]
+    return clean(text)[:200]
