@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from imagebuild.errors import count_words
 from server.assemble import STOP_SECONDS, Parts, make_parts
 from server.farm.config import Config
 from server.fastpath import COMPILED, NOT_COMPILED
@@ -16,7 +17,6 @@ from server.notify import Notifier
 from server.services.hotloop import HotLoop
 from server.services.running import find_owner
 from server.sources.farm import FarmFile
-from server.sources.trial import count_words
 
 STATUS_SECONDS = 10.0
 """So often systemd's status line is made anew."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
 from imagebuild.recipe.keys import COMPONENTS, KEY_KEYS, REPOSITORY_NAME, SUITE, URI_HINT
-from imagebuild.recipe.read import load_recipe, read_key, read_mirrors, read_uri
+from imagebuild.recipe.read import load_recipe
+from imagebuild.recipe.repositories import read_key, read_mirrors, read_uri
 from imagebuild.recipe.yamlnode import Faults, Node, Section, load_node
 from imagebuild.yamlloader import did_you_mean
 

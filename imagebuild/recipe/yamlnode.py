@@ -7,13 +7,14 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from imagebuild.errors import BuildError
 from imagebuild.yamlloader import did_you_mean, find_lines, parse_yaml, read_file
 
 T = TypeVar("T")
 U = TypeVar("U")
+N = TypeVar("N", bound="Named")
 
 _KINDS = {
     dict: "a mapping",
@@ -24,6 +25,13 @@ _KINDS = {
     bool: "true or false",
     type(None): "nothing",
 }
+
+
+class Named(Protocol):
+    """A part of a recipe that has a name; "" where that could not be read."""
+
+    @property
+    def name(self) -> str: ...
 
 
 class RecipeError(BuildError):
@@ -219,6 +227,22 @@ class Node:
             with self.gathering():
                 found.append(read(item))
         return tuple(found)
+
+    def each_named(self, read: Callable[["Node"], N], what: str) -> tuple[N, ...]:
+        """As `each`, of parts with a name. what: such a part in words.
+
+        A name that stands twice is an error of the second part.
+        """
+        names: set[str] = set()
+
+        def read_once(item: Node) -> N:
+            part = read(item)
+            if part.name and part.name in names:
+                raise item.error(f"a second {what} named {part.name}")
+            names.add(part.name)
+            return part
+
+        return self.each(read_once)
 
     # Scalars
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from imagebuild.errors import count_words
 from server.boot.hazards import find_hazards
 from server.boot.plan import Farm, check_boot
 from server.boot.settlement import settle
@@ -34,7 +35,7 @@ from server.ltsconf.problem import Problem
 from server.ltsconf.redact import redact as hide
 from server.ltsconf.template import Renderer, shared_checker
 from server.site import Site
-from server.sources.trial import MADE_UP, Audience, Reason, Subject, Verdict, count_words
+from server.sources.trial import MADE_UP, Audience, Reason, Subject, Verdict
 from server.troubles import Trouble
 
 DECIDE_SECONDS = 5.0

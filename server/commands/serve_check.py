@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagebuild.errors import render_check
+from imagebuild.errors import count_words, render_check
 from imagebuild.store.images import CURRENT, Image
 from server.assemble import (
     fix_names,
@@ -53,7 +53,7 @@ from server.site import Site, make_site
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
 from server.sources.secrets import SecretsSource
-from server.sources.trial import Audience, count_words
+from server.sources.trial import Audience
 from server.yamlfile import Faults, FaultsError, Source, locate
 
 DHCP_PORTS = (67, 4011)

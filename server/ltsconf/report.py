@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from imagebuild.errors import escape
+from imagebuild.errors import count_words, escape
 from server.ltsconf.problem import Outcome, Problem
 
 FORMATS = ("text", "json", "github")
@@ -28,9 +28,7 @@ def count(problems: Sequence[Problem]) -> tuple[int, int]:
 
 def describe_count(errors: int, warnings: int) -> str:
     """`1 error, 2 warnings`."""
-    return f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning" + (
-        "" if warnings == 1 else "s"
-    )
+    return f"{count_words(errors, 'error')}, {count_words(warnings, 'warning')}"
 
 
 def _render_text(problems: Sequence[Problem]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
+from imagebuild.errors import count_words
 from server.background import Background, Job
 from server.errors import ServerError
 from server.farm.config import Config
@@ -14,7 +15,7 @@ from server.sources.farm import FarmSource
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
 from server.sources.secrets import SecretsSource
-from server.sources.trial import Audience, Rehearser, Trial, Verdict, count_words
+from server.sources.trial import Audience, Rehearser, Trial, Verdict
 from server.troubles import Trouble
 
 _log = logging.getLogger(__name__)

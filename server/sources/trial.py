@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from imagebuild.errors import count_words
 from server.farm.inventory import Inventory
 from server.ltsconf import Conf, NodeId
 from server.site import Site
@@ -135,11 +136,6 @@ class Verdict:
             *(Trouble("ltsconf", line) for line in errors),
             *self.troubles,
         ]
-
-
-def count_words(number: int, word: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 class Trial(Protocol):
