@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imagebuild.errors import count_words
-from server.assemble import STOP_SECONDS, Parts, make_parts
+from server.assemble.parts import Parts, make_parts
+from server.assemble.services import STOP_SECONDS
 from server.farm.config import Config
 from server.fastpath import COMPILED, NOT_COMPILED
 from server.hangup import ignore_hangup

@@ -16,16 +16,9 @@ from typing import Any
 
 from imagebuild.errors import count_words, render_check
 from imagebuild.store.images import CURRENT, Image
-from server.assemble import (
-    fix_names,
-    list_seen,
-    look_at_extras,
-    make_keeper,
-    make_token,
-    open_nodes,
-    open_store,
-    read_range,
-)
+from server.assemble.disk import look_at_extras, make_keeper, make_token, open_nodes, open_store
+from server.assemble.parts import list_seen
+from server.assemble.services import fix_names, read_range
 from server.boot.plan import PlanError, choose_image
 from server.boot.rehearsal import Rehearser, survey
 from server.commands.lts_given import Scene

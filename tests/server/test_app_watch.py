@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.errors import ServerError
 from server.events import Event
 from server.farm.config import Config, Transport

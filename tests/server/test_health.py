@@ -11,7 +11,7 @@ import pytest
 
 from imagebuild.store.images import Store
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.events import Event
 from server.farm.config import Config, Transport
 from server.farm.inventory import Inventory, Machine
