@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from server.errors import ServerError
-from server.farm.config import Config, load_config, override, parse_services
+from server.farm.config import Config, load_config
+from server.farm.flags import override, parse_services
 
 TIMEOUT = 3.0
 """Seconds that each answer may take."""

@@ -11,8 +11,9 @@ from server.boot.loaders import make_find_loaders
 from server.boot.tree import BootTree
 from server.errors import ServerError
 from server.events import Emit
-from server.farm.config import Config, apply_limits, refuse_grub_beside_another
+from server.farm.config import Config, refuse_grub_beside_another
 from server.farm.dns import DnsZone
+from server.farm.limits import apply_limits
 from server.health import Health
 from server.machines.identity import Identifier
 from server.machines.names import Directory, surround

@@ -24,15 +24,10 @@ from server.boot.rehearsal import Rehearser, survey
 from server.commands.lts_given import Scene
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
-from server.farm.config import (
-    Config,
-    apply_limits,
-    explain_hosts_file,
-    load_config,
-    parse_exports,
-    parse_services,
-)
+from server.farm.config import Config, explain_hosts_file, load_config
 from server.farm.extras import NO_EXTRAS, open_extras
+from server.farm.flags import parse_exports, parse_services
+from server.farm.limits import apply_limits
 from server.ltsconf import LtsConf, LtsConfError, NodeId
 from server.ltsconf.reading import Given, read_text
 from server.ltsconf.redact import redact
@@ -93,7 +88,7 @@ def check_serve(
     """Look at everything that `bootfarm serve` with these flags would use.
 
     flags: as `bootfarm serve` has them, a port as `tftp_port`, `services` and `exports` as
-    they were typed. override: server.farm.config.override. ports: whether to bind them.
+    they were typed. override: server.farm.flags.override. ports: whether to bind them.
     """
     check = _Check()
     config = check.read_farm(config_file, flags, override)

@@ -26,10 +26,10 @@ from server.metrics.causes import CAUSES, OTHER, cause_of
 from server.metrics.findings import SEVERITIES, Findings
 from server.metrics.space import FILLS, Fullness
 from server.metrics.tally import AT_REST, Tally, is_whole
+from server.nodes.effects import STATUSES
 from server.nodes.node import Boot, Node
 from server.nodes.phases import ORDER, PHASES
 from server.nodes.space import KINDS
-from server.nodes.timelines import STATUSES
 from server.quantities import sort_naturally
 from server.troubles import KINDS as TROUBLES
 from server.troubles import Trouble

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any
 
 from server.events import Event
+from server.nodes.effects import bound_detail
 from server.nodes.node import Node
 from server.nodes.phases import phase_of
-from server.nodes.timelines import bound_detail
 
 RING = 2000
 """Events that are kept for a page that begins to watch."""
