@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuild.store.shown import format_size
 from rack.control import ControlSocket, state_directory, the_only_rack
 from rack.detach import Detach
 from rack.errors import RackError
@@ -21,7 +22,7 @@ from rack.pods import PodResult
 from rack.progress import printed_steps
 from rack.rack import Rack
 from rack.server import BOOTFARM
-from rack.timeline import format_size, render_rows, rows_of
+from rack.timeline import render_rows, rows_of
 
 NODE = "node-1"
 IMAGE = "amd64"

@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     figures = boot(side, firmware)
                     say(
                         f"{firmware} {number + 1}/{options.rounds} {name}:"
-                        f" {figures.seconds:.1f} s, QEMU {figures.qemu_cpu:.1f} CPU s,"
+                        f" {figures.seconds:.1f} s, QEMU {figures.cpu['login']:.1f} CPU s,"
                         f" {figures.to_node / 1e6:.1f} MB"
                     )
                     rounds.append(

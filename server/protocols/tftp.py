@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from server.protocols.tftp_wire import (
+    HEADER,
     ErrorCode,
     Opcode,
     pack_error,
@@ -33,6 +34,8 @@ MAX_RTO: Final = 5.0
 UNCONFIRMED_RETRIES: Final = 2
 """Retransmissions to an address that has not answered: a forged one hurts nobody."""
 NEVER: Final = float("inf")
+_ACK: Final = int(Opcode.ACK)
+"""A plain number: comparing with a member of an IntEnum costs a look-up for each packet."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Transfer:
 
     def receive(self, packet: bytes, now: float) -> bool:
         """Take a packet from the client's address; True when blocks are to be sent."""
-        if len(packet) < 4 or packet[0] != 0 or packet[1] != 4:
+        if len(packet) < HEADER or packet[0] != 0 or packet[1] != _ACK:
             return self._receive_other(packet)
         acked = self.acked
         step = ((packet[2] << 8 | packet[3]) - acked) & 0xFFFF
