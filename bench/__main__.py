@@ -27,6 +27,7 @@ WORK = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 
 def main() -> int:
+    """Run the bench with the command line's options; the exit code."""
     options = read_options()
     left_out = LONG if options.quick and not options.only else ()
     rows = [
@@ -49,6 +50,7 @@ def main() -> int:
 
 
 def read_options() -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three minutes: fewer, shorter runs")
     parser.add_argument("--only", action="append", default=[], metavar="ROW")
@@ -111,7 +113,7 @@ def run(rows: list[Row], page: bool, options: argparse.Namespace) -> bool:
         report["rows"].append(result)
         print(f"{key}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print(render_row(result), end="\n\n", flush=True)
-        # After each row: a run of an hour is not lost with its last one.
+        # Written after each row: a failure in the last row does not lose an hour of others.
         _write_report(options.output, report)
     report["load_average"].append(round(load_average(), 1))
     _write_report(options.output, report)

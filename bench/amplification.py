@@ -265,6 +265,7 @@ def render(cases: list[Case]) -> str:
 
 
 def main() -> None:
+    """Print the table; with --live the measured cases, too."""
     cases = [*measure(), measure_forged_ack()]
     if "--live" in sys.argv[1:]:
         print("sending to a service on loopback, 10 s", file=sys.stderr)

@@ -25,6 +25,7 @@ class Data:
 
     @property
     def size(self) -> int:
+        """Bytes of the image."""
         return self.image.stat().st_size
 
 

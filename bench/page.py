@@ -12,6 +12,7 @@ from server.web.page import render_nodes
 FEW: Final = 100
 MANY: Final = 10_000
 GOAL: Final = 3.0
+"""So many times the time with FEW nodes, at most."""
 PAGE: Final = "page"
 PAGE_TITLE: Final = f"the status page with {MANY} nodes and with {FEW}"
 PHASES: Final = ("init", "root", "join", "ready")

@@ -36,7 +36,8 @@ def leave_network() -> None:
 
 
 def _set_congestion_control() -> None:
-    """The same for all: ours avoids BBR, the peers take what the machine has."""
+    """Set the same congestion control for all: ours avoids BBR, the peers take what the machine
+    has."""
     setting = Path("/proc/sys/net/ipv4/tcp_congestion_control")
     if setting.read_text().startswith("bbr"):
         setting.write_text("reno")
@@ -83,6 +84,7 @@ class Group:
             )
 
     def pids(self) -> list[int]:
+        """The processes of the group."""
         return [int(word) for word in (self.path / "cgroup.procs").read_text().split()]
 
     def cpu_seconds(self) -> float:

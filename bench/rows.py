@@ -120,10 +120,12 @@ _images: dict[str, int] = {}
 
 
 def set_image_bytes(size: int) -> None:
+    """Tell the rows how large the image is."""
     _images["size"] = size
 
 
 def image_bytes(server: Server) -> int:
+    """Bytes of the image, the same for every server."""
     return _images["size"]
 
 

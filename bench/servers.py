@@ -52,6 +52,7 @@ class Server:
         time.sleep(self.settle)
 
     def stop(self) -> None:
+        """End the server and all that it started."""
         if self.group is not None:
             self.group.stop()
         for server in (self, self.also):
@@ -61,10 +62,12 @@ class Server:
         self.group = None
 
     def cpu_seconds(self) -> float:
+        """CPU seconds, user and system, of the server and its children."""
         assert self.group is not None
         return self.group.cpu_seconds()
 
     def memory_bytes(self) -> int:
+        """Memory of the server's processes, see Group.memory_bytes."""
         assert self.group is not None
         return self.group.memory_bytes()
 

@@ -53,7 +53,7 @@ def import_baked(baked: Path, store: Store, state: Path | None) -> list[Image]:
 
 @contextlib.contextmanager
 def _alone(store: Path) -> Iterator[None]:
-    """Containers that share the volume copy one after the other: the second finds it done."""
+    """Within this context no other container copies into the store: the second finds it done."""
     store.mkdir(parents=True, exist_ok=True)
     with (store / ".import.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from server.errors import ServerError
-from server.farm.config import Config, load_config, override, parse_services
+from server.farm.config import Config, load_config
+from server.farm.flags import override, parse_services
 
 TIMEOUT = 3.0
 """Seconds that each answer may take."""
@@ -105,7 +106,7 @@ def check_http(address: str, port: int) -> str:
 
 
 def check_turning(address: str, port: int) -> str:
-    """GET /livez: answered by the server's loop, which asks nobody else."""
+    """GET /livez, which the server's loop answers by itself."""
     connection = http.client.HTTPConnection(address, port, timeout=LIVE_TIMEOUT)
     try:
         connection.request("GET", "/livez")
@@ -127,7 +128,7 @@ def check_greeting(address: str, port: int) -> str:
 
 
 def find_file(store: Path | None) -> str:
-    """The TFTP path of a file that is there: some image's boot loader."""
+    """The TFTP path of a file that some image of the store has: a boot loader."""
     try:
         names = sorted(os.listdir(store / "images")) if store is not None else []
     except OSError:

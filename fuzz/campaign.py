@@ -22,9 +22,11 @@ from bench.place import BenchError
 HOUSE: Final = Path(__file__).resolve().parent.parent
 CORES: Final = ("tftp", "nbd", "http", "dhcp", "dns", "logs", "ltsconf", "join")
 ROUND: Final = 500_000
+"""Inputs of one run of the fuzzer: what an interrupted campaign loses at most."""
 LONGEST: Final = {"http": 1024, "dns": 600, "ltsconf": 600}
 """Bytes of an input: room for several messages of the core; longer ones only take longer."""
 MAX_LONGEST: Final = 4096
+"""Bytes of an input for the other cores."""
 BEGIN, END = "<!-- fuzz: written by `make fuzz` -->", "<!-- /fuzz -->"
 _DONE: Final = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _COVER: Final = re.compile(r"cov: (\d+) ft: (\d+)")
@@ -115,6 +117,7 @@ def record(place: Path, page: Path) -> None:
 
 
 def main() -> None:
+    """Run the campaign with the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--executions", type=int, default=10_000_000, help="inputs for each core")
     parser.add_argument("--core", choices=CORES, action="append", help="only this one")

@@ -29,6 +29,7 @@ SEEDS: Final = (
 
 
 def check(data: bytes) -> None:
+    """data: one byte that chooses UDP or TCP, then the query or the stream."""
     words = Words(data)
     if words.number() % 2:
         _check_stream(words.rest())

@@ -39,6 +39,7 @@ SEEDS: Final = tuple(bytes((cut,)) + stream for stream in _STREAMS for cut in (3
 
 
 def check(data: bytes) -> None:
+    """data: one byte that says how the stream is cut, then the stream."""
     words = Words(data)
     cut = 1 + words.number()
     stream = words.rest()

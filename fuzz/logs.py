@@ -26,6 +26,7 @@ SEEDS: Final = tuple(bytes((kind,)) + one for one in _DATAGRAMS for kind in (0, 
 
 
 def check(data: bytes) -> None:
+    """data: one byte that chooses the format, then a datagram."""
     words = Words(data)
     parse = parse_netconsole if words.number() & 1 else parse_syslog
     lines = parse(words.rest())

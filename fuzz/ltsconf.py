@@ -21,6 +21,7 @@ SEEDS: Final = tuple(bytes((mode,)) + text for text in _TEXTS for mode in (0, 1)
 
 
 def check(data: bytes) -> None:
+    """data: one byte that chooses LTSP 5's ways, then the text."""
     words = Words(data)
     ltsp5 = bool(words.number() & 1)
     text = words.rest()

@@ -10,6 +10,7 @@ import atheris
 
 
 def main() -> None:
+    """Fuzz the core that the command line names; libFuzzer ends the process."""
     core, arguments = sys.argv[1], sys.argv[2:]
     with atheris.instrument_imports(
         include=["server", "h11", "dnslib"], enable_loader_override=False

@@ -36,6 +36,7 @@ SEEDS: Final = (
 
 
 def check(data: bytes) -> None:
+    """data: one byte that chooses what is checked, then a request, or the steps of a transfer."""
     words = Words(data)
     if words.number() % 2 == 0:
         _check_request(words.rest())

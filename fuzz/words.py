@@ -16,9 +16,11 @@ class Words:
         return int.from_bytes(self.take(size), "big")
 
     def take(self, size: int) -> bytes:
+        """The next `size` bytes; fewer at the end of the data."""
         found = self.data[self.position : self.position + size]
         self.position += size
         return found
 
     def rest(self) -> bytes:
+        """All bytes that are left."""
         return self.take(len(self.data))

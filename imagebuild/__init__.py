@@ -1,1 +1,1 @@
-"""Recipe to node image."""
+"""From a recipe to a node image."""

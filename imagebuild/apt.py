@@ -9,7 +9,6 @@ stage's id: an archive that moves on rebuilds what it changes, and nothing else.
 import hashlib
 import os
 import re
-import subprocess
 import tempfile
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
-from imagebuild.run import Log, run
+from imagebuild.run import Log, ask, run
 from imagebuild.yamlloader import did_you_mean
 
 CANONICAL = {
@@ -75,13 +74,9 @@ def machine_mirrors(distribution: str) -> Mirrors:
     """
     default = CANONICAL[distribution]
     try:
-        output = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-    except OSError:
+        argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+        output = ask(argv).output
+    except BuildError:
         return default
     uris = [line.rstrip("/") for line in output.splitlines() if line.startswith("http")]
     found: list[str] = []
@@ -94,10 +89,8 @@ def machine_mirrors(distribution: str) -> Mirrors:
 def machine_proxies() -> tuple[str, ...]:
     """apt.conf lines with this machine's proxies; needed while building, never in the image."""
     try:
-        output = subprocess.run(
-            ["apt-config", "dump"], capture_output=True, text=True, check=False
-        ).stdout
-    except OSError:
+        output = ask(["apt-config", "dump"]).output
+    except BuildError:
         return ()
     return tuple(line for line in output.splitlines() if _PROXY.fullmatch(line))
 
@@ -176,13 +169,16 @@ class AptView:
         self._write()
 
     def fetch_key(self, repository: Repository) -> None:
-        """Have the repository's key here; BuildError if it is not there, or not the right one."""
+        """Fetch the repository's key if it is not here yet.
+
+        BuildError if it cannot be had, or is not the right one.
+        """
         if repository.name not in self._keys:
             self._check_repository(repository)
             self._keys[repository.name] = self._key_file(repository)
 
     def key(self, repository: Repository) -> Path:
-        """The file with the repository's key, on this machine."""
+        """The file of the repository's key, on this machine."""
         return self._keys[repository.name]
 
     def resolve(self, packages: Sequence[str], where: str) -> dict[str, str]:
@@ -191,15 +187,13 @@ class AptView:
         `where` is the key path that an error names.
         """
         argv = ["apt-get", "install", "-s", "-qq", "?essential", "apt", *packages]
-        result = subprocess.run(
-            argv, env=self._environment(), capture_output=True, text=True, check=False
-        )
-        if result.returncode != 0:
-            raise self._not_installable(result.stderr, where)
-        return parse_simulated(result.stdout)
+        answer = ask(argv, env=self._environment())
+        if answer.status != 0:
+            raise self._not_installable(answer.errors, where)
+        return parse_simulated(answer.output)
 
     def versions(self, package: str, repository: Repository | None = None) -> list[str]:
-        """The package's versions, highest first; of one repository when given."""
+        """The package's versions, highest first; of one repository when it is given."""
         output = self._ask("apt-cache", "madison", package)
         versions: list[str] = []
         for line in output.splitlines():
@@ -288,9 +282,10 @@ class AptView:
         return {**keep, "LC_ALL": "C.UTF-8", "APT_CONFIG": str(self.directory / "apt.conf")}
 
     def _ask(self, *argv: str) -> str:
-        return subprocess.run(
-            argv, env=self._environment(), capture_output=True, text=True, check=True
-        ).stdout
+        answer = ask(argv, env=self._environment())
+        if answer.status != 0:
+            raise BuildError(f"{' '.join(argv)} failed: {answer.errors.strip()}")
+        return answer.output
 
     def _resolve_pins(self) -> list[Pin]:
         recipe = self.recipe

@@ -1,4 +1,4 @@
-"""`bootfarm build --check`: all that can be known of a recipe without building it.
+"""`bootfarm build --check`: everything that can be known of a recipe without building it.
 
 The recipe itself (keys, values, what fits together), the files that it names,
 the repositories' keys, and with the network whether the mirrors answer and
@@ -27,7 +27,7 @@ from imagebuild.stages import basesystem, builder
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. faults: words that begin with file and line, and the remedy, of each."""
+    """What was found. faults: of each, words that begin with file and line, and the remedy."""
 
     faults: tuple[BuildError, ...]
     warnings: tuple[BuildError, ...]
@@ -75,7 +75,7 @@ class _Check:
             self._node = load_merged(path)
             recipe = read_recipe(self._node, path)
         if recipe is None:
-            return  # what else could be told may be wrong
+            return  # without the recipe, other faults would be guesses
         if mirrors is not None or repositories:
             with self._catch():
                 elsewhere = gather_mirrors(mirrors, repositories, recipe.distribution)
@@ -126,7 +126,7 @@ class _Check:
         for path in where.split(", "):
             found = _find(self._node, path)
             if found is None or not found.path:
-                continue  # words, and no key path
+                continue  # this part of the message is not a key path
             node = node or found
             if value and (item := _find_value(found, value)) is not None:
                 node = item

@@ -40,9 +40,10 @@ BAKED = Path("/farm/baked")
 def slice_all(
     source: Path, target: Path, repositories: Sequence[str] = (), mirrors: Path | None = None
 ) -> None:
-    """Write a packed slice for each stage to `target/<stage>`; the source is YAML or packed.
+    """Write a packed slice of the recipe for each stage to `target/<stage>`.
 
-    `repositories` and `mirrors`: what `bootfarm build --repository … --mirrors FILE` takes.
+    source: a recipe's YAML, or a packed recipe. repositories, mirrors: what `bootfarm build
+    --repository … --mirrors FILE` takes.
     """
     recipe = _read_any(source)
     if repositories or mirrors is not None:
@@ -56,7 +57,7 @@ def slice_all(
 def _read_any(source: Path) -> Recipe:
     if (source / PACKED).is_file():
         return unpack_recipe(source)
-    # Only where a recipe is read from YAML: the layers of the stages do without its reader.
+    # Imported only where a recipe is read from YAML: the layers of the stages have no YAML reader.
     reader = importlib.import_module("imagebuild.recipe.read")
     return cast(Recipe, reader.load_recipe(source))
 
@@ -126,7 +127,7 @@ def _stage_id(work: Path, name: str) -> str:
 
 
 def _drop_downloads(work: Path) -> None:
-    """Indexes and .deb files would only make the layer larger."""
+    """Remove indexes and .deb files, which would only make the layer larger."""
     for directory in (work / "cache", work / "root/var/cache/apt/archives"):
         for path in directory.glob("*"):
             if path.is_dir():

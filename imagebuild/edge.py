@@ -1,4 +1,4 @@
-"""The edge of the program: whatever goes wrong within is a line and a hint there, no traceback."""
+"""The program's edge: an error from within is printed here, as a line and a hint, no traceback."""
 
 import os
 import sys

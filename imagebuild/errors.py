@@ -13,25 +13,33 @@ LONGEST = 2000
 """Characters of a message that are shown."""
 
 
-def show_plain(text: str) -> str:
-    """A text of some lines, in which what a terminal would obey is written out.
+_RAW_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""What bytes that are not UTF-8 are decoded to (surrogateescape)."""
 
-    Bytes that are not UTF-8 (lone surrogates) stay.
+
+def escape(text: str, keep: str = "") -> str:
+    """`text` with each character that is not printable written out, as `\\n` or `\\x1b`.
+
+    keep: characters that stay as they are.
     """
+    if text.isprintable():
+        return text
     return "".join(
-        char
-        if char in "\n\t" or char.isprintable() or "\udc80" <= char <= "\udcff"
-        else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text
     )
 
 
-class HintedError(click.ClickException):
-    """Raised anywhere; click prints it at the edge as one line (`Error: <message>`) and a second
-    with the remedy, and exits with 1.
+def show_plain(text: str) -> str:
+    """Text of several lines for a terminal: line ends, tabs and bytes that are not UTF-8 stay."""
+    return escape(text, "\n\t" + _RAW_BYTES)
 
-    Each half of the house, and the rack, raises a kind of its own.
-    cause: one word of server.causes, where code goes by it.
+
+class HintedError(click.ClickException):
+    """An error that a user can act on.
+
+    Raised anywhere; click prints it at the edge as one line (`Error: <message>`) and a second
+    with the remedy, and exits with 1. Each half of the house, and the rack, raises a kind of
+    its own. cause: one word of server.causes, where code goes by it.
     """
 
     def __init__(self, message: str, *, hint: str = "", cause: str = "") -> None:
@@ -40,14 +48,15 @@ class HintedError(click.ClickException):
         self.cause = cause
 
     def one_line(self) -> str:
-        """Message and remedy for a log, an event, or a page of one line."""
+        """Message and remedy on one line, for a log, an event or a page."""
         return f"{self}; {self.hint}" if self.hint else str(self)
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """As click does; nothing in it is obeyed by a terminal."""
+        """Print it as click does, without characters that a terminal obeys."""
         click.echo(f"Error: {show_plain(self.format_message())}", file=file, err=file is None)
 
     def format_message(self) -> str:
+        """Message and remedy, as click prints them."""
         message = self.message
         if len(message) > LONGEST:
             # A path or a value of thousands of characters helps nobody.
@@ -56,7 +65,7 @@ class HintedError(click.ClickException):
 
 
 class BuildError(HintedError):
-    """The builder's."""
+    """An error of the builder."""
 
 
 class Interrupted(HintedError):  # noqa: N818 - an end that was asked for
@@ -89,8 +98,10 @@ def interruptible(message: str, hint: str = "") -> Iterator[None]:
 
 
 def give_up_stdout() -> None:
-    """Let what stands in the buffer of standard output, and what comes, go nowhere: a full disk
-    takes it neither now nor at the end."""
+    """Send what waits in standard output's buffer, and all that follows, nowhere.
+
+    A full disk takes it neither now nor at the interpreter's end.
+    """
     if sys.stdout is not None:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

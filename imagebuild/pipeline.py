@@ -1,4 +1,4 @@
-"""The five stages in order: their ids, what is cached, what happens, and nothing left over.
+"""The five stages in order: their ids, what the cache has of them, and the cleaning up behind them.
 
 A stage that is done lies below CACHE/stages/<id>/ with its product and, for
 basesystem, its root file system; it got there by one rename. Work in progress
@@ -87,7 +87,7 @@ def run_stages(recipe: Recipe, options: Options, last: str) -> dict[str, Path]:
 def _finished(
     recipe: Recipe, options: Options, stages: Sequence[Stage]
 ) -> Iterator[dict[str, Path]]:
-    """The stages' directories, kept from other builds' pruning for as long as this lasts."""
+    """Run the stages; their directories, kept from other builds' pruning within this context."""
     if os.geteuid() != 0:
         raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
     check_tools({tool: package for stage in stages for tool, package in stage.TOOLS.items()})
@@ -110,8 +110,10 @@ def _finished(
 
 @contextlib.contextmanager
 def _usual_modes() -> Iterator[None]:
-    """Files that are made without a mode get 0644, whatever the caller's umask is: a stricter one
-    would be the image's, where other users than root read them."""
+    """Within this context new files get the usual mode 0644, whatever the caller's umask.
+
+    With a stricter umask the image would hold files that only root can read.
+    """
     before = os.umask(0o022)
     try:
         yield
@@ -139,7 +141,7 @@ class _Runner:
     work: Path
 
     def finish(self, stage: Stage, finished: dict[str, Path]) -> Path:
-        """The directory of the finished stage, run now if it is not there."""
+        """The directory of the finished stage, which is run now if it is not there."""
         name, listen = stage.NAME, self.options.listen
         target = self.options.cache / "stages" / self.ids[name]
         if (target / "stage.json").is_file() and not self.options.fresh:
@@ -212,7 +214,7 @@ def prune(cache: Path, keep: Collection[str] = ()) -> None:
         paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in paths[KEPT:]:
             if path.name not in keep:
-                # Out of sight first: half a stage must never look finished.
+                # Renamed first: half a stage must never look finished.
                 (path / "stage.json").unlink()
                 remove_tree(path)
     oldest = time.time() - DEB_DAYS * 86400
@@ -225,7 +227,7 @@ def prune(cache: Path, keep: Collection[str] = ()) -> None:
 
 
 def new_log(cache: Path, name: str) -> Path:
-    """Where the output of one build's commands goes."""
+    """The file for the output of one build's commands."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return cache / "logs" / f"build-{name}-{stamp}-{os.getpid()}.log"
 
@@ -251,7 +253,8 @@ def locked(options: Options) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _work_directory(cache: Path) -> Iterator[Path]:
-    """A directory that is gone afterwards; what a killed build left goes first (we are alone)."""
+    """A directory that is removed at the end; remains of killed builds go first (no other build
+    runs)."""
     parent = cache / "work"
     remove_tree(parent)
     parent.mkdir(parents=True)

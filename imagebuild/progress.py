@@ -9,6 +9,7 @@ from typing import TextIO
 from imagebuild.pipeline import Event
 
 _PERIOD = 0.5
+"""Seconds between two drawings of the running step's line."""
 
 
 def format_seconds(seconds: float) -> str:

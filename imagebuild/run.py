@@ -57,7 +57,7 @@ fi
 exec chroot "$root" "$@"
 """
 
-# setpriv: the namespaces die with us even when we are killed by SIGKILL.
+# setpriv: the namespaces end with this process even when SIGKILL ends it.
 NAMESPACES = (
     "setpriv",
     "--pdeathsig",
@@ -186,6 +186,36 @@ def run(
     return "".join(line + "\n" for line in output)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a command said, and its exit status."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def ask(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Answer:
+    """Run a command that only answers a question.
+
+    Nothing of it is logged, and an exit status other than 0 is an answer, too. BuildError when
+    it cannot start.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise BuildError(f"cannot run {argv[0]}: {error.strerror}") from None
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
 @contextlib.contextmanager
 def _killed_on_exception(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
@@ -202,7 +232,7 @@ def _killed_on_exception(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _lines(process: subprocess.Popen[str], stdin: str | None) -> Iterator[tuple[bool, str]]:
-    """Both outputs as (is standard output, line), as they come; input is fed meanwhile."""
+    """(is standard output, line) of both outputs, as they come. The input is fed meanwhile."""
     assert process.stdout is not None
     assert process.stderr is not None
     pending = b"" if stdin is None else stdin.encode()

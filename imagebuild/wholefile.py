@@ -78,7 +78,7 @@ def read_whole(path: Path, most: int) -> bytes:
 
 
 def _await_writer(descriptor: int) -> None:
-    """OSError, if nobody has a named pipe open to write into it within a moment."""
+    """Wait a moment for a writer of a named pipe. Raises OSError if none comes."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP)
     named = not os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:")

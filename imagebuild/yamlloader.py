@@ -30,9 +30,10 @@ _HINT = "mind the indentation, and quote values that hold ': ' or '#'"
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Takes no aliases: ten lines of them are more words than memory holds."""
+    """Refuses aliases: ten lines of them make more text than memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """PyYAML's, but an alias is an error."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(
@@ -42,7 +43,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 class _Loader(PlainLoader):
-    """Takes no tags either: what `!!bool maybe` would be, nobody has said."""
+    """Refuses tags too: what `!!bool maybe` means is not defined here."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -163,6 +164,6 @@ def _list_lines(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:
 
 
 def did_you_mean(word: str, choices: Iterable[str], otherwise: str = "") -> str:
-    """A hint that names the nearest of `choices`, or `otherwise`."""
+    """A hint that names the word of `choices` that is most like `word`, or `otherwise`."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else otherwise

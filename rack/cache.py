@@ -78,7 +78,7 @@ def whole_or_nothing(directory: Path) -> Iterator[Path]:
 
 
 def need_tools(*tools: str) -> None:
-    """Raise RackError if a program is missing, before the first minute is spent."""
+    """Raise RackError if a program is missing, before any work begins."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         raise RackError(
@@ -96,7 +96,7 @@ def run(
     stdin: str | None = None,
     timeout: float | None = None,
 ) -> str:
-    """Run a tool; its standard output, or RackError with its last words.
+    """Run a tool; its standard output. Raises RackError with the tool's last words.
 
     With `log` both streams are appended to that file and "" is returned. `env`
     is added to this process's environment; `timeout` is in seconds.

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from imagebuild.options import Renamed, examples
+from imagebuild.store.shown import format_size
 from rack.cache import checkout_directory
 from rack.control import ControlSocket, ask, state_directory, the_only_rack
 from rack.demo import DemoOptions, run_demo
@@ -26,7 +27,6 @@ from rack.progress import printed_steps
 from rack.rack import Rack
 from rack.smoke import smoke_command
 from rack.terminal import attach_console
-from rack.timeline import format_size
 
 
 def default_store() -> Path:

@@ -8,12 +8,12 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 
 
 def plain_text(data: bytes) -> str:
-    """What a person would read: no escape sequences, no carriage returns."""
+    """The text as a person would read it: no escape sequences, no carriage returns."""
     return _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\r", "").replace("\0", "")
 
 
 class Console:
-    """Reads the log; `begin` marks where the present power-on starts."""
+    """Reads the log of a serial console; `begin` marks where the present power-on starts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -51,7 +51,7 @@ def the_only_rack(directory: Path) -> Iterator[None]:
 
 
 def describe_node(node: Node) -> dict[str, Any]:
-    """What `status` tells of a node."""
+    """A node as `status` shows it."""
     return {
         "name": node.name,
         "mac": node.mac,
@@ -66,7 +66,7 @@ def describe_node(node: Node) -> dict[str, Any]:
 
 
 class ControlSocket:
-    """Serves requests for a rack from a thread; `down` is set when someone asks for it."""
+    """Serves the rack's requests in a thread; `down` is set when a request asks for the end."""
 
     def __init__(self, rack: Rack, directory: Path) -> None:
         self._rack = rack
@@ -81,7 +81,7 @@ class ControlSocket:
         write_whole(state, json.dumps({"pid": os.getpid(), "socket": str(self._path)}).encode())
 
     def wait_down(self) -> None:
-        """Wait until someone asks for the rack's end; signals are seen meanwhile."""
+        """Wait until a request asks for the rack's end; signals are handled meanwhile."""
         while not self.down.wait(1.0):
             pass
 

@@ -39,7 +39,7 @@ NODE_PKI = Path("/etc/kubernetes/pki")
 
 @dataclass(frozen=True)
 class JoinFacts:
-    """What `kubeadm join` on a node is told."""
+    """What a node has to know to run `kubeadm join`."""
 
     api: str
     token: str
@@ -61,7 +61,7 @@ def kubeadm_api(minor: tuple[int, int]) -> str:
 def render_kubeadm_config(packages: Packages, pki: Path, token: str) -> str:
     """kubeadm's configuration, of the API that its version reads, certificates in `pki`."""
     api = kubeadm_api(packages.minor)
-    # Nothing is run by it here; a socket that is named is not looked for.
+    # kubeadm runs no container here; it does not look for a socket that is named.
     socket = "unix:///run/containerd/containerd.sock"
     documents = [
         {
@@ -200,7 +200,7 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's.
+        """The administrator's kubeconfig.
 
         From 1.29 on admin.conf has no right before `kubeadm init` has bound its group;
         super-admin.conf goes past RBAC.
@@ -210,10 +210,12 @@ class ControlPlane:
 
     @property
     def processes(self) -> tuple[Process, ...]:
+        """Its processes, in the order in which they were started."""
         return tuple(self._processes.values())
 
     @property
     def facts(self) -> JoinFacts:
+        """What a node has to know to join. Raises RackError before `start`."""
         if self._facts is None:
             raise RackError("the control plane does not run", hint="start it first")
         return self._facts

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuild.store.shown import format_size
 from rack.control import ControlSocket, state_directory, the_only_rack
 from rack.detach import Detach
 from rack.errors import RackError
@@ -22,7 +23,7 @@ from rack.pods import PodResult
 from rack.progress import printed_steps
 from rack.rack import Rack
 from rack.server import BOOTFARM
-from rack.timeline import format_size, render_rows, rows_of
+from rack.timeline import render_rows, rows_of
 
 NODE = "node-1"
 IMAGE = "amd64"
@@ -67,7 +68,10 @@ def stage(number: int, title: str, expected: str, log: Path | None = None) -> It
 
 
 def run_demo(options: DemoOptions, detach: Detach) -> None:
-    """Run it all; RackError names the stage that failed. Detaches if it is to be kept."""
+    """Run all five stages; RackError names the stage that failed.
+
+    Detaches if the rack is to be kept.
+    """
     began = time.monotonic()
     state = state_directory()
     directory = state / "demo"
@@ -160,7 +164,7 @@ def watch_boot(rack: Rack, node: Node, timeout: float) -> float:
 
 
 def report(rack: Rack, node: Node, ready: float, pod: PodResult) -> None:
-    """Print what came of it."""
+    """Print the result."""
     print(f"\n{node.name}: Ready {ready:.1f} seconds after power-on\n")
     print(render_rows(rows_of(rack.timeline_or_nothing(node), node.powered_on_at)))
     print(f"\n$ kubectl get nodes -o wide\n{rack.kubectl('get', 'nodes', '-o', 'wide').rstrip()}")

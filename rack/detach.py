@@ -26,7 +26,7 @@ Detach = Callable[[Path], None]
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C: not an error, but the end; context managers clean up."""
+    """SIGTERM or Ctrl-C ended the work: no error; context managers clean up."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -76,7 +76,7 @@ def run_detachable(work: Callable[[Detach], None]) -> int:
 
 
 def _read_news(news: int, child: int, stopping: threading.Event) -> bytes:
-    """What the child says, b"" when it has ended; passes a stop on to it until then."""
+    """What the child says, b"" when it has ended. Until then a stop is passed on to it."""
     while True:
         if stopping.is_set():
             os.kill(child, signal.SIGTERM)

@@ -77,7 +77,7 @@ def render_boot_options(image: str, grub: bool = False) -> str:
 
 
 def render_addresses(image: str) -> str:
-    """What a site's server says that knows nothing of us."""
+    """The configuration of a site's server that knows nothing of bootfarm."""
     return "\n".join(
         [
             f"dhcp-range={RANGE[0]},{RANGE[1]},{SUBNET.netmask},12h",
@@ -107,10 +107,12 @@ class Dhcp:
 
     @property
     def log(self) -> Path:
+        """Where dnsmasq logs."""
         return self._directory / "dnsmasq.log"
 
     @property
     def processes(self) -> tuple[Process, ...]:
+        """dnsmasq's process, while it runs."""
         return (self._process,) if self._process else ()
 
     def start(self, boot_options: str) -> None:
@@ -136,7 +138,7 @@ class Dhcp:
         )
 
     def _start_beside(self, argv: list[str]) -> None:
-        """On a machine of its own: our DHCP service wants the same port."""
+        """Start it on a host of its own: our DHCP service wants the same port."""
         pid_file = self._directory / "pid"
         addresses = (f"{SITE_IP}/{SUBNET.prefixlen}", f"{IPV6_PREFIX}2/64")
         argv = host_argv(pid_file, CABLE, addresses, argv)
@@ -145,6 +147,7 @@ class Dhcp:
         plug_in(self._namespace, pid_file, CABLE)
 
     def stop(self) -> None:
+        """End dnsmasq; nothing when it does not run."""
         if self._process is not None:
             self._process.stop()
             self._process = None

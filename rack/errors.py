@@ -4,4 +4,4 @@ from imagebuild.errors import HintedError
 
 
 class RackError(HintedError):
-    """Raised anywhere in the rack."""
+    """An error of the rack."""

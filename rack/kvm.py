@@ -1,4 +1,4 @@
-"""Whether KVM can be had: found out by booting a guest's kernel, not by looking.
+"""Whether KVM works: found out by booting a guest's kernel under it.
 
 /dev/kvm may be there and yet no Linux guest gets anywhere (nested machines).
 """
@@ -50,7 +50,7 @@ def probe_argv(kernel: Path, initrd: Path) -> list[str]:
 
 
 def works(kernel: Path, busybox: Path, work: Path) -> bool:
-    """Boot `kernel` under KVM with an init that says one line; whether it said it."""
+    """Whether `kernel`, booted under KVM with an init that says one line, said it."""
     initrd = work / "initrd.img"
     busybox_file = (0o100755, busybox.read_bytes())
     directories = {name: (0o040755, b"") for name in ("bin", "dev")}

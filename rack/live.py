@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from rack.timeline import Row, format_size, render_rows
+from rack.timeline import Row, name_bytes, render_rows
 
 
 class LiveTable:
@@ -25,11 +25,11 @@ class LiveTable:
             if self._told.get(row.phase) == said:
                 continue
             self._told[row.phase] = said
-            words = (row.phase, row.status, format_size(row.bytes), row.detail)
+            words = (row.phase, row.status, name_bytes(row), row.detail)
             print(f"  {row.end:6.1f} s  {' '.join(word for word in words if word)}", flush=True)
 
     def close(self) -> None:
-        """Wipe the table: the final one follows."""
+        """Wipe the table: the final table follows."""
         if self._tty and self._drawn:
             print(f"\033[{self._drawn}A\033[J", end="", flush=True)
             self._drawn = 0

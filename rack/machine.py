@@ -54,7 +54,7 @@ class NodeSpec:
     arguments: tuple[str, ...] = ()
 
     def completed(self, ip: str) -> "NodeSpec":
-        """The same with mac, uuid and ip filled in."""
+        """The same machine with mac, uuid and ip filled in."""
         digest = hashlib.sha256(self.name.encode()).digest()
         made_mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
         return replace(
@@ -66,7 +66,7 @@ class NodeSpec:
 
     @property
     def boot_interface(self) -> str:
-        """What udev names the NIC that it boots from."""
+        """The name that udev gives the NIC that it boots from."""
         return f"enp0s{FIRST_SLOT + self.boot_nic}"
 
     @property
@@ -89,19 +89,22 @@ class MachineFiles:
 
     @property
     def console_log(self) -> Path:
+        """What the serial console has shown."""
         return self.directory / "console.log"
 
     @property
     def console_socket(self) -> Path:
+        """The socket on which a person types at the serial console."""
         return self.sockets / f"{self.name}.console"
 
     @property
     def qmp_socket(self) -> Path:
+        """The socket of QEMU's machine protocol."""
         return self.sockets / f"{self.name}.qmp"
 
     @property
     def variables(self) -> Path:
-        """UEFI's variables: a copy for this machine."""
+        """The machine's own copy of UEFI's variables."""
         return self.directory / "OVMF_VARS.fd"
 
 
@@ -129,7 +132,7 @@ def qemu_argv(
         f"logfile={files.console_log},logappend=on",
         *("-serial", "chardev:console"),
         *("-qmp", f"unix:{files.qmp_socket},server=on,wait=off"),
-        # A machine's random numbers must not wait for key strokes.
+        # A source of random numbers: the machine must not wait for key strokes.
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=rng"),
     ]

@@ -16,7 +16,7 @@ from rack.network import add_tap
 from rack.process import Process
 from rack.qmp import Qmp
 
-# What no boot recovers from: there is no use in waiting any longer.
+# Console lines after which no boot goes on: waiting longer is of no use.
 HOPELESS = re.compile(r"Kernel panic - not syncing|end Kernel panic")
 
 TYPING_SECONDS = 1.0
@@ -62,14 +62,17 @@ class Node:
 
     @property
     def name(self) -> str:
+        """The name in its NodeSpec."""
         return self.spec.name
 
     @property
     def ip(self) -> str:
+        """The address that DHCP gives it."""
         return self.spec.ip
 
     @property
     def mac(self) -> str:
+        """The MAC of the NIC that it boots from."""
         return self.spec.mac
 
     @property
@@ -124,6 +127,7 @@ class Node:
             qmp.execute("set_link", name=f"net{self.spec.boot_nic}", up=plugged)
 
     def is_on(self) -> bool:
+        """Whether its QEMU runs."""
         return self._process is not None and self._process.is_running()
 
     def status(self) -> str:
@@ -217,7 +221,7 @@ class Node:
                 time.sleep(1.0)
 
     def explain(self, error: RackError) -> RackError:
-        """The same error with what the server and the console have to say."""
+        """The same error, with the last words of server and console."""
         if str(self.files.console_log) in error.hint:
             return error
         return self._error(error.message)

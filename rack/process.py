@@ -27,10 +27,11 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while the program runs."""
+        """The exit code; None while the program runs."""
         return self._outer.poll()
 
     def is_running(self) -> bool:
+        """Whether the program has not ended."""
         return self.exit_code is None
 
     def check(self) -> None:

@@ -44,10 +44,11 @@ from rack.server import Server
 from rack.timeline import describe_timeline, is_up
 
 NETCONSOLE_PORT = 6666
+"""netconsole's default."""
 
 
 def silent(_: str) -> None:
-    """Progress for those who do not want any."""
+    """A `progress` that says nothing."""
 
 
 class Rack:
@@ -135,7 +136,7 @@ class Rack:
         return self.directory / "netconsole.log"
 
     def report_to(self, progress: Progress) -> None:
-        """Say steps to `progress` from now on."""
+        """Call `progress` with each step from now on."""
         self._progress = progress
 
     # The control plane
@@ -149,6 +150,7 @@ class Rack:
 
     @property
     def control_plane(self) -> ControlPlane:
+        """The control plane. Raises RackError before `start_control_plane`."""
         if self._control_plane is None:
             raise RackError("the rack has no control plane", hint="call start_control_plane()")
         return self._control_plane
@@ -320,7 +322,7 @@ class Rack:
         return found
 
     def timeline_or_nothing(self, node: Node) -> dict[str, Any]:
-        """The same, or {} while the server does not know the node or does not answer."""
+        """As `timeline`, or {} while the server does not know the node or does not answer."""
         try:
             return self.timeline(node)
         except RackError:

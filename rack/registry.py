@@ -16,6 +16,7 @@ from rack.network import SERVER_IP
 from rack.process import Process, wait_for
 
 PORT = 5000
+"""docker-registry's default."""
 ADDRESS = f"{SERVER_IP}:{PORT}"
 
 
@@ -46,6 +47,7 @@ class Registry:
 
     @property
     def log(self) -> Path:
+        """Where the registry logs."""
         return self._directory / "registry.log"
 
     def start(self) -> None:

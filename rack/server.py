@@ -1,4 +1,4 @@
-"""`bootfarm serve` in the rack, and what it says of the nodes."""
+"""`bootfarm serve` in the rack, and what the server says of the nodes."""
 
 import http.client
 import json
@@ -15,6 +15,7 @@ from rack.network import SERVER_IP
 from rack.process import Process, wait_for
 
 HTTP_PORT = 8080
+"""`bootfarm serve`'s default."""
 BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()")
 """The front door, run by this very Python."""
 
@@ -43,10 +44,12 @@ class Server:
 
     @property
     def log(self) -> Path:
+        """Where the server logs."""
         return self._directory / "server.log"
 
     @property
     def processes(self) -> tuple[Process, ...]:
+        """The server's process, while it runs."""
         return (self._process,) if self._process else ()
 
     def argv(self) -> list[str]:
@@ -79,13 +82,14 @@ class Server:
         return code
 
     def kill(self) -> None:
-        """Let it crash."""
+        """End the server by SIGKILL, as a crash would."""
         if self._process is not None:
             self._process.kill()
             self.peak_memory()
             self._process = None
 
     def is_running(self) -> bool:
+        """Whether the server's process runs."""
         return self._process is not None and self._process.is_running()
 
     def is_healthy(self) -> bool:

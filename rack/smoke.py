@@ -80,7 +80,7 @@ def _boot(rack: Rack, firmware: Firmware, output: Path, timeout: float) -> Resul
 
 
 def find_failure(timeline: Mapping[str, Any]) -> str:
-    """What a timeline says against a node that is up; empty when nothing."""
+    """What a timeline says against a node that is up; "" when nothing."""
     phases: Mapping[str, Any] = (timeline.get("boot") or {}).get("phases") or {}
     missing = [phase for phase in ("menu", "kernel", "ltsconf", "root") if phase not in phases]
     if missing:
@@ -118,7 +118,7 @@ def render_junit(image: str, results: Sequence[Result]) -> bytes:
 
 
 def _printable(text: str) -> str:
-    """Without what XML cannot hold, as a console's escape sequences."""
+    """The text without characters that XML cannot hold, as a console's escape sequences."""
     return "".join(
         char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text
     )

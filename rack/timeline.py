@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagebuild.store.shown import format_size
+
 ALL_LINES = "all_lines"
 """The cause (server.causes) with which the phase rcfile ends well."""
 
@@ -70,20 +72,18 @@ def describe_timeline(timeline: Mapping[str, Any]) -> str:
     return ", ".join(words) + (f"; error: {error}" if error else "")
 
 
-def format_size(size: int) -> str:
-    """Bytes in a unit that fits."""
-    if size >= 1_000_000:
-        return f"{size / 1_000_000:.1f} MB"
-    return f"{size / 1000:.0f} kB" if size >= 1000 else (f"{size} B" if size else "")
+def name_bytes(row: Row) -> str:
+    """The bytes that a phase served, in words; "" for none."""
+    return format_size(row.bytes) if row.bytes else ""
 
 
 def render_rows(rows: Sequence[Row]) -> str:
-    """A table: phase, seconds from power-on, how long until the next, what was served."""
+    """The table's text: phase, seconds from power-on, how long until the next, what was served."""
     lines = [f"{'phase':<10} {'at':>7} {'took':>7}  {'':<7} what"]
     for index, row in enumerate(rows):
         after = rows[index + 1].at if index + 1 < len(rows) else row.end
         took = max(0.0, after - row.at)
-        what = " ".join(word for word in (format_size(row.bytes), row.detail) if word)
+        what = " ".join(word for word in (name_bytes(row), row.detail) if word)
         line = f"{row.phase:<10} {row.at:>6.1f}s {took:>6.1f}s  {row.status:<7} {what}"
         lines.append(line.rstrip())
     return "\n".join(lines)

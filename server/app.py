@@ -7,7 +7,9 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from server.assemble import STOP_SECONDS, Parts, make_parts
+from imagebuild.errors import count_words
+from server.assemble.parts import Parts, make_parts
+from server.assemble.services import STOP_SECONDS
 from server.farm.config import Config
 from server.fastpath import COMPILED, NOT_COMPILED
 from server.hangup import ignore_hangup
@@ -16,9 +18,9 @@ from server.notify import Notifier
 from server.services.hotloop import HotLoop
 from server.services.running import find_owner
 from server.sources.farm import FarmFile
-from server.sources.trial import count_words
 
 STATUS_SECONDS = 10.0
+"""So often systemd's status line is made anew."""
 RELOAD_SECONDS = 0.2
 """So often is looked whether what SIGHUP asked for is done."""
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class App:
     """One server process. `run` binds, says so, serves, and returns after SIGTERM or SIGINT."""
 
     def __init__(self, parts: Parts, notifier: Notifier | None = None) -> None:
-        """notifier: whom systemd hears; without one it is told nothing."""
+        """notifier: tells systemd how the server is; None tells nobody."""
         self.parts = parts
         self._notifier = notifier or Notifier()
         self._loop = parts.loop
@@ -36,7 +38,7 @@ class App:
         self._timers: set[asyncio.TimerHandle] = set()
 
     def bind(self) -> None:
-        """Take every port; ServerError names the first that cannot be had, and its owner."""
+        """Take every port. ServerError names the first that cannot be had, and its owner."""
         for service in self.parts.running.services.values():
             service.bind()
 
@@ -78,7 +80,8 @@ class App:
         self._finish_reload()
 
     def _finish_reload(self) -> None:
-        """Ready again, once what is read in the background is in force or refused."""
+        """Tell systemd that the server is ready again, once the files read in the background are in
+        force or refused."""
         if self.parts.sources.is_reading and not self._stopping.done():
             self._loop.call_later(RELOAD_SECONDS, self._finish_reload)
             return
@@ -86,7 +89,8 @@ class App:
         self._tell_status()
 
     def _tell_status(self) -> None:
-        """What `systemctl status` shows: how much is served to whom, and what is wrong."""
+        """Give systemd the line of `systemctl status`: how much is served to whom, and what is
+        wrong."""
         images, nodes = len(self.parts.sources.store.images), len(self.parts.nodes)
         words = f"{count_words(images, 'image')}, {count_words(nodes, 'node')}"
         problems = self.parts.health.problems()
@@ -119,7 +123,10 @@ class App:
         self.parts.upkeep.end()
 
     def _repeat(self, seconds: float, action: Callable[[], object]) -> None:
-        """Call `action` after so many seconds, again and again; what it raises does not end it."""
+        """Call `action` every `seconds` seconds.
+
+        An exception in it is logged, and does not end that.
+        """
         handle: asyncio.TimerHandle = self._loop.call_later(
             seconds, lambda: self._turn(handle, seconds, action)
         )
@@ -141,7 +148,7 @@ class App:
         self._repeat(seconds, action)
 
     def _on_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody caught: say whose it is, and keep the others going."""
+        """Report an exception that nobody caught, and its service; the others go on."""
         error = context.get("exception")
         name = find_owner(error) if isinstance(error, BaseException) else "server"
         self.parts.health.fail(name, f"{name} failed: {error or context.get('message')}")
@@ -157,8 +164,8 @@ def serve(
 ) -> None:
     """Run a server in this process until it is told to stop.
 
-    problems: what /healthz tells from the start on (`degraded`), a line each. file: what
-    `config` was read from.
+    problems: lines that /healthz shows from the start on (`degraded`). file: where `config`
+    was read from.
     """
     notifier = Notifier.take(os.environ)
     loop = HotLoop()
@@ -167,4 +174,4 @@ def serve(
         loop.run_until_complete(app.run(ready))
     finally:
         loop.close()
-        ignore_hangup()  # closing the loop made it deadly again
+        ignore_hangup()  # closing the loop gave SIGHUP its deadly default back

@@ -1,4 +1,4 @@
-"""Work that may take long, done in a thread, for an event loop that may not wait for it."""
+"""Long work done in a thread, for an event loop that may not wait for it."""
 
 import queue
 import threading
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """Something to do, once. What `work` raises is its outcome, too."""
+    """One piece of work, done once. Its outcome is what `work` returns or raises."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -24,6 +24,7 @@ class Job(Generic[T]):
         self.cancelled = False
 
     def run(self) -> None:
+        """Do the work, unless the job was cancelled; called by the thread."""
         try:
             if not self.cancelled:
                 self._outcome = self._work()
@@ -34,17 +35,18 @@ class Job(Generic[T]):
 
     @property
     def outcome(self) -> T | Exception:
-        """The result, or the exception, once it is done."""
+        """What the work returned or raised. Of a job that was cancelled: a ServerError."""
         if self._outcome is None:
             return ServerError("was not done, for nobody wanted it any more", cause="not_yet")
         return self._outcome
 
 
 class Background:
-    """One thread that does jobs in turn. `wait` is for the thread that gives them.
+    """One thread that does jobs in turn. The event loop submits them and may wait for each a
+    little.
 
-    A job that takes longer than `seconds` costs one caller that time once; until
-    it is done nobody waits for anything.
+    A job that takes longer than `seconds` keeps one caller of `wait` for that time, once;
+    until it is done, every `wait` returns at once.
     """
 
     def __init__(self, seconds: float = WAIT_SECONDS) -> None:
@@ -64,7 +66,7 @@ class Background:
         return job
 
     def wait(self, job: Job[T]) -> bool:
-        """Give the job a moment. True when it is done."""
+        """Wait at most `seconds` for the job. True when it is done."""
         if self._slow is not None and self._slow.is_set():
             self._slow = None
         if job.done.wait(self._seconds if self._slow is None else 0):
@@ -80,5 +82,5 @@ class Background:
 
 @cache
 def shared_background() -> Background:
-    """The one of this process."""
+    """The Background that everything in this process shares."""
     return Background()

@@ -9,6 +9,7 @@ from server.commands.serve import serve_command
 from server.doctor.cli import doctor
 from server.simulate.cli import simulate_command
 from server.terminal import cli as terminal
+from server.terminal.events import events_command
 from server.terminal.notes import note_command
 
 COMMANDS: list[click.Command] = [
@@ -19,5 +20,7 @@ COMMANDS: list[click.Command] = [
     schema_group,
     doctor,
     *terminal.COMMANDS,
+    events_command,
+    events_command,
     note_command,
 ]

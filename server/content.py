@@ -25,6 +25,7 @@ class BytesContent:
 
     @property
     def size(self) -> int:
+        """Length in bytes."""
         return len(self.data)
 
 

@@ -15,7 +15,7 @@ def ignore_hangup() -> None:
 
 @contextmanager
 def hangup_spares_children() -> Iterator[None]:
-    """What is started within is born with SIGHUP blocked: it need not be ready to ignore it.
+    """Processes started within this context are born with SIGHUP blocked.
 
     For this thread; a signal that comes meanwhile is taken by another one, or afterwards.
     """

@@ -37,17 +37,17 @@ class Health:
         self._failures: dict[str, str] = {text: text for text in problems}
 
     def fail(self, what: str, message: str) -> None:
-        """A part of the server, or a duty of it, does not work, until it is `mended`."""
+        """Report that a part of the server, or a duty of it, does not work until it is `mended`."""
         if self._failures.get(what) != message:
             _log.error("%s", message)
         self._failures[what] = message
 
     def mended(self, what: str) -> None:
-        """It works, or works again."""
+        """Report that the part works, or works again."""
         self._failures.pop(what, None)
 
     def troubles(self) -> list[Trouble]:
-        """All that wants a person, without secrets."""
+        """Every trouble that a person has to see to, without secrets."""
         troubles = self._sources.troubles()
         troubles += [Trouble("server", text) for text in self._failures.values()]
         if hosts := explain_hosts_file(self._sources.farm.current):
@@ -61,7 +61,7 @@ class Health:
         ]
 
     def problems(self) -> list[str]:
-        """The same, a line each."""
+        """The troubles as text, a line each."""
         return [trouble.text for trouble in self.troubles()]
 
     def count_unseen(self) -> int:

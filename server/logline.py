@@ -12,16 +12,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
+from imagebuild.errors import escape
+
 LEVELS: Final = ("debug", "info", "warning", "error")
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4))
 """From which level on which of syslog's priorities (RFC 5424, 6.2.1); below: 6, 7."""
-
-
-def escape(text: str) -> str:
-    """`text` with every character that is not printable, line ends and ESC too, written out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def render_about(about: Mapping[str, Any]) -> str:
@@ -43,12 +38,15 @@ class LineFormatter(logging.Formatter):
     """
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """RFC 3339, as _format_time."""
         return _format_time(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The entry's line, without control characters."""
         return escape(super().formatMessage(record))
 
     def formatException(self, ei) -> str:  # type: ignore[no-untyped-def]  # noqa: N802
+        """The traceback; each line begins with a blank."""
         lines = super().formatException(ei).split("\n")
         return "\n".join(f"  {escape(line)}" for line in lines)
 
@@ -64,6 +62,7 @@ class JournalFormatter(LineFormatter):
         super().__init__("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        """The entry, `<priority>` before each of its lines."""
         priority = f"<{find_priority(record.levelno)}>"
         return "\n".join(priority + line for line in super().format(record).split("\n"))
 
@@ -72,6 +71,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message; `about` and `traceback` if any."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The entry as one JSON object on one line."""
         entry: dict[str, Any] = {
             "time": _format_time(record),
             "level": record.levelname.lower(),

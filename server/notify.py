@@ -11,10 +11,11 @@ import time
 from collections.abc import MutableMapping
 from typing import Final
 
-from server.logline import escape
+from imagebuild.errors import escape
 
 _NAMES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 STATUS_MAX: Final = 500
+"""Characters of the status line."""
 
 
 class Notifier:
@@ -34,24 +35,24 @@ class Notifier:
         return cls(address, seconds)
 
     def ready(self) -> None:
-        """All services are bound, or all has been read again."""
+        """Say that all services are bound, or that everything has been read again."""
         self._tell("READY=1")
 
     def reloading(self) -> None:
-        """Everything is read again; `ready` ends it."""
+        """Say that everything is being read again; `ready` ends that."""
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={usec}")
 
     def stopping(self) -> None:
-        """The server ends."""
+        """Say that the server is about to end."""
         self._tell("STOPPING=1")
 
     def alive(self) -> None:
-        """The loop turns: wanted at least once within `watchdog` seconds."""
+        """Say that the loop turns; systemd wants it at least once in `watchdog` seconds."""
         self._tell("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """The line that `systemctl status` shows; told when it has changed."""
+        """Set the line that `systemctl status` shows; sent only when it has changed."""
         text = escape(text)[:STATUS_MAX]
         if text != self._status:
             self._status = text

@@ -39,7 +39,7 @@ def name_size(amount: float) -> str:
 
 
 def sort_naturally(name: str) -> str:
-    """What a name sorts by: `n2` before `n10`, whatever the case."""
+    """A sort key for names: `n2` before `n10`, upper and lower case alike."""
     return _DIGITS.sub(lambda found: found[0].zfill(10), name.lower())
 
 

@@ -65,7 +65,7 @@ def make_site(
 
 
 class UnlistedError(ServerError):
-    """A machine outside the inventory, where farm.yaml lets only listed ones boot."""
+    """The inventory does not list the machine, and farm.yaml lets only listed ones boot."""
 
     def __init__(self, node: NodeId) -> None:
         super().__init__(

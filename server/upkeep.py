@@ -67,16 +67,16 @@ class Upkeep:
     roots: Roots
 
     def begin(self) -> None:
-        """What has to be done once before the first turn."""
+        """Do once, before the first turn, what has to be done then."""
         self.look_at_roots()
         if self.names is not None:
             self.names.turn()
         if self.keeper is not None:
-            # Nodes of the server before this one have their time to come back.
+            # Nodes that read from the server before this one have their time to come back.
             self.note_in_use()
 
     def duties(self) -> Iterator[Duty]:
-        """All of them, in order."""
+        """(seconds between two turns, action) of each duty, in order."""
         yield POLL_SECONDS, self.sources.poll
         if self.names is not None:
             yield NAMES_SECONDS, self.names.turn
@@ -95,7 +95,7 @@ class Upkeep:
             yield COLLECT_SECONDS, self._collect
 
     def end(self) -> None:
-        """What has to be done once after the last turn."""
+        """Do once, after the last turn, what has to be done then."""
         if self.recorder is not None:
             self.recorder.close()
         self.save(None)
@@ -131,7 +131,7 @@ class Upkeep:
             self.health.mended("in-use")
 
     def look_at_roots(self) -> None:
-        """Have those looked at again whose root has gone for long, or is back."""
+        """Have nodes judged again whose root has gone for long, or is back."""
         for node in self.roots.turn(time.time()):
             self.metrics.findings.change(node.key, node)
 
@@ -148,6 +148,6 @@ class Upkeep:
         self.metrics.findings.advance(time.time())
 
     def _look_around(self) -> None:
-        """Keep the states of nodes up to date, and tell of those that changed by silence."""
+        """Keep the states of nodes up to date; tell followers which changed by silence."""
         for key in self.overview.turn(time.time()):
             self.changes.note(key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from imagebuild import yamlloader
+from imagebuild.errors import escape
 from imagebuild.yamlloader import did_you_mean, find_lines, read_file
 from server.errors import ServerError
 
@@ -18,6 +19,7 @@ MAX_TOLD: Final = 20
 """Faults that one line of a log or of a page tells."""
 _FEW: Final = 8
 _LONGEST_KEY: Final = 200
+"""Known words that a hint lists, and characters of a key that an error shows."""
 
 
 class YamlError(ServerError):
@@ -34,11 +36,13 @@ class FaultsError(YamlError):
         super().__init__(f"{shown}{more}", hint=self.faults[0].hint)
 
     def one_line(self) -> str:
+        """All faults on one line."""
         told = " | ".join(fault.one_line() for fault in self.faults[:MAX_TOLD])
         more = f" | and {len(self.faults) - MAX_TOLD} more" if len(self.faults) > MAX_TOLD else ""
         return f"{len(self.faults)} faults: {told}{more}"
 
     def format_message(self) -> str:
+        """Each fault on a line of its own."""
         told = "\n".join(fault.format_message() for fault in self.faults)
         return f"{len(self.faults)} faults\n{told}"
 
@@ -56,12 +60,12 @@ class Faults:
             self._files.append(where)
 
     def add(self, where: str, path: str, error: YamlError) -> None:
-        """One more; of two at the same place the first counts."""
+        """Note a fault; of two at the same place the first counts."""
         self.begin(where)
         self._found.setdefault((where, path), error)
 
     def catch(self, where: str, path: str, read: Callable[[], T], otherwise: T) -> T:
-        """What `read` gives; where it raises YamlError, that is one more fault."""
+        """Return what `read` returns. A YamlError of it is noted, and `otherwise` returned."""
         try:
             return read()
         except FaultsError as error:
@@ -124,7 +128,7 @@ def locate(where: str, path: str) -> str:
     place = f"{where}:{line}" if line else str(where)
     if not path:
         return place
-    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in path)
+    shown = escape(path)
     return f"{place}: {shown if len(shown) <= _LONGEST_KEY else shown[:_LONGEST_KEY] + '…'}"
 
 
@@ -274,6 +278,7 @@ class Section:
         return default
 
     def boolean(self, key: str, default: bool) -> bool:
+        """true or false."""
         value = self._take(key, {"type": "boolean"})
         if value is None:
             return default
@@ -283,6 +288,7 @@ class Section:
         return value
 
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """One of these words."""
         known = list(choices)
         value = self.text(key, default, shape={"type": "string", "enum": known}) or default
         if value not in known:
@@ -326,7 +332,7 @@ class Section:
         return tuple(texts)
 
     def any(self, key: str, shape: Mapping[str, Any] | None = None) -> Any:
-        """A value of any type, or None."""
+        """A value of any type; None where the key is not there."""
         return self._take(key, shape or {})
 
     def section(self, key: str) -> "Section":

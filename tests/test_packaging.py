@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.farm import FILES, publish
-from tests.server.test_serve import GOOD, Server
+from tests.server.farm import FILES, GOOD, publish
+from tests.server.test_serve import Server
 
 HOUSE = Path(__file__).parent.parent
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")

@@ -63,6 +63,7 @@ def start_ltsp(stack: ExitStack, tree: Path) -> Side:
 
 
 def read_options() -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(prog="bench.boot", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="boots of each side (5)")
     parser.add_argument(
@@ -76,6 +77,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Run `make bench-boot` with the command line's options; the exit code."""
     options = read_options()
     WORK.mkdir(parents=True, exist_ok=True)
     try:
@@ -115,7 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     figures = boot(side, firmware)
                     say(
                         f"{firmware} {number + 1}/{options.rounds} {name}:"
-                        f" {figures.seconds:.1f} s, QEMU {figures.qemu_cpu:.1f} CPU s,"
+                        f" {figures.seconds:.1f} s, QEMU {figures.cpu['login']:.1f} CPU s,"
                         f" {figures.to_node / 1e6:.1f} MB"
                     )
                     rounds.append(
@@ -138,6 +140,7 @@ def boot(side: Side, firmware: Firmware) -> Figures:
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     print(line, file=sys.stderr, flush=True)
 
 

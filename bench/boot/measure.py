@@ -30,13 +30,12 @@ class Figures:
     """What one boot took up to its end.
 
     marks: seconds from power-on of each of MARKS that was seen. cpu: QEMU's CPU seconds up to
-    then. qemu_cpu, server_cpu: CPU seconds up to the end, user and system. to_node, from_node:
-    bytes; packets_*: their number.
+    then, user and system; server_cpu: the servers', up to the end. to_node, from_node: bytes;
+    packets_*: their number.
     """
 
     marks: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
-    qemu_cpu: float = 0.0
     server_cpu: float = 0.0
     to_node: int = 0
     from_node: int = 0
@@ -80,7 +79,6 @@ def watch_boot(
                     figures.marks[name] = now
                     figures.cpu[name] = tree_cpu(node.process.pid)
         time.sleep(TICK)
-    figures.qemu_cpu = figures.cpu["login"]
     figures.server_cpu = sum(tree_cpu(process.pid) for process in servers) - before
     after = read_counters(namespace, node.files.taps[0])
     figures.to_node, figures.packets_to, figures.from_node, figures.packets_from = (

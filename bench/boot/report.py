@@ -21,7 +21,7 @@ def figures_of(boot: Round) -> dict[str, float]:
     marks = boot["marks"]
     found = {
         "login": marks["login"],
-        "qemu_cpu": boot["qemu_cpu"],
+        "qemu_cpu": boot["cpu"]["login"],
         "to_node": boot["to_node"] / 1e6,
         "packets": boot["packets_to"] + boot["packets_from"],
         "server_cpu": boot["server_cpu"],

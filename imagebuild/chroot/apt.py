@@ -48,7 +48,10 @@ def write_image_conf(root: Path) -> None:
 
 
 def prepare(context: StageContext) -> None:
-    """Sources and pins of the build, and no service starts; `update` fetches the indexes."""
+    """Write the build's sources and pins, and keep services from starting.
+
+    `update` fetches the indexes.
+    """
     root, apt = context.root, context.apt
     _clear_sources(root)
     sources = root / "etc/apt/sources.list.d"
@@ -65,7 +68,10 @@ def prepare(context: StageContext) -> None:
 
 
 def add_repositories(context: StageContext) -> None:
-    """The recipe's further repositories; a `file:` one is copied in, for the time of the build."""
+    """Add the recipe's further repositories.
+
+    A `file:` one is copied in for the time of the build.
+    """
     root = context.root
     keyrings = root / "etc/apt/keyrings"
     keyrings.mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ def update(context: StageContext) -> None:
 
 
 def upgrade(context: StageContext) -> None:
-    """Bring everything that is installed to its newest version."""
+    """Bring every installed package to its newest version."""
     context.chroot.run(["apt-get", "dist-upgrade", "-y", "-q"], env=_INSTALL_ENVIRONMENT)
 
 
@@ -161,7 +167,7 @@ def installed(root: Path) -> dict[str, str]:
 
 
 def finish(context: StageContext) -> None:
-    """Leave sources that a running node may use, and nothing that only the build needed.
+    """Write the sources that a running node may use, and remove what only the build needed.
 
     No `file:` repository, no proxy, no mirror that only this machine has: where the
     recipe names none, the distribution's own.
@@ -193,7 +199,7 @@ def finish(context: StageContext) -> None:
 
 
 def empty_directory(directory: Path) -> None:
-    """Remove what is in a directory; it stays itself, and need not exist."""
+    """Remove everything in a directory, which need not exist. The directory itself stays."""
     if not directory.is_dir():
         return
     for path in directory.iterdir():

@@ -167,8 +167,10 @@ IDENTITY = (
 
 
 def remove_identity(root: Path, brought: Collection[str] = ()) -> None:
-    """What must differ between nodes never comes from the image, except where the recipe
-    itself brings it: `brought` has the absolute paths of its `files:`."""
+    """Remove what must differ between nodes, unless the recipe itself brings it.
+
+    brought: absolute paths of the recipe's `files:`.
+    """
     for pattern in IDENTITY:
         for path in root.glob(pattern):
             if f"/{path.relative_to(root)}" not in brought:
@@ -183,7 +185,7 @@ def remove_identity(root: Path, brought: Collection[str] = ()) -> None:
 
 
 def mark_updated(root: Path) -> None:
-    """systemd's marks that /etc and /var fit /usr (ConditionNeedsUpdate=, systemd.unit(5)).
+    """Write systemd's marks that /etc and /var fit /usr (ConditionNeedsUpdate=, systemd.unit(5)).
 
     The newest time stamp of a squashfs is theirs too, and a mark as new as /usr is enough.
     Without them each boot makes the linker's cache and the journal's catalogue anew.
@@ -193,7 +195,7 @@ def mark_updated(root: Path) -> None:
 
 
 def date_passwords(root: Path, day: int) -> None:
-    """Let every account's password be of `day` (since 1970), not of the day of the build."""
+    """Date every account's password `day` (since 1970), not the day of the build."""
     shadow = root / "etc/shadow"
     text = re.sub(
         r"(?m)^([^:]*:[^:]*):\d+:", lambda match: f"{match[1]}:{day}:", shadow.read_text()
@@ -202,7 +204,8 @@ def date_passwords(root: Path, day: int) -> None:
 
 
 def clean(root: Path) -> None:
-    """Logs, caches, temporary files, and what is only for building or for booting from a disk.
+    """Remove logs, caches, temporary files, and what serves only for building or for booting from a
+    disk.
 
     /boot/config-* stays: kubeadm reads it.
     """
@@ -244,7 +247,7 @@ _MADE_AT_BOOT = (
 
 
 def leave_to_boot(root: Path) -> None:
-    """Take away what every boot makes anew, so that each way to build gives the same image."""
+    """Remove what every boot makes anew, so that each way to build gives the same image."""
     for name in _MADE_AT_BOOT:
         path = root / name
         if path.is_symlink():

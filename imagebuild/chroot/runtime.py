@@ -1,4 +1,7 @@
-"""Container runtime, CNI and kubelet, as the recipe wants them; FACTS of each in the comments."""
+"""Container runtime, CNI and kubelet, as the recipe wants them.
+
+Each setting's reason stands beside it.
+"""
 
 import json
 import re
@@ -101,7 +104,7 @@ def parse_gates(help_text: str) -> frozenset[str]:
 
 
 def configure(root: Path, recipe: Recipe, versions: Versions, gates: Collection[str] = ()) -> None:
-    """Write the configuration of whatever the recipe has of these.
+    """Write the configuration of each of these that the recipe has.
 
     gates: feature gates that the image's kubelet knows, where `asks_for_gates`.
     """
@@ -138,7 +141,7 @@ def write_runtime_file(root: Path, recipe: Recipe) -> None:
 
 
 def write_registry_mirrors(root: Path, runtime: ContainerRuntime) -> list[str]:
-    """The recipe's mirrors as words of REGISTRY_MIRRORS; their CAs into the image.
+    """Write the recipe's mirrors as words of REGISTRY_MIRRORS, and their CAs into the image.
 
     The node's own step writes what the runtime reads (init.d/registries.sh), from these or
     from lts.conf's.
@@ -177,7 +180,7 @@ def configure_docker(root: Path, runtime: ContainerRuntime) -> None:
 
 
 def _vendor_unit(root: Path, name: str) -> Path | None:
-    """A unit as its package brings it."""
+    """The text of a unit as its package brings it."""
     places = (root / "usr/lib/systemd/system" / name, root / "lib/systemd/system" / name)
     return next((path for path in places if path.is_file()), None)
 
@@ -255,7 +258,7 @@ def render_containerd_config(version: tuple[int, int], sandbox_image: str) -> st
 
 
 def configure_cni(root: Path, kubernetes: Kubernetes) -> None:
-    """Plugins where kubelet looks; a bridge, unless the cluster brings its own network.
+    """Put plugins where kubelet looks, and a bridge, unless the cluster brings its own network.
 
     With one that the cluster replaces, its file must sort before
     `90-bootfarm.conflist`; with none baked, Ready waits for the cluster's.

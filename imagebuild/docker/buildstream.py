@@ -39,14 +39,14 @@ class BuildStream:
         self._rest = ""
 
     def feed(self, message: dict[str, Any]) -> None:
-        """One message of the stream."""
+        """Take one message of the stream."""
         self._rest += _PAINT.sub("", str(message.get("stream", "")))
         *lines, self._rest = self._rest.split("\n")
         for line in lines:
             self._take(line.strip("\r"))
 
     def close(self) -> None:
-        """The stream's end: the last stage is done."""
+        """The stream has ended: the last stage is done."""
         self._end_stage()
 
     def _take(self, line: str) -> None:
@@ -73,7 +73,7 @@ class BuildStream:
             self._line(line)
 
     def _settle(self) -> None:
-        """The step that was announced did not come from the cache."""
+        """Tell that the step that was announced did not come from the cache."""
         if self._pending:
             self._tell("step", self._pending)
             self._pending = ""

@@ -218,7 +218,7 @@ def push_command(references: tuple[str, ...], url: str) -> None:
 
 
 def _show_push(message: dict[str, Any], shown: dict[str, str]) -> None:
-    """A line for each layer when its state changes; bytes are for terminals."""
+    """Print a line for each layer when its state changes; on a terminal, its progress too."""
     layer, status = str(message.get("id", "")), str(message.get("status", ""))
     if layer and status and shown.get(layer) != status:
         shown[layer] = status

@@ -228,7 +228,7 @@ class Engine:
 
 
 def write_context(recipe: Recipe, target: IO[bytes], house: Path = HOUSE) -> None:
-    """What `docker build` gets, as a tar: the Dockerfile, the code, and the recipe, packed."""
+    """Write what `docker build` gets, as a tar: the Dockerfile, the code, and the packed recipe."""
     if not (house / "Dockerfile").is_file():
         raise BuildError(
             f"there is no Dockerfile in {house}",
@@ -246,7 +246,7 @@ def write_context(recipe: Recipe, target: IO[bytes], house: Path = HOUSE) -> Non
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Nobody's and of no time: the same files make the same context."""
+    """Owner, group and time left out: the same files make the same context."""
     if any(fnmatchcase(Path(member.name).name, pattern) for pattern in _LEFT_OUT):
         return None
     member.uid = member.gid = 0
@@ -353,7 +353,7 @@ def _no_farm(reference: str) -> BuildError:
 
 
 class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a file."""
+    """An iterator of bytes, read like a file."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -375,7 +375,7 @@ class _Chunks(io.RawIOBase):
 
 
 def unpack_images(stream: io.RawIOBase, target: Path) -> None:
-    """Lay `images/<name>/<digest>/…` of a tar stream below `target`; regular files only."""
+    """Write `images/<name>/<digest>/…` of a tar stream below `target`; regular files only."""
     try:
         with tarfile.open(fileobj=io.BufferedReader(stream), mode="r|") as archive:
             for member in archive:

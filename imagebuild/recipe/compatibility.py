@@ -31,7 +31,7 @@ _CONTAINERD_2_HINT = (
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of what is, or would be, in the image; None where it is not known."""
+    """Versions of what is in the image, or would be; None where a version is not known."""
 
     kubelet: Version | None = None
     containerd: Version | None = None
@@ -59,7 +59,8 @@ def packaged_versions(packages: Mapping[str, str]) -> Versions:
 
 
 def expected_versions(recipe: Recipe) -> Versions:
-    """What the recipe alone tells: the kubelet that it names, the containerd of its release."""
+    """The versions that the recipe alone tells: the kubelet that it names, the containerd of its
+    release."""
     runtime = recipe.container_runtime
     pinned = [
         parse_version(f"{repository.pin[name].rstrip('.')}.0")

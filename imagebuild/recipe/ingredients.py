@@ -99,6 +99,7 @@ class Kubernetes:
 
     @property
     def minor(self) -> tuple[int, int]:
+        """(1, 37) of a version 1.37.2."""
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
 

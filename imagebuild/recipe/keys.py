@@ -267,7 +267,7 @@ def describe() -> dict[str, Any]:
 
 
 def _loosen(schema: dict[str, Any]) -> dict[str, Any]:
-    """A mapping of which a part may stand in the recipe that is extended."""
+    """The schema of a mapping that may leave keys to the recipe that it extends."""
     found = {key: value for key, value in schema.items() if key != "required"}
     found["properties"] = {
         name: {

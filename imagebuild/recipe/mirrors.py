@@ -12,7 +12,8 @@ from pathlib import Path
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
 from imagebuild.recipe.keys import COMPONENTS, KEY_KEYS, REPOSITORY_NAME, SUITE, URI_HINT
-from imagebuild.recipe.read import load_recipe, read_key, read_mirrors, read_uri
+from imagebuild.recipe.read import load_recipe
+from imagebuild.recipe.repositories import read_key, read_mirrors, read_uri
 from imagebuild.recipe.yamlnode import Faults, Node, Section, load_node
 from imagebuild.yamlloader import did_you_mean
 
@@ -29,7 +30,7 @@ _KEYS = ("uri", "suite", "components", *KEY_KEYS)
 
 @dataclass(frozen=True)
 class Replacement:
-    """Where the repository `name` of a recipe is to be had instead.
+    """The place that the repository `name` of a recipe comes from instead.
 
     What is empty stays as the recipe has it: a mirror has the same suite and the same key.
     `where` names this replacement in errors.
@@ -47,7 +48,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """All that is to be taken from elsewhere: the distribution's archive, further repositories."""
+    """All that comes from another place: the distribution's archive, further repositories."""
 
     mirrors: Mirrors | None = None
     repositories: tuple[Replacement, ...] = ()

@@ -22,6 +22,7 @@ from imagebuild.recipe.ingredients import Recipe
 PACKED = "recipe.json"
 LOCAL = "local"
 _FORMAT = 1
+"""Of a packed recipe; another version of bootfarm refuses it."""
 
 _BASE = (
     *("distribution", "release", "architecture", "mirrors", "components"),
@@ -172,7 +173,7 @@ def _read_repository(values: Mapping[str, Any], here: Path) -> ingredients.Repos
     return ingredients.Repository(**{**values, "uri": uri, "key": key})
 
 
-# What is packed is named by its place below the target.
+# A packed file is named by its path below the target.
 
 
 def _pack_repository(repository: ingredients.Repository, target: Path) -> ingredients.Repository:

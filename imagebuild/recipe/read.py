@@ -19,7 +19,6 @@ from imagebuild.recipe.ingredients import (
     ContainerRuntime,
     Initramfs,
     Kubernetes,
-    Mirrors,
     PatchSeries,
     Recipe,
     RegistryMirror,
@@ -27,6 +26,7 @@ from imagebuild.recipe.ingredients import (
     Services,
     Squashfs,
 )
+from imagebuild.recipe.repositories import read_mirrors, read_repositories
 from imagebuild.recipe.yamlnode import Faults, Node, RecipeError, Section, load_node
 from imagebuild.store.manifest import is_image_name
 
@@ -57,7 +57,7 @@ def read_recipe(node: Node, path: Path) -> Recipe:
         _check_together(node, recipe)
         return recipe
     faults.check()
-    raise AssertionError("what is wrong was raised")
+    raise AssertionError("the faults were raised above")
 
 
 def load_merged(path: Path) -> Node:
@@ -83,7 +83,7 @@ def _load_merged(path: Path, seen: tuple[Path, ...], faults: Faults) -> Node:
 def _read_recipe(node: Node, path: Path) -> Recipe:
     top = Section(node, keys.MERGED)
     distribution = top.get("distribution", lambda n: n.choice(keys.DISTRIBUTIONS), "debian")
-    repositories = top.get("repositories", _read_repositories, ())
+    repositories = top.get("repositories", read_repositories, ())
     runtime = top.get("container_runtime", _read_runtime, None)
     kubernetes = top.get("kubernetes", _read_kubernetes, None)
     if kubernetes is not None:
@@ -117,7 +117,7 @@ def _read_recipe(node: Node, path: Path) -> Recipe:
 
 
 def _check_together(top: Node, recipe: Recipe) -> None:
-    """What each key allows and the others do not."""
+    """Check what each key allows and other keys do not."""
     if recipe.kubernetes is not None and recipe.container_runtime is None:
         raise top.below("kubernetes").error(
             "a kubelet needs a container runtime", "add container_runtime: {name: containerd}"
@@ -139,7 +139,7 @@ def _check_together(top: Node, recipe: Recipe) -> None:
 
 
 def _path(node: Node) -> Path:
-    """A path of the machine, relative to the file that it is written in."""
+    """A path of this machine, relative to the file that it is written in."""
     return (node.file.parent / node.line()).resolve()
 
 
@@ -155,97 +155,8 @@ def _read_kernel(node: Node) -> str:
     return section.need("package", keys.PACKAGE.read)
 
 
-def read_mirrors(node: Node, distribution: str) -> Mirrors:
-    """archive and security of the distribution."""
-    section = Section(node, keys.MIRRORS)
-
-    def uri(child: Node) -> str:
-        return keys.MIRROR.read(child).rstrip("/")
-
-    archive = section.need("archive", uri)
-    security = "" if distribution == "debian" else archive
-    if not security or section.has("security"):
-        security = section.need("security", uri, "the security archive's URI")
-    return Mirrors(archive, security)
-
-
-def _read_repositories(node: Node) -> tuple[Repository, ...]:
-    names: set[str] = set()
-
-    def read(item: Node) -> Repository:
-        repository = _read_repository(item)
-        if repository.name and repository.name in names:
-            raise item.error(f"a second repository named {repository.name}")
-        names.add(repository.name)
-        return repository
-
-    return node.each(read)
-
-
-def _read_repository(node: Node) -> Repository:
-    section = Section(node, keys.REPOSITORY)
-    uri = section.need("uri", read_uri, keys.URI_HINT, otherwise="")
-    suite = section.need("suite", keys.SUITE.read, keys.SUITE_HINT, otherwise="")
-    components = section.get("components", keys.COMPONENTS.read, ())
-    with node.gathering():
-        if suite and not section.has("components") and not suite.endswith("/"):
-            raise node.error("components: missing", "e.g. components: [main]")
-        if components and suite.endswith("/"):
-            raise section.children["components"].error("a flat repository has no components")
-    hint = "the file that signs it, or its https URL"
-    section.need("key", keys.PATH.read, hint, otherwise="")
-    key, sha256, fingerprint = read_key(section)
-    return Repository(
-        name=section.need("name", keys.REPOSITORY_NAME.read, otherwise=""),
-        uri=uri,
-        suite=suite,
-        components=components,
-        key=key,
-        key_sha256=sha256,
-        key_fingerprint=fingerprint,
-        pin=section.get("pin", keys.PIN.read, {}),
-        missing_hint=section.get("missing_hint", keys.PATH.read, ""),
-    )
-
-
-def read_uri(node: Node) -> str:
-    """A repository's URI; a `file:` path becomes absolute, from the file that it is written in."""
-    uri = keys.URI.read(node)
-    if uri.startswith("file:"):
-        directory = (node.file.parent / uri.removeprefix("file:")).resolve()
-        uri = f"file:{directory}"
-    return uri.rstrip("/")
-
-
-def read_key(section: Section) -> tuple[str, str, str]:
-    """key (an absolute path or an https URL), key_sha256 and key_fingerprint, empty if absent."""
-    key = section.get("key", keys.PATH.read, "")
-    sha256 = section.get("key_sha256", keys.SHA256.read, "")
-    fingerprint = section.get("key_fingerprint", keys.FINGERPRINT.read, "")
-    if key.startswith("https://"):
-        if not section.has("key_sha256") and not section.has("key_fingerprint"):
-            raise section.children["key"].error(
-                "a key from the network needs key_fingerprint or key_sha256",
-                f"curl -s {key} | gpg --show-keys",
-            )
-    elif re.match(r"[a-z]+://", key):
-        raise section.children["key"].error(f"{key!r}: only a file or an https URL")
-    elif key:
-        key = str((section.children["key"].file.parent / key).resolve())
-    return key, sha256, fingerprint
-
-
 def _read_builds(node: Node) -> tuple[Build, ...]:
-    names: set[str] = set()
-
-    def read(item: Node) -> Build:
-        build = _read_build(item)
-        if build.name and build.name in names:
-            raise item.error(f"a second build named {build.name}")
-        names.add(build.name)
-        return build
-
-    return node.each(read)
+    return node.each_named(_read_build, "build")
 
 
 def _read_build(node: Node) -> Build:
@@ -408,7 +319,7 @@ def _read_kubelet(node: Node) -> dict[str, Any]:
 
 
 def _plain(node: Node) -> Any:
-    """The value as JSON has it; what JSON has not is an error."""
+    """The value as JSON has it. Raises RecipeError for a value that JSON cannot hold."""
     if isinstance(node.value, dict):
         return {key: _plain(child) for key, child in node.mapping().items()}
     if isinstance(node.value, list):

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Shape(Protocol[T_co]):
-    """One kind of value."""
+    """One kind of value that a key may have."""
 
     def read(self, node: Node) -> T_co:
         """The value of a node; RecipeError if it is none of this kind."""
@@ -29,7 +29,7 @@ class Shape(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class Text:
-    """Text, all of which matches `pattern`; of one line unless `lines`."""
+    """Text, all of which matches `pattern`, on one line unless `lines`."""
 
     pattern: str = ""
     hint: str = ""
@@ -105,7 +105,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Anything:
-    """Whatever else reads it says what is wrong."""
+    """Any value: the code that reads it says what is wrong."""
 
     def read(self, node: Node) -> Node:
         return node
@@ -131,7 +131,7 @@ class ListOf(Generic[T]):
 
 @dataclass(frozen=True)
 class MapOf(Generic[T]):
-    """Keys that are data, all of each matching `pattern`, with values of one shape."""
+    """A mapping whose keys are data. All keys match `pattern`, all values have one shape."""
 
     value: Shape[T]
     pattern: str = ""
@@ -153,7 +153,7 @@ class MapOf(Generic[T]):
 
 @dataclass(frozen=True)
 class AnyOf:
-    """One of several shapes; which one it is the reader finds out."""
+    """One of several shapes; the reader finds out which."""
 
     shapes: tuple[Shape[Any], ...]
 

@@ -7,13 +7,14 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from imagebuild.errors import BuildError
 from imagebuild.yamlloader import did_you_mean, find_lines, parse_yaml, read_file
 
 T = TypeVar("T")
 U = TypeVar("U")
+N = TypeVar("N", bound="Named")
 
 _KINDS = {
     dict: "a mapping",
@@ -24,6 +25,13 @@ _KINDS = {
     bool: "true or false",
     type(None): "nothing",
 }
+
+
+class Named(Protocol):
+    """A part of a recipe that has a name; "" where that could not be read."""
+
+    @property
+    def name(self) -> str: ...
 
 
 class RecipeError(BuildError):
@@ -47,6 +55,7 @@ class FaultsError(RecipeError):
         super().__init__(told, hint=self.faults[0].hint)
 
     def format_message(self) -> str:
+        """Each fault on a line of its own."""
         told = "\n".join(fault.format_message() for fault in self.faults)
         return f"{len(self.faults)} faults\n{told}"
 
@@ -58,7 +67,7 @@ class Faults:
         self.found: list[RecipeError] = []
 
     def add(self, error: RecipeError) -> None:
-        """One more, unless the same was said already."""
+        """Note a fault, unless it was noted already."""
         if isinstance(error, FaultsError):
             for fault in error.faults:
                 self.add(fault)
@@ -144,7 +153,7 @@ class Node:
         return self._with(result, over)
 
     def without(self, key: str) -> "Node":
-        """This mapping, less one of its keys."""
+        """This mapping without one of its keys."""
         return self._with({k: v for k, v in self.value.items() if k != key}, self)
 
     def below(self, path: str) -> "Node":
@@ -169,7 +178,7 @@ class Node:
 
     @contextlib.contextmanager
     def gathering(self) -> Iterator[None]:
-        """A RecipeError from within is one of the faults, where they are gathered."""
+        """Within this context a RecipeError becomes one of the faults, where they are gathered."""
         try:
             yield
         except RecipeError as error:
@@ -209,12 +218,31 @@ class Node:
         return self._typed(list)
 
     def each(self, read: Callable[["Node"], T]) -> tuple[T, ...]:
-        """`read` of each element of a list; where faults are gathered, of those that are good."""
+        """`read` of each element of a list.
+
+        Where faults are gathered, elements that raise are left out.
+        """
         found: list[T] = []
         for item in self.items():
             with self.gathering():
                 found.append(read(item))
         return tuple(found)
+
+    def each_named(self, read: Callable[["Node"], N], what: str) -> tuple[N, ...]:
+        """As `each`, of parts with a name. what: such a part in words.
+
+        A name that stands twice is an error of the second part.
+        """
+        names: set[str] = set()
+
+        def read_once(item: Node) -> N:
+            part = read(item)
+            if part.name and part.name in names:
+                raise item.error(f"a second {what} named {part.name}")
+            names.add(part.name)
+            return part
+
+        return self.each(read_once)
 
     # Scalars
 
@@ -233,15 +261,18 @@ class Node:
         return value
 
     def number(self, low: int, high: int) -> int:
+        """A whole number within [low, high]."""
         value = self._typed(int)
         if not low <= value <= high:
             raise self.error(f"{value} is not between {low} and {high}")
         return value
 
     def flag(self) -> bool:
+        """true or false."""
         return self._typed(bool)
 
     def choice(self, choices: Collection[str]) -> str:
+        """One of these words."""
         value = self._typed(str)
         if value not in choices:
             raise self.error(
@@ -259,6 +290,7 @@ class Section:
         self.children = node.mapping(keys)
 
     def has(self, key: str) -> bool:
+        """Whether the key is there."""
         return key in self.children
 
     def get(self, key: str, read: Callable[[Node], T], default: U) -> T | U:

@@ -67,7 +67,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
             {key: getattr(item, key) for key in ("name", "uri", "suite", "components")}
             for item in recipe.repositories
         ],
-        # Of the files' sources the bytes count, not where this machine has them.
+        # Sources of files count by their bytes, not by their paths on this machine.
         "files": [{**file, "source": ""} for file in whole["files"]],
         **{name: whole[name] for name in _READ},
     }
@@ -75,7 +75,10 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
 
 
 def refuse_pairs(recipe: Recipe, packages: Mapping[str, str]) -> compatibility.Versions:
-    """The versions among `packages`; BuildError where kubelet and runtime cannot work together."""
+    """The versions of kubelet and runtime in `packages`.
+
+    BuildError where the two cannot work together.
+    """
     versions = compatibility.packaged_versions(packages)
     refusal = compatibility.find_refusal(recipe, versions)
     if refusal is not None:
@@ -93,7 +96,7 @@ def _registry_cas(chosen: ContainerRuntime | None) -> list[tuple[str, Path]]:
 
 
 def _without_paths(chosen: ContainerRuntime | None) -> ContainerRuntime | None:
-    """The runtime as the id has it: of CAs the bytes count (`_registry_cas`), not the places."""
+    """The runtime as the id has it: CAs count by their bytes (`_registry_cas`), not their paths."""
     if chosen is None:
         return None
     mirrors = tuple(dataclasses.replace(mirror, ca="") for mirror in chosen.mirrors)
@@ -101,8 +104,9 @@ def _without_paths(chosen: ContainerRuntime | None) -> ContainerRuntime | None:
 
 
 def _indexes(repository: Repository) -> list[tuple[str, Path]]:
-    """The indexes of a `file:` repository: they hold the digest of each package, so that one
-    that was built anew under its old version is another input.
+    """The indexes of a `file:` repository, which hold each package's digest.
+
+    A package that was built anew under its old version so is another input.
     """
     directory = repository.directory
     if directory is None:
@@ -158,7 +162,7 @@ def run(context: StageContext) -> None:
 
 
 def settle(context: StageContext) -> None:
-    """The node's own files and what the recipe says beside packages."""
+    """Install the node's own files, and what the recipe says beside packages."""
     root, recipe = context.root, context.recipe
     configure.install_rootfs(root)
     versions = refuse_pairs(recipe, chrootapt.installed(root))
@@ -177,15 +181,17 @@ def settle(context: StageContext) -> None:
 
 
 def catch_up(context: StageContext) -> None:
-    """What systemd does at every boot of a root that does not say that it was done."""
+    """Run what systemd would run at every boot of a root that is not marked as done."""
     context.chroot.run(["ldconfig"])
     context.chroot.run(["systemd-sysusers"], what="cannot make the users of sysusers.d")
     configure.mark_updated(context.root)
 
 
 def set_services(context: StageContext) -> None:
-    """Units on and off; those of the distribution that update by themselves or that a node
-    has no use for are off before the recipe speaks.
+    """Enable and disable units.
+
+    Units of the distribution that update by themselves, or that a node has no use for, are
+    off before the recipe speaks.
     """
     services = context.recipe.services
     known = {path.name for path in _units(context.root)}
@@ -208,7 +214,7 @@ def set_services(context: StageContext) -> None:
 
 
 _OFF = (
-    # Another image is the update.
+    # A node is updated by another image.
     *("apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"),
     # They keep something for the next boot on a root that forgets: seconds of each boot for
     # nothing. pstore's would move a crash's record from the firmware into memory.
@@ -226,7 +232,7 @@ def _units(root: Path) -> list[Path]:
 
 
 def make_initramfs(context: StageContext) -> None:
-    """depmod first, so that what the builder made is found; then the one initramfs."""
+    """Run depmod, so that modules of the builder are found; then make the one initramfs."""
     kernel = kernel_version(context.root)
     chroot = context.chroot
     chroot.run(["depmod", "-a", kernel])
@@ -246,7 +252,7 @@ def make_initramfs(context: StageContext) -> None:
 
 
 def refuse_leftovers(root: Path) -> None:
-    """A last look: nothing that must not be in an image is in it."""
+    """Check that nothing is in the image that must not be there."""
     for pattern in _NEVER:
         for path in root.glob(pattern):
             raise BuildError(f"/{path.relative_to(root)} would be in the image")
@@ -259,7 +265,7 @@ def build_epoch(root: Path) -> int:
 
 
 def squash(context: StageContext) -> None:
-    """mksquashfs, with no time stamp newer than the newest package's."""
+    """Run mksquashfs, with no time stamp newer than the newest package's."""
     epoch = build_epoch(context.root)
     for path in [context.root, *context.root.rglob("*")]:
         if path.lstat().st_mtime > epoch:

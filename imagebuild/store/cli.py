@@ -64,6 +64,7 @@ class Pointing(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """click's look-up; a verb of another group is refused with that group's name."""
         verb = args[0] if args else ""
         if verb in self.elsewhere and verb not in self.commands:
             other = f"bootfarm {self.elsewhere[verb]} {verb}"
@@ -111,7 +112,7 @@ def _columns() -> int:
 
 
 def _read_spared(states: Sequence[Path], no_server: bool) -> frozenset[str] | None:
-    """Digests that nodes read, or did lately; None where nobody said."""
+    """Digests that nodes read, or did lately; None where no option said."""
     if not states and not no_server:
         return None
     now = time.time()
@@ -283,7 +284,7 @@ def rm_command(
 
 
 def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_server: bool) -> None:
-    """BuildError where somebody would miss it."""
+    """Raise BuildError where machines or people would miss the image."""
     if reference in image.tags:
         if reference == CURRENT:
             raise BuildError(
@@ -294,7 +295,7 @@ def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_ser
             )
         return
     if image.tags:
-        return  # the store says so, in its words
+        return  # `remove` refuses it in words of its own
     spared = _read_spared(states, no_server)
     if spared is None:
         raise BuildError(

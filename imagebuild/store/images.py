@@ -130,7 +130,7 @@ class Store:
             directory = Path(tempfile.mkdtemp(dir=self._tmp))
             held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(held, fcntl.LOCK_SH)
-            if directory.exists():  # else a collection came between the two lines above
+            if directory.exists():  # a collection may come between the two lines above
                 break
             os.close(held)
         try:
@@ -354,7 +354,7 @@ class Store:
         _sync_directory(target.parent)
 
     def _delete(self, image: Image) -> None:
-        """Out of sight in one step, then off the disk."""
+        """Rename it out of sight in one step, then remove it from the disk."""
         with self.writing() as staging:
             image.path.rename(staging / "image")
             _sync_directory(image.path.parent)

@@ -21,6 +21,7 @@ from imagebuild.wholefile import write_whole
 
 DIRECTORY = "in-use.d"
 FORMAT = 1
+"""Of a record; readers refuse others."""
 GRACE_SECONDS = 600.0
 """How long an image is spared after its last node has left it, or after the server's start:
 a node whose server was away comes back within that time."""
@@ -38,7 +39,8 @@ class InUse:
     def after(
         self, connected: Collection[str], now: float, grace: float = GRACE_SECONDS
     ) -> "InUse":
-        """What holds once exactly `connected` are; what was left too long ago is forgotten."""
+        """The state once exactly `connected` are read; images left longer ago than `grace` are
+        forgotten."""
         left = {digest: now for digest in self.connected} | dict(self.left)
         return InUse(
             frozenset(connected),
@@ -50,7 +52,7 @@ class InUse:
         )
 
     def merged(self, other: "InUse") -> "InUse":
-        """What holds by both records."""
+        """The state by both records."""
         left = dict(self.left)
         for digest, time in other.left.items():
             left[digest] = max(time, left.get(digest, time))
@@ -65,7 +67,7 @@ class InUse:
         return self.connected | recent
 
     def to_bytes(self) -> bytes:
-        """A record's content."""
+        """The bytes of a record."""
         record = {
             "format": FORMAT,
             "connected": sorted(self.connected),
@@ -115,7 +117,7 @@ class InUseRecord:
                 try:
                     record = _read(path)
                 except FileNotFoundError:
-                    pass  # a third one was faster
+                    pass  # another new server has taken it over
                 except BuildError as error:
                     _log.error("%s; %s", error.message, error.hint)
                     continue
@@ -128,7 +130,7 @@ class InUseRecord:
                 path.with_suffix(".lock").unlink(missing_ok=True)
 
     def note(self, connected: Collection[str], now: float) -> None:
-        """Exactly these digests are read now. Raises OSError if that cannot be written."""
+        """Write that exactly these digests are read now. Raises OSError."""
         present = self.present.after(connected, now, self._grace)
         if present != self.present:
             self._write(present)
@@ -141,7 +143,7 @@ class InUseRecord:
             self._lock = -1
 
     def _take_lock(self) -> int:
-        """Locked before it has its name, so that nobody finds it free."""
+        """Make the lock file, locked before it has its name: no other server finds it free."""
         unnamed = self._directory / f".{self._name}.new"
         lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -159,7 +161,7 @@ class InUseRecord:
 
 @contextlib.contextmanager
 def _locked(record: Path) -> Iterator[int | None]:
-    """The lock of a record whose server has ended; None while that lives."""
+    """The lock of a record whose server has ended; None while that server lives."""
     lock = os.open(record.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 from imagebuild.errors import BuildError
 
 FORMAT = 1
+"""Of manifest.json (docs/contracts.md); readers refuse others."""
 MANIFEST_NAME = "manifest.json"
 ROOTFS = "rootfs.squashfs"
 """The key of an image's root file system among `files`, and its path in the image."""
@@ -23,6 +24,7 @@ ROOTFS = "rootfs.squashfs"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
+"""Bytes read at once of a file that is hashed."""
 
 
 class ManifestError(BuildError):
@@ -48,7 +50,7 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> "FileEntry":
-        """Read `path` whole and describe it."""
+        """The entry of the file at `path`, which is read whole."""
         digest = hashlib.sha256()
         size = 0
         with path.open("rb") as stream:

@@ -62,7 +62,10 @@ def _fit_row(row: Sequence[str], widths: Sequence[int], width: int) -> list[str]
 
 
 def describe(image: Image, in_use: bool | None) -> dict[str, Any]:
-    """An image as `images list --json` has it. in_use: None where nobody said."""
+    """An image as `images list --json` has it.
+
+    in_use: None where no option said which images are read.
+    """
     manifest = image.manifest
     return {
         "name": image.name,
@@ -198,7 +201,7 @@ def _size_of(entry: str) -> str:
 
 
 def _tell(old: str, new: str) -> str:
-    """Which of type, mode, owner, size and target differ."""
+    """The words for what differs: type, mode, owner, size or target."""
     names = ("type", "mode", "owner", "size", "target")
     pairs = zip(names, old.split(" ", 4), new.split(" ", 4), strict=False)
     return ", ".join(f"{name} {one} -> {two}" for name, one, two in pairs if one != two) or "target"
@@ -213,7 +216,7 @@ def _bound(lines: list[str], most: int | None, width: int | None) -> list[str]:
 
 
 def _shorten(line: str, width: int) -> str:
-    """Without the middle of what is too long: `  + …/end  3 kB`."""
+    """A line without its middle, where it is too long: ` + …/end 3 kB`."""
     return line if len(line) <= width else f"{line[:4]}…{line[len(line) - width + 5 :]}"
 
 

@@ -86,7 +86,7 @@ def compile_families(
 
 
 def forecast(missing: Iterable[Family], go: str, cores: int) -> str:
-    """One sentence: what will be compiled, and about how long that takes."""
+    """One sentence: what will be compiled, and about how many minutes that takes."""
     missing = tuple(missing)
     minutes = max(1, round(sum(family.cpu_seconds for family in missing) / cores / 60))
     names = ", ".join(f"{family.name} {family.version}" for family in missing)

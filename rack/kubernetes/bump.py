@@ -30,6 +30,7 @@ class Release:
 
     @property
     def minor(self) -> str:
+        """`1.37` of a version 1.37.2."""
         return self.version.rpartition(".")[0]
 
 
@@ -75,11 +76,11 @@ def move_recipe(text: str, old: str, new: Release) -> str:
 
 
 def fetch_release(version: str, toolchain: Toolchain, work: Path) -> Release:
-    """What the Go proxy has of a version; RackError if it has none."""
+    """What the Go proxy has of a version. RackError if it has none."""
     module = f"{KUBERNETES.module}@v{version}"
     argv: list[str | Path] = [toolchain.program, "mod", "download", "-json", module]
     try:
-        # Outside of any module: it is not required yet.
+        # Run outside of any module: none requires this version yet.
         said = run(argv, cwd=work, env={**go_environment(), "GOFLAGS": ""}, timeout=600)
     except RackError as error:
         raise RackError(

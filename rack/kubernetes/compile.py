@@ -37,6 +37,7 @@ class Built:
     epoch: int
 
     def program(self, name: str) -> Path:
+        """The file of a program by its name."""
         return self.directory / "bin" / name
 
     def file(self, path: str) -> bytes:
@@ -56,7 +57,7 @@ KEPT_FILES = {
 
 
 def family_key(family: Family, toolchain: Toolchain) -> str:
-    """What the compiled programs depend on."""
+    """A key of everything that the compiled programs depend on."""
     flags = json.dumps(
         [family.module, family.tags, dict(family.versions), family.static, dict(family.renamed)]
     )
@@ -202,7 +203,7 @@ def _download(family: Family, toolchain: Toolchain) -> dict[str, str]:
 
 
 class _Counter:
-    """Says how many of the packages are compiled, at most once for each hundredth."""
+    """Prints how many of the packages are compiled, at most once for each hundredth."""
 
     def __init__(self, family: Family, total: int, progress: Progress) -> None:
         self._family, self._total, self._progress = family, total, progress

@@ -43,6 +43,7 @@ class Package:
 
     @property
     def filename(self) -> str:
+        """The .deb's name, as Debian writes it."""
         return f"{self.name}_{self.version}_{self.architecture}.deb"
 
 

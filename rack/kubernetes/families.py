@@ -36,6 +36,7 @@ class Family:
 
     @property
     def directory(self) -> Path:
+        """The folder of its go.mod."""
         return MODULES / self.name
 
     @property
@@ -45,6 +46,7 @@ class Family:
 
     @property
     def version(self) -> str:
+        """The version that its go.mod requires, without v."""
         return self.tag.removeprefix("v")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TEST_IMAGE = "bootfarm.local/test:1"
-# What the test image's busybox answers to; the rest is there as `busybox NAME`.
+# Applets that the test image has as commands; the others are run as `busybox NAME`.
 APPLETS = (
     *("sh", "echo", "cat", "ls", "sleep", "true", "false", "hostname", "uname", "id", "ip"),
     *("env", "date", "wget", "ping", "nslookup", "test", "seq", "head", "grep", "free"),

@@ -34,12 +34,13 @@ ALTERNATIVES = {
 
 @dataclass(frozen=True)
 class NetworkImages:
-    """docker-archives below `directory`, by the names that the manifests ask for."""
+    """The docker-archives below `directory`, by the names that the manifests ask for."""
 
     directory: Path
 
     @property
     def archives(self) -> dict[str, Path]:
+        """Image name to docker-archive."""
         return {
             coredns_image(): self.directory / "coredns.tar",
             kube_router_image(): self.directory / "kube-router.tar",

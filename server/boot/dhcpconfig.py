@@ -41,7 +41,7 @@ class DhcpSettings:
 
 
 def parse_subnet(text: str) -> ipaddress.IPv4Network:
-    """`10.9.0.0/16`; ServerError when it is none."""
+    """A subnet written as `10.9.0.0/16`; ServerError for anything else."""
     try:
         return ipaddress.IPv4Network(text, strict=False)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""What of an lts.conf in force no machine can use, whichever machines there are: told at load.
+"""Lines of an lts.conf in force that no machine can use; they are reported when it is loaded.
 
-An IMAGE line that the store has nothing for, and a secret that a template names
-and nobody has. Both wait in sections that perhaps no machine has met yet.
+These are IMAGE lines that name no image of the store, and secrets that a template names and
+that do not exist. They stand in sections that perhaps no machine has met yet, so no node's
+error would show them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,10 @@ MOST: Final = 5
 
 
 def find_hazards(site: Site) -> tuple[Trouble, ...]:
-    """All of a site; LtsConfError where a template cannot be read, which others tell."""
+    """Every hazard of a site.
+
+    Raises LtsConfError where a template cannot be read; the trial reports that.
+    """
     conf = site.ltsconf
     found = list(_bound("image", _check_images(conf, site))) if site.images else []
     found += _bound("secret", _check_secrets(conf, site.secrets))
@@ -33,8 +37,8 @@ def _bound(kind: str, lines: Iterable[str]) -> Iterator[Trouble]:
 
 
 def _check_images(conf: Conf, site: Site) -> Iterator[str]:
-    """A line for each value of IMAGE that the store has nothing for."""
-    answers: dict[str, PlanError | None] = {}  # a section for each machine, and few values
+    """A line for each value of IMAGE that names no image of the store."""
+    answers: dict[str, PlanError | None] = {}  # many sections give few different values
     for where, value in conf.locate_settings("IMAGE"):
         if not value.strip() or value.upper() == "NONE":
             continue
@@ -46,7 +50,10 @@ def _check_images(conf: Conf, site: Site) -> Iterator[str]:
 
 
 def _refuse(value: str, site: Site) -> PlanError | None:
-    """Why no machine gets anything for it; None where one does, whatever its DHCP names."""
+    """Why no machine gets an image for this value.
+
+    None where some machine gets one, by its DHCP file name.
+    """
     first: PlanError | None = None
     for name in (None, *sorted({image.name for image in site.images})):
         try:
@@ -59,7 +66,10 @@ def _refuse(value: str, site: Site) -> PlanError | None:
 
 
 def _check_secrets(conf: Conf, secrets: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each secret that is named and not there; what is asked for with care may lack."""
+    """A line for each secret that the template names and that does not exist.
+
+    A secret used with `default(…)` or `is defined` may be missing.
+    """
     for use in conf.check():
         if use.path[0] != "secrets" or use.guarded:
             continue
@@ -86,6 +96,6 @@ def _has(known: Any, path: tuple[str, ...]) -> bool:
         if not isinstance(known, Mapping):
             return True
         if name not in known:
-            return hasattr(dict, name)  # a method, as items
+            return hasattr(dict, name)  # a template may call a method of a mapping, as items
         known = known[name]
     return True

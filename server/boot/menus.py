@@ -19,7 +19,7 @@ def describe_node(node: NodeId) -> str:
 
 
 def title_of(plan: BootPlan) -> str:
-    """The menu's line: image, tag and short digest."""
+    """The title of the menu's line: image, tag and short digest."""
     name, _, tag = plan.reference.partition(":")
     return f"{name}:{tag} {plan.image.digest[:12]}" if tag else plan.reference
 

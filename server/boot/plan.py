@@ -13,6 +13,7 @@ from server.ltsconf.cmdline import OTHER_WAY, explain_ipxe
 
 CURRENT = "current"
 NBD_PORT = 10809
+"""IANA's port for NBD; with another one the kernel command line names it."""
 CMDLINE_MAX = 2047
 """Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""
 BOOTIF_LENGTH = len(" BOOTIF=01-00-00-00-00-00-00")
@@ -20,14 +21,14 @@ _PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
 class PlanError(ServerError):
-    """One node has no plan; others are not concerned."""
+    """Why one node has no plan; other nodes are not concerned."""
 
 
 @dataclass(frozen=True)
 class Farm:
-    """What of farm.yaml and of the server's sockets stands in a node's plan.
+    """What a node's plan takes from farm.yaml and from the server's sockets.
 
-    address: of the server, as this node reaches it. loader: that machines are given.
+    address: the server's, as this node reaches it. loader: the one that machines are given.
     """
 
     address: str
@@ -136,7 +137,7 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
 
 
 def check_boot(node: NodeId, settled: Settled, farm: Farm) -> None:
-    """Raises what `plan_boot` would, and makes no plan: a third of its work.
+    """Raise what `plan_boot` would raise, without making a plan: a third of its work.
 
     Also what the loader's menu would say instead of booting: a command line that iPXE
     cannot be given.

@@ -85,7 +85,7 @@ class Planner:
 
     @property
     def site(self) -> Site:
-        """The present one."""
+        """The present Site."""
         return self._site()
 
     def adopt(self, address_of: Callable[[str], str]) -> None:
@@ -105,7 +105,7 @@ class Planner:
             self._planned_for = site
             self._names = frozenset(image.name for image in site.images)
         if name not in self._names:
-            name = None  # it says nothing: all such words share one plan (choose_image)
+            name = None  # an unknown name decides nothing: all such paths share one plan
         identity = self._identifier.identify(client_ip, mac, fresh=True)
         if site.unlisted == "refuse" and not self._is_listed(identity):
             raise UnlistedError(identity.node_id)
@@ -149,7 +149,7 @@ class Planner:
                 node = self._identifier.identify(client_ip).node_id
                 self._report(client_ip, export, Unplanned(node, error))
                 if isinstance(error, NotYetError):
-                    return None  # which one it boots is not known yet
+                    return None  # which image the client boots is not known yet
             return self.site.find_image(name, "current")
 
     def base_url(self, client_ip: str) -> str:
@@ -178,7 +178,7 @@ class Planner:
             return error
 
     def _await_plan(self, key: _Key, make: Callable[[], BootPlan]) -> BootPlan | ServerError:
-        """A plan that is made in the background; NotYetError when that takes long."""
+        """A plan that is made in the background. Raises NotYetError when that takes long."""
         identity = key[0]
         job = self._jobs.get(key)
         if job is None:
@@ -200,7 +200,7 @@ class Planner:
         return outcome
 
     def _forget(self) -> None:
-        """Drop plans and work for a Site that is no more."""
+        """Drop the plans, and the work on plans, of a Site that was replaced."""
         for job in self._jobs.values():
             job.cancelled = True
         self._jobs.clear()
@@ -208,12 +208,13 @@ class Planner:
         self._again.clear()
 
     def _is_listed(self, identity: Identity) -> bool:
-        """Whether the inventory has it, or it is the server's own machine, where `doctor` runs."""
+        """Whether the inventory lists the machine, or it is the server's own machine, where
+        `doctor` runs."""
         ip = identity.ip
         return identity.is_listed or ip.startswith("127.") or ip == self._ports.address_of(ip)
 
     def _hold(self, plan: BootPlan, client_ip: str) -> Held | None:
-        """The plan as one that waits for a person, where farm.yaml wants that for this machine."""
+        """The plan, held until a person boots it, where farm.yaml wants that for this machine."""
         if self._site().unlisted != "menu":
             return None
         if self._is_listed(self._identifier.identify(client_ip)):

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from imagebuild.errors import count_words
 from server.boot.hazards import find_hazards
 from server.boot.plan import Farm, check_boot
 from server.boot.settlement import settle
@@ -34,7 +35,7 @@ from server.ltsconf.problem import Problem
 from server.ltsconf.redact import redact as hide
 from server.ltsconf.template import Renderer, shared_checker
 from server.site import Site
-from server.sources.trial import MADE_UP, Audience, Reason, Subject, Verdict, count_words
+from server.sources.trial import MADE_UP, Audience, Reason, Subject, Verdict
 from server.troubles import Trouble
 
 DECIDE_SECONDS = 5.0
@@ -44,6 +45,7 @@ SURVEY_SECONDS = 20.0
 INLINE_MACHINES = 64
 """Up to so many machines, and INLINE_BYTES of text, a survey takes less than a process."""
 INLINE_BYTES = 8192
+"""Bytes of a text, see INLINE_MACHINES."""
 MAX_REASONS = 20
 """Different reasons of one verdict; the rest are counted together."""
 MAX_NAMED = 5
@@ -116,7 +118,8 @@ def decide(
 
 
 def _blame(conf: Conf, error: ServerError) -> LtsConfError:
-    """A command line that no kernel is given, as the fault of the first line that makes one."""
+    """Turn the error of a kernel command line into one of the first line of lts.conf that causes
+    it."""
     where, _ = next(conf.locate_settings("KERNEL_CMDLINE"), ("", ""))
     path, _, line = where.rpartition(":")
     blamed = LtsConfError(
@@ -131,9 +134,9 @@ def _blame(conf: Conf, error: ServerError) -> LtsConfError:
 
 
 def _try_text(site: Site, subject: Subject) -> bool:
-    """Render and resolve; LtsConfError where the text is to blame, ServerError where not.
+    """Render and resolve the text for one machine; True if it has any section.
 
-    True, if there is any section in what counts for the machine.
+    Raises LtsConfError where the text is to blame, ServerError where it is not.
     """
     if site.images:
         return _plan(site, subject)
@@ -157,7 +160,7 @@ def _try_text(site: Site, subject: Subject) -> bool:
 
 
 def _plan(site: Site, subject: Subject) -> bool:
-    """Settle and check; whether there is any section in what counts for the machine."""
+    """Settle and check the plan of one machine; True if its lts.conf has any section."""
     farm = Farm(
         address=_ADDRESS,
         http_port=65535,
@@ -245,7 +248,7 @@ class Rehearser:
         self.audience = audience
 
     def make_decision(self, conf: Conf, site: Site) -> Callable[[], bool]:
-        """`decide`, to be called in whatever thread: what it asks is put together now."""
+        """A call of `decide` for any thread: what it needs to know is gathered now."""
         return functools.partial(decide, conf, site, self.audience.list(), shared_checker())
 
     def start(self, site: Site) -> "Survey":
@@ -274,10 +277,11 @@ class Survey:
 
     @property
     def done(self) -> bool:
+        """Whether the verdict is there."""
         return self.verdict is not None
 
     def cancel(self) -> None:
-        """End it; it gives no verdict that counts then."""
+        """End the survey; its verdict does not count then."""
         self._cancelled = True
         process = self._process
         if process is not None and process.poll() is None:

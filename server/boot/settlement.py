@@ -63,7 +63,10 @@ def plan_node(
 
 
 def _guard(work: Callable[[], T], site: Site, node: NodeId) -> T:
-    """What comes of `work`; no secret that a template may have used is in what it raises."""
+    """Return what `work` returns.
+
+    Exceptions leave without the secrets that a template may have used.
+    """
     if not site.ltsconf.needs_rendering:
         return work()
     try:

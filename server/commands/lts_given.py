@@ -48,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known. farm, secrets: None where nobody says what there is.
+    """What is known beside the text: facts, secrets, images, machines.
 
     certificates: whether machines may join without a token; None where nobody says.
     images, default_image: what the server would choose from. missing: what farm.yaml
@@ -81,7 +81,7 @@ class Scene:
         return text
 
     def hide(self, error: LtsConfError) -> LtsConfError:
-        """An error that may quote a secret, without it."""
+        """An error that may quote a secret, with the secret masked."""
         if self.show_secrets:
             return error
         secrets = self.secrets or {}
@@ -107,9 +107,12 @@ class Scene:
         return node
 
     def list_nodes(self) -> list[NodeId]:
+        """The nodes of the inventory."""
         return [NodeId(one.hostname, one.ip, one.mac) for one in self.inventory.machines]
 
     def find_known(self, node: NodeId) -> dict[str, Any]:
+        """What templates know of a node besides its ids: the inventory's facts, and over them those
+        of --fact."""
         machine = self.inventory.by_mac.get(node.mac) if node.mac else None
         return {**(machine.known if machine else {}), **self.given.node}
 

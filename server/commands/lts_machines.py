@@ -83,7 +83,7 @@ def _check_each(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Probl
 
 
 def _list_confs(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[tuple[NodeId, LtsConf]]:
-    """What counts for each machine, as far as there is anything."""
+    """The lts.conf of each machine that gets one."""
     found = []
     whole = None if text.is_template else text.parse()
     deadline = time.monotonic() + SECONDS

@@ -13,13 +13,8 @@ from server.app import App, serve
 from server.commands.serve_check import check_serve
 from server.dumps import refuse_dumps
 from server.errors import ServerError
-from server.farm.config import (
-    DHCP_MODES,
-    Config,
-    override,
-    parse_exports,
-    parse_services,
-)
+from server.farm.config import DHCP_MODES, Config
+from server.farm.flags import override, parse_exports, parse_services
 from server.hangup import ignore_hangup
 from server.logline import FORMATS, LEVELS, start_log
 from server.services.workers import default_workers

@@ -14,32 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagebuild.errors import render_check
+from imagebuild.errors import count_words, render_check
 from imagebuild.store.images import CURRENT, Image
-from server.assemble import (
-    fix_names,
-    list_seen,
-    look_at_extras,
-    make_keeper,
-    make_token,
-    open_nodes,
-    open_store,
-    read_range,
-)
+from server.assemble.disk import look_at_extras, make_keeper, make_token, open_nodes, open_store
+from server.assemble.parts import list_seen
+from server.assemble.services import fix_names, read_range
 from server.boot.plan import PlanError, choose_image
 from server.boot.rehearsal import Rehearser, survey
 from server.commands.lts_given import Scene
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
-from server.farm.config import (
-    Config,
-    apply_limits,
-    explain_hosts_file,
-    load_config,
-    parse_exports,
-    parse_services,
-)
+from server.farm.config import Config, explain_hosts_file, load_config
 from server.farm.extras import NO_EXTRAS, open_extras
+from server.farm.flags import parse_exports, parse_services
+from server.farm.limits import apply_limits
 from server.join.account import open_account
 from server.ltsconf import LtsConf, LtsConfError, NodeId
 from server.ltsconf.reading import Given, read_text
@@ -54,7 +42,7 @@ from server.site import Site, make_site
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
 from server.sources.secrets import SecretsSource
-from server.sources.trial import Audience, count_words
+from server.sources.trial import Audience
 from server.yamlfile import Faults, FaultsError, Source, locate
 
 DHCP_PORTS = (67, 4011)
@@ -69,12 +57,16 @@ class Fault:
     hint: str
 
     def render(self) -> str:
+        """The fault as text: one line, and one with the remedy."""
         return f"{self.words}\n  hint: {self.hint}" if self.hint else self.words
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. warnings: what works, and is likely not meant. checked: with counts."""
+    """What the check found. warnings: what works, and is likely not meant.
+
+    checked: what was looked at, with counts.
+    """
 
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
@@ -97,7 +89,7 @@ def check_serve(
     """Look at everything that `bootfarm serve` with these flags would use.
 
     flags: as `bootfarm serve` has them, a port as `tftp_port`, `services` and `exports` as
-    they were typed. override: server.farm.config.override. ports: whether to bind them.
+    they were typed. override: server.farm.flags.override. ports: whether to bind them.
     """
     check = _Check()
     config = check.read_farm(config_file, flags, override)
@@ -180,7 +172,7 @@ class _Check:
     def read_farm(
         self, path: Path | None, flags: Mapping[str, Any], override: Callable[..., Config]
     ) -> Config | None:
-        """What of file and flags can be used; wrong keys have their defaults.
+        """The config of file and flags; a wrong key has its default.
 
         None: the file cannot be read, and whatever else could be told may be wrong.
         """

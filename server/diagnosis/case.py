@@ -62,17 +62,17 @@ class Case:
 
     @cached_property
     def heard(self) -> float:
-        """When something of this boot was last seen."""
+        """When the last event of this boot was seen, in seconds since the epoch."""
         return max(phase.last for phase in self.boot.phases.values())
 
     @cached_property
     def quiet(self) -> float:
-        """Seconds since then."""
+        """Seconds since the last event of this boot."""
         return max(0.0, self.now - self.heard)
 
     @cached_property
     def is_stalled(self) -> bool:
-        """Whether it has been silent for longer than its phase may be."""
+        """Whether the node has been silent for longer than its phase allows."""
         limit = EXPECTATIONS[self.last].seconds
         if limit is None or self.is_done:
             return False
@@ -82,7 +82,8 @@ class Case:
 
     @cached_property
     def is_done(self) -> bool:
-        """Whether nothing is to follow: a machine whose RCFILE_* ended and that joins nothing."""
+        """Whether nothing has to follow: a machine whose RCFILE_* lines ended and that joins no
+        cluster."""
         if self.last != "rcfile":
             return False
         phase = self.boot.phases["rcfile"]
@@ -90,7 +91,7 @@ class Case:
 
     @cached_property
     def has_open_transfer(self) -> bool:
-        """Whether a file is on its way."""
+        """Whether a file transfer has begun and not ended."""
         last = self.node.events.last
         return (
             last is not None
@@ -116,7 +117,7 @@ class Case:
     def find(
         self, *, source: str = "", phase: str = "", status: str = "", what: str = ""
     ) -> Iterator[Entry]:
-        """Events of this boot, newest first; of those that Nodes keeps."""
+        """Events of this boot, newest first, as far as the timeline still has them."""
         for entry in self._entries():
             if (
                 (not source or entry["source"] == source)
@@ -149,7 +150,7 @@ def count_of(entry: Entry) -> int:
 
 
 def search(pattern: str, text: str) -> re.Match[str] | None:
-    """The first match, whatever the case."""
+    """The first match of the pattern, upper or lower case."""
     return re.search(pattern, text, re.IGNORECASE)
 
 

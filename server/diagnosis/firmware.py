@@ -98,7 +98,10 @@ def _dhcp_refused(case: Case) -> Values | None:
 
 
 def _no_address(case: Case) -> Values | None:
-    """Beside another DHCP server, which would show itself by the address that is taken."""
+    """The machine took no address.
+
+    Asked beside another DHCP server only: its lease would show there.
+    """
     if case.farm.dhcp != "proxy" or case.last != "dhcp" or "address" in case.boot.facts:
         return None
     asked = sum(

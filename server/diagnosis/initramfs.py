@@ -14,7 +14,7 @@ def _no_beacon(case: Case) -> Values | None:
 
 
 def _beacon_blocked(case: Case) -> Values | None:
-    """What the server saw by itself came; what the node says did not."""
+    """The server saw requests of the node, and no beacon of it."""
     if case.last not in ("ltsconf", "root") or case.quiet < 60:
         return None
     if next(case.find(source="beacon"), None) is not None:
@@ -56,7 +56,7 @@ def _nbd_unreachable(case: Case) -> Values | None:
 
 
 def _nbd_no_export(case: Case) -> Values | None:
-    """As the node says it (no_export), or the NBD service (not_found)."""
+    """The export is missing: the node says so (no_export), or the NBD service (not_found)."""
     if case.cause_in("root") not in ("no_export", "not_found"):
         return None
     return {"what": case.error_in("root")}
@@ -91,7 +91,7 @@ def _image_too_large(case: Case) -> Values | None:
 
 
 def _mib(case: Case, name: str) -> int:
-    """A fact that the node told in MiB, in bytes; 0 where it did not."""
+    """A fact that the node told in MiB, as bytes; 0 where it told none."""
     text = str(case.boot.facts.get(name, ""))
     return int(text) << 20 if text.isascii() and text.isdigit() and len(text) <= 10 else 0
 

@@ -15,7 +15,8 @@ _NEW_LINE: Final = (
 
 
 def failure(case: Case) -> tuple[str, float, int] | None:
-    """The last try that failed, unless one succeeded since: its words, when, how many failed.
+    """The last try to join that failed, unless one succeeded since: its words, when, how many
+    failed.
 
     A try that is under way does not hide the one before it.
     """
@@ -64,7 +65,7 @@ def _token_expired(case: Case) -> Values | None:
 
 
 def _last_success(case: Case, token: str) -> float | None:
-    """When this machine last joined with a token, as its boots before tell."""
+    """When this machine last joined with this token, as the timeline of its earlier boots says."""
     for boot in reversed(case.node.past):
         phase = boot.phases.get("join")
         if phase is not None and phase.status == "ok" and f"(token {token})" in phase.detail:

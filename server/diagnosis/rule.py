@@ -92,7 +92,7 @@ def _cut(value: object) -> object:
 
 
 class _Formatter(string.Formatter):
-    """Only names: what a node said is a value, never a template."""
+    """Fills in names only. What a node said is always a value, never a template."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         return kwargs[field_name], field_name

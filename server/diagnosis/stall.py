@@ -1,4 +1,4 @@
-"""General rules: it was silent for too long, failed in another way, or begins again and again."""
+"""General rules: a node was silent too long, failed in another way, or begins again and again."""
 
 from collections.abc import Callable
 from typing import Final
@@ -136,7 +136,8 @@ def _loop(case: Case) -> Values | None:
 
 
 def _ended_early(boot: Boot) -> bool:
-    """Before its RCFILE_* lines, or by one that failed (bootfarm.on_error=reboot)."""
+    """Whether a boot ended before its RCFILE_* lines, or by one that failed
+    (bootfarm.on_error=reboot)."""
     lines = boot.phases.get("rcfile")
     if lines is not None and lines.errors and "ready" not in boot.phases:
         return True

@@ -24,7 +24,7 @@ def _emergency(case: Case) -> Values | None:
 def _rcfile_failed(case: Case) -> Values | None:
     phase = case.phase("rcfile")
     if phase is None or not phase.errors:
-        return None  # one that runs meanwhile does not hide the one that failed
+        return None  # `errors`, not `status`: a line that runs now does not hide one that failed
     if phase.error_cause != "exit":
         text = phase.error or "no reason given"
         return {"name": "RCFILE_*", "exit": text, "last": "see its log", "since": phase.error_at}

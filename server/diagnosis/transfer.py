@@ -29,12 +29,13 @@ def _is_unsent(entry: Entry) -> bool:
 
 
 def _is_filtered(entry: Entry) -> bool:
-    """Whether it did so because of a packet filter: of a missing route it says otherwise."""
+    """Whether a packet filter of the server refused the packet; a missing route gives another
+    errno."""
     return bool(entry["detail"].get("errno") == "EPERM")
 
 
 def _newest(case: Case, *, answered: bool) -> Entry | None:
-    """The newest transfer of the last phase that failed; None if one was whole since."""
+    """The newest failed transfer of the last phase. None if a later transfer was whole."""
     for entry in case.find(phase=case.last):
         if entry["source"] not in ("tftp", "http"):
             continue

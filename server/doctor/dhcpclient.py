@@ -31,6 +31,7 @@ _USE_BOOT_FILE: Final = 8
 _PARAMETERS: Final = bytes((1, 3, 6, 12, 15, 43, 54, 60, 66, 67, 97, 128, 135, 175))
 _TFTP_SERVER: Final = 66
 _IP_UDP: Final = 17
+"""UDP's number in an IP header."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Answer:
 
     @property
     def vendor(self) -> str:
+        """Option 60, as text; "" when it is missing."""
         return self.message.options.get(Option.VENDOR_CLASS, b"").decode("ascii", "replace")
 
     @property
@@ -188,6 +190,7 @@ class Conversation:
         return True
 
     def all_answers(self) -> Iterable[Answer]:
+        """Every answer to every profile."""
         return (answer for answers in self.answers.values() for answer in answers)
 
     def _xid(self, number: int) -> int:

@@ -18,6 +18,7 @@ from server.protocols.dhcp_wire import BROADCAST, CLIENT_PORT, PXE_PORT, SERVER_
 
 _ETH_P_ALL: Final = 3
 _MOST: Final = 65536
+"""Bytes: no frame is longer."""
 
 
 def check_dhcp(target: Target, survey: Survey) -> Iterator[Verdict]:

@@ -56,7 +56,7 @@ def check_store(target: Target, survey: Survey) -> Iterator[Verdict]:
 
 
 def _find_unreadable(path: Path, images: list[Image]) -> Iterator[Verdict]:
-    """Directories of images that the store leaves out, for their manifest is broken."""
+    """Directories of images whose manifest is broken, so that the store leaves them out."""
     known = {image.path for image in images}
     for directory in sorted(path.glob("images/*/*")):
         if directory.is_dir() and directory.name != "tags" and directory not in known:

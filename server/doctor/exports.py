@@ -59,7 +59,7 @@ def check_nbd(target: Target, survey: Survey) -> Iterator[Verdict]:
 
 
 def _find_other(target: Target, name: str) -> BootImage | None:
-    """The image of an export of a digest that is not the one that would boot here."""
+    """The image of a digest's export, where that is not the image that would boot here."""
     match = _OF_DIGEST.fullmatch(name)
     if match is None:
         return None
@@ -74,7 +74,7 @@ def _find_other(target: Target, name: str) -> BootImage | None:
 
 
 def _check_readable(export: NbdExport, name: str) -> Iterator[Verdict]:
-    """Nobody says what its bytes should be: a file that `serve --export` gives as it is."""
+    """Read places of an export that no manifest describes, as one of `serve --export`."""
     try:
         for offset in sample_offsets(export.size, SAMPLE, SAMPLES, name):
             export.read(offset, min(SAMPLE, export.size - offset))

@@ -31,6 +31,11 @@ CHECKS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Finding:
+    """What the doctor can find. level: how bad it is.
+
+    meaning and remedy: for docs/doctor.md and for people.
+    """
+
     level: Level
     meaning: str
     remedy: str

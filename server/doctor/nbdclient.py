@@ -78,6 +78,7 @@ class NbdExport:
             yield self.read(offset, min(size, self.size - offset))
 
     def close(self) -> None:
+        """Disconnect (NBD_CMD_DISC) and close the socket."""
         with contextlib.suppress(OSError):
             self._socket.sendall(REQUEST.pack(REQUEST_MAGIC, 0, Command.DISC, 0, 0, 0))
         self._socket.close()

@@ -58,7 +58,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Got:
-    """What came. refused: the server's words; silent: nothing came at all."""
+    """The outcome of fetching one file.
+
+    refused: the server's words; silent: no packet came at all.
+    """
 
     size: int = 0
     sha256: str = ""

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 
 class Level(StrEnum):
+    """How bad a verdict is."""
+
     OK = "ok"
     SKIP = "skip"
     WARN = "warn"

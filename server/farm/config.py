@@ -5,13 +5,12 @@ count from the directory of the file. Errors name file, line, key path and remed
 and all of a file are told at once.
 """
 
-import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from server.addresses import (
     IPV4,
@@ -21,7 +20,7 @@ from server.addresses import (
     parse_ip,
     parse_mac,
 )
-from server.farm.dns import DnsZone, name_zone, read_dns
+from server.farm.dns import DnsZone, read_dns
 from server.farm.extras import check_export_name
 from server.farm.inventory import (
     Inventory,
@@ -38,7 +37,6 @@ from server.yamlfile import (
     YamlError,
     describe,
     load_source,
-    locate,
     suggest,
 )
 
@@ -47,24 +45,12 @@ ON_ERROR = ("shell", "reboot")
 DHCP_MODES = ("off", "proxy", "full")
 UNLISTED = ("boot", "menu", "refuse")
 LOADERS = ("ipxe", "grub")
-
-T = TypeVar("T")
 _ADDRESS_HINT = "the one that nodes reach this machine by; `listen: 0.0.0.0` listens on all"
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
 )
 _CONFIGMAP = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_NEEDED_TEXT = """
-transfers per_client requests_per_second give_up_seconds connections handshakes handshake_seconds
-turn_requests turn_bytes cold_requests header_bytes body_bytes request_seconds idle_seconds
-stall_seconds loop_share burst_seconds client_rate client_burst total_rate total_burst"""
-_NEEDED = frozenset(_NEEDED_TEXT.split())
-"""Limits of which 0 lets nobody in."""
-_LIMITS: Mapping[str, tuple[int, int | None]] = {
-    "max_blksize": (8, 65464),  # RFC 2348
-    "max_windowsize": (1, 65535),  # RFC 7440
-}
 FACT: Mapping[str, Any] = {"type": ["string", "number", "boolean", "array", "object"]}
 
 
@@ -261,91 +247,6 @@ def explain_hosts_file(config: Config) -> str:
     return f"hosts_file: {path} is no file that the server can read"
 
 
-def override(config: Config, **flags: Any) -> Config:
-    """The config with flags in place of its keys; None stands for a flag not given.
-
-    `dns` names the zone. `tftp_port`, `nbd_port` and `http_port` replace the port of that service;
-    `exports` adds to farm.yaml's, and replaces those of the same name.
-    """
-    given = {key: value for key, value in flags.items() if value is not None}
-    for name in ("listen", "address"):
-        ip = parse_ip(given[name]) if name in given else None
-        if name in given and ip is None:
-            raise ConfigError(
-                f"--{name} {given[name]!r} is not an IPv4 address", hint="four numbers with dots"
-            )
-        if ip is not None and (why := _explain_address(name, ip)):
-            raise ConfigError(f"--{name}: {ip} {why}", hint=_ADDRESS_HINT)
-    for name in SERVICES:
-        port = given.pop(f"{name}_port", None)
-        if port is not None:
-            given[name] = dataclasses.replace(getattr(config, name), port=port)
-    if "dns" in given:
-        given["dns"] = name_zone(given["dns"], config.dns)
-    if "exports" in given:
-        given["exports"] = {**config.exports, **given["exports"]}
-    return dataclasses.replace(config, **given)
-
-
-def parse_services(words: str) -> tuple[str, ...]:
-    """`tftp,http` as the flag has it; ConfigError names what is unknown."""
-    return _check_services(
-        [word.strip() for word in words.split(",") if word.strip()], "--services"
-    )
-
-
-def parse_exports(words: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FILE` of each `--export`; ConfigError says which is none, or stands twice."""
-    exports: dict[str, Path] = {}
-    for word in words:
-        name, separator, file = word.partition("=")
-        problem = check_export_name(name) if separator else "there is no `=`"
-        if name in exports:
-            problem = "the name stands twice"
-        if problem or not file:
-            raise ConfigError(
-                f"--export {word!r}: {problem or 'names no file'}",
-                hint="write --export NAME=FILE, as --export disk=/srv/disk.img",
-            )
-        exports[name] = Path(file)
-    return exports
-
-
-def apply_limits(defaults: T, limits: Mapping[str, Any], where: str, path: str = "") -> T:
-    """A limits dataclass with some fields replaced; ConfigError for others, or wrong types.
-
-    where, path: file and key path, as `farm.yaml` and `nbd.limits`.
-    """
-    known = {item.name: getattr(defaults, item.name) for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
-    faults = Faults()
-    for key, value in limits.items():
-        place = locate(where, f"{path}.{key}") if path else f"{where}.{key}"
-        if key not in known:
-            wrong = ConfigError(f"{place}: unknown key", hint=suggest(key, known))
-            faults.add(where, f"{path}.{key}", wrong)
-            continue
-        whole = isinstance(known[key], int) and not isinstance(known[key], bool)
-        fits = isinstance(value, int) if whole else isinstance(value, (int, float))
-        if isinstance(value, bool) or not fits or value < 0:
-            wrong = ConfigError(
-                f"{place}: expected a {'whole ' if whole else ''}number from 0 on,"
-                f" got {describe(value)}",
-                hint=f"the default is {known[key]}",
-            )
-            faults.add(where, f"{path}.{key}", wrong)
-            continue
-        low, high = _LIMITS.get(key, (0, None))
-        if (key in _NEEDED and not value) or value < low or (high is not None and value > high):
-            words = f"from {low} to {high}" if high is not None else "more than 0"
-            wrong = ConfigError(
-                f"{place}: with {value} no machine can boot",
-                hint=f"{words}; the default is {known[key]}",
-            )
-            faults.add(where, f"{path}.{key}", wrong)
-    faults.check()
-    return dataclasses.replace(defaults, **limits)  # type: ignore[type-var]
-
-
 def _read_ip(section: Section, key: str) -> str | None:
     text = section.text(key, shape=IPV4)
     ip = parse_ip(text) if text is not None else None
@@ -389,7 +290,8 @@ def _read_services(top: Section) -> tuple[str, ...]:
     return tuple(name for name in SERVICES if name in names)
 
 
-def _check_services(names: list[str], where: str) -> tuple[str, ...]:
+def check_services(names: list[str], where: str) -> tuple[str, ...]:
+    """Names of services, in the order of SERVICES; ConfigError for another name, or none."""
     for name in names:
         if name not in SERVICES:
             raise ConfigError(

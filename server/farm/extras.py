@@ -46,7 +46,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Extras:
-    """exports: by their names. folder: comes before the images' tree, if there is one."""
+    """What is served besides the images. exports: by name.
+
+    folder: searched before the images' tree.
+    """
 
     exports: Mapping[str, Export]
     folder: Folder | None = None
@@ -126,5 +129,5 @@ def _open_export(name: str, path: Path) -> Export:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """A pipe must not keep the server from starting."""
+    """An opener for open(): a pipe does not keep the server from starting."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -31,6 +31,7 @@ MAX_LABELS: Final = 16
 LABEL_MAX: Final = 63
 """Labels of one machine, and characters of a label's value."""
 BMC_MAX: Final = 300
+"""Characters of the address of a management controller's page."""
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _HOSTNAME_SHAPE = {"pattern": f"^{_HOSTNAME.pattern}$"}
@@ -54,14 +55,14 @@ class Machine:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What templates know of it besides its ids, as far as it is told."""
+        """What templates know of the machine besides its ids: the facts that the list gives."""
         return list_known(self.serial, self.uuid, self.labels, self.bmc)
 
 
 def list_known(
     serial: str | None, uuid: str | None, labels: tuple[tuple[str, str], ...], bmc: str | None
 ) -> dict[str, Any]:
-    """A machine's facts by their names in templates, below `node`; those that are told."""
+    """The facts that are given, by their names below `node` in templates."""
     facts = {"serial": serial, "uuid": uuid, "labels": dict(labels), "bmc": bmc}
     return {name: value for name, value in facts.items() if value}
 
@@ -74,10 +75,12 @@ class Inventory:
 
     @cached_property
     def by_mac(self) -> dict[str, Machine]:
+        """Machines by MAC."""
         return {machine.mac: machine for machine in self.machines}
 
     @cached_property
     def by_ip(self) -> dict[str, Machine]:
+        """Machines that have an address, by it."""
         return {machine.ip: machine for machine in self.machines if machine.ip}
 
     @cached_property
@@ -143,7 +146,7 @@ def _read_machines(data: Any, where: str, path: str, faults: Faults) -> list[Mac
     for number, entry in enumerate(data):
         section = Section(entry, where, f"{path}[{number}]", faults)
         if entry is not None and not isinstance(entry, dict):
-            continue  # that is told
+            continue  # the fault is reported already
         machine = _read_machine(section)
         for key, value in (
             ("mac", machine.mac),

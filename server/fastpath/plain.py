@@ -1,7 +1,7 @@
-"""What stands in for the C where it was not compiled: epoll, and no lanes. All is answered
-by the protocols in Python, with the same bytes, by more work.
+"""The stand-in where the C was not compiled: epoll without lanes.
 
-The numbers are those of fastpath.h; tests/server/fastpath/test_plain.py compares them.
+The protocols in Python then answer everything, with the same bytes and more work. The numbers
+are those of fastpath.h; tests/server/fastpath/test_plain.py compares them.
 """
 
 import select
@@ -21,7 +21,7 @@ TFTP_OPCODE_ACK: Final = 4
 
 
 class NoLane:
-    """The name of a lane's type, of a download's and its sender's: none is ever made."""
+    """The name of a lane's type, and of a download's and its sender's; none is ever made."""
 
 
 class Poller:
@@ -33,20 +33,24 @@ class Poller:
         self._epoll = select.epoll()
 
     def poll(self, seconds: float, /) -> list[tuple[int, int]]:
-        """The (descriptor, EPOLL* mask) of what has happened within `seconds`, below 0: ever."""
+        """Wait `seconds` (below 0: for ever); the (descriptor, EPOLL* mask) of each descriptor that
+        is ready."""
         events = self._epoll.poll(seconds if seconds >= 0 else None)
         self.now = time.monotonic()
         return events
 
     def register(self, fd: int, events: int, /) -> None:
-        """As select.epoll's, as the next two. Raises OSError."""
+        """As select.epoll.register; raises OSError."""
         self._epoll.register(fd, events)
 
     def modify(self, fd: int, events: int, /) -> None:
+        """As select.epoll.modify; raises OSError."""
         self._epoll.modify(fd, events)
 
     def unregister(self, fd: int, /) -> None:
+        """As select.epoll.unregister; raises OSError."""
         self._epoll.unregister(fd)
 
     def close(self) -> None:
+        """As select.epoll.close."""
         self._epoll.close()

@@ -33,6 +33,7 @@ class NodeDiff:
 
     @property
     def differs(self) -> bool:
+        """Whether the node gets something different."""
         return bool(self.changes) or self.failed
 
     @property

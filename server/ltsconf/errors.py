@@ -31,4 +31,5 @@ class LtsConfError(ServerError):
         return f"{self.path}:{self.line}:{self.column}: "
 
     def format_message(self) -> str:
+        """Place and message, as click prints them."""
         return self.locate() + super().format_message()

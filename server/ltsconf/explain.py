@@ -12,7 +12,7 @@ from server.ltsconf.variables import find_variable
 
 @dataclass(frozen=True)
 class Place:
-    """A line that sets a value: `why` in words, `where` as path:line."""
+    """A line that sets a value: `why` its section applies, in words, `where` as path:line."""
 
     value: str
     why: str

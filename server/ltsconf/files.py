@@ -7,11 +7,12 @@ leads to a place below it too. Nothing outside is ever opened.
 
 from __future__ import annotations
 
+import errno
 import os
-import select
 import stat
 from pathlib import Path
 
+from imagebuild.wholefile import read_whole
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.scan import Included, ReadInclude
 
@@ -19,8 +20,6 @@ MAX_SIZE = 64 * 2**20
 """Bytes of one file; a ConfigMap holds 1 MiB, and this is far beyond what people write."""
 MAX_LINKS = 40
 """Symbolic links on one path, as Linux has it (MAXSYMLINKS)."""
-WRITER_SECONDS = 1
-"""How long a FIFO waits for somebody who writes into it."""
 # What the main file is called on a client of LTSP 5: an include may name it.
 MAIN_PATH = b"/etc/lts.conf"
 
@@ -32,44 +31,32 @@ def read_main(path: Path, *, pipes: bool = False) -> Included:
     somebody writes into.
     """
     try:
+        if pipes and path.is_fifo():
+            return Included("main", str(path), read_whole(path, MAX_SIZE))
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _make_too_large(str(path)) from None
+        if error.errno == errno.EAGAIN:
+            hint = "Name a file, or write into the pipe."
+            raise LtsConfError(str(error.strerror), path=str(path), hint=hint) from None
         raise LtsConfError(
             f"cannot be read: {error.strerror}",
             path=str(path),
             hint="Name a file that is there and that this user can read.",
         ) from None
-    if pipes and stat.S_ISFIFO(os.fstat(descriptor).st_mode) and _has_writer(descriptor):
-        return Included("main", str(path), _read_pipe(descriptor, str(path)))
     found = _read(descriptor, str(path))
     if found is None or found.data is None:
         raise LtsConfError("is not a regular file", path=str(path), hint="Name a file.")
     return found
 
 
-def _has_writer(descriptor: int) -> bool:
-    """Whether somebody writes into a pipe, or has written and gone; waits a moment for one."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLHUP)
-    if poll.poll(0):
-        return True
-    # Of a pipe without a name (/dev/fd/63) the writer is there; of a FIFO it may yet come.
-    if os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:"):
-        return True
-    return bool(poll.poll(WRITER_SECONDS * 1000))
-
-
-def _read_pipe(descriptor: int, shown: str) -> bytes:
-    os.set_blocking(descriptor, True)
-    with os.fdopen(descriptor, "rb") as stream:
-        data = stream.read(MAX_SIZE + 1)
-    if len(data) > MAX_SIZE:
-        raise LtsConfError(
-            f"is larger than {MAX_SIZE} bytes",
-            path=shown,
-            hint="An lts.conf is a few kilobytes: is this the right file?",
-        )
-    return data
+def _make_too_large(shown: str) -> LtsConfError:
+    return LtsConfError(
+        f"is larger than {MAX_SIZE} bytes",
+        path=shown,
+        hint="An lts.conf is a few kilobytes: is this the right file?",
+    )
 
 
 def make_reader(root: Path, main: Included) -> ReadInclude:
@@ -89,7 +76,7 @@ def make_reader(root: Path, main: Included) -> ReadInclude:
 
 
 def read_nothing(path: bytes) -> Included | None:
-    """A reader that finds nothing: for texts that have no directory."""
+    """A reader that finds no include: for texts without a directory."""
     return None
 
 
@@ -157,11 +144,7 @@ def _read(descriptor: int, shown: str) -> Included | None:
         if not stat.S_ISREG(status.st_mode):
             return None
         if status.st_size > MAX_SIZE:
-            raise LtsConfError(
-                f"is larger than {MAX_SIZE} bytes",
-                path=shown,
-                hint="An lts.conf is a few kilobytes: is this the right file?",
-            )
+            raise _make_too_large(shown)
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             return Included(identity, shown, stream.read(MAX_SIZE))
     finally:

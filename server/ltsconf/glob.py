@@ -30,6 +30,7 @@ _CLASSES = {
     "xdigit": string.hexdigits,
 }
 _MAX_ELEMENTS = 4096
+"""Elements of a bracket; with more the pattern matches nothing."""
 _META = frozenset(b"*?[\\")
 
 

@@ -65,11 +65,12 @@ class Document:
         return self._input.locate(offset)
 
     def get_buffer(self) -> bytearray:
-        """The bytes that offsets are offsets in; not to be changed."""
+        """The bytes that all offsets point into; not to be changed."""
         return self._input.buffer
 
     @property
     def sources(self) -> list[Source]:
+        """The files that the text was read from, the main one first."""
         return self._input.sources
 
 
@@ -176,7 +177,7 @@ class _Parser:
         )
         self._advance()
 
-    # What is wrong, in the words of whoever wrote the file.
+    # Problems, in the words of the file's author.
 
     def _fail(self, code: str, offset: int, message: str, hint: str) -> None:
         self.input.note(code, offset, Outcome.STOPS, message, hint)
@@ -248,7 +249,7 @@ class _Parser:
             )
 
     def _complain_outside(self) -> None:
-        """A token that cannot begin a section."""
+        """Report a token that cannot begin a section."""
         token = self.token
         if token.kind is Kind.EQUALS:
             self._fail_and_skip(
@@ -287,7 +288,7 @@ class _Parser:
             hint = "Put a [section] header, for instance [default], above it."
         self._fail("key-outside-section", token.start, message, hint)
         self.stopped = True
-        # Recovering: one section for them all, that nothing can ask for.
+        # Recovering: all of these lines go into one section whose name no node can have.
         self.current = Section(b"\0outside", -1, token.start)
 
     def _expect_first_key(self, section: Section) -> None:
@@ -326,12 +327,12 @@ class _Parser:
             message = f"{self._show(token)} where a section's name should be"
         self._fail("bad-header", where, message, hint)
         self.stopped = True
-        # Recovering: the keys below belong to a section that nobody can ask for.
+        # Recovering: the keys below belong to a section whose name no node can have.
         self.current = Section(b"\0bad header", -1, opened.start)
         self._skip()
 
     def _fail_key(self, key: Token) -> None:
-        """No = behind a key."""
+        """Report a key without `=` behind it."""
         token, text = self.token, key.value or b""
         if self._is_invisible(key):
             self._fail_invisible(key)
@@ -360,7 +361,7 @@ class _Parser:
         self._skip()
 
     def _fail_value(self, key: Token) -> None:
-        """No string behind an =."""
+        """Report an `=` without a string behind it."""
         token = self.token
         name = self._show(key)
         if token.kind is Kind.EQUALS:

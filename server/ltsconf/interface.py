@@ -1,6 +1,7 @@
-"""Conf: what a plain lts.conf and a template of one answer alike, so that nobody else asks which.
+"""Conf: the questions that a plain lts.conf and a template of one answer alike.
 
-Only `needs_rendering` tells them apart, for a caller that may not wait.
+So nobody has to ask which of the two it is. Only `needs_rendering` tells them apart, for a
+caller that may not wait.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Conf(Protocol):
     def find_unknown(
         self, farm: Mapping[str, Any] | None = None, secrets: Mapping[str, Any] | None = None
     ) -> list[Problem]:
-        """The names that no node can have. None: nobody says what there is."""
+        """The names that no node can have.
+
+        farm, secrets: what there is, None where the caller does not know.
+        """
         ...
 
     def peek(self, node: NodeId) -> dict[str, str]:

@@ -27,7 +27,7 @@ from server.ltsconf.template import Facts
 
 MAX_FINDINGS = 1000
 """Of one text: nobody reads more."""
-_LONGEST = 16384  # of a value, for what is searched in it
+_LONGEST = 16384  # bytes of a value that are searched: bounds the time of a check
 
 Check = Callable[[Document], Iterator[Finding]]
 
@@ -43,14 +43,15 @@ _GO = re.compile(rb"\{\{-?[ \t]*([a-z]+[ \t]+)?[.$]|[ \t(][.$][A-Za-z]|[ \t][.][
 def lint(main: Included, read_include: ReadInclude, *, rendered: bool = False) -> list[Problem]:
     """All problems of a text and its includes, in the order of their places.
 
-    rendered: it is a template's rendering with placeholders, whose values may be anything.
+    rendered: the text is a template's rendering with placeholders, whose values may be
+    anything.
     """
     document = parse_document(main, read_include, recover=True)
     broken = {(one.path, one.line) for one in document.problems if one.severity == "error"}
     found = {
         one
         for one in lint_document(document, rendered=rendered)
-        # What a broken line gives is not its author's value.
+        # The value of a broken line is not the one that its author meant.
         if one.code != "bad-value" or (one.path, one.line) not in broken
     }
     found.update(document.problems)
@@ -112,7 +113,7 @@ def _show(name: bytes) -> str:
 
 
 def _check_sections(document: Document) -> Iterator[Finding]:
-    """Sections that nothing can reach, or not as meant."""
+    """Sections that no node can reach, or not in the way that they look."""
     first: dict[bytes, Section] = {}
     globs: list[Section] = []
     liked = {
@@ -168,7 +169,7 @@ def _check_unreachable(section: Section) -> Iterator[Finding]:
 
 
 def _check_empty(document: Document) -> Iterator[Finding]:
-    """A file of no section, as `> lts.conf` leaves it."""
+    """A file without a section, as `> lts.conf` leaves it."""
     if not document.sections and not document.problems:
         yield Finding(
             "warning",
@@ -276,7 +277,7 @@ def _check_cycles(index: Index) -> Iterator[Finding]:
             if missing[target.index] == 0:
                 ready.append(target)
     left = {section.index for section in sections if missing[section.index] > 0}
-    # What is left also holds what cycles include; only those that lead back are told.
+    # What is left also holds sections that a cycle includes; only those in a cycle are reported.
     includers: dict[int, int] = dict.fromkeys(left, 0)
     for section in sections:
         if section.index in left:
@@ -314,7 +315,7 @@ _SHARE = re.compile(rb"0*([0-9]{1,3})%")
 
 
 def _check_shares(document: Document) -> Iterator[Finding]:
-    """Percents of the memory that one section gives away, and there is not so much of it."""
+    """Shares of the memory, in percent, that add up to more than there is in one section."""
     for section in document.sections:
         given: dict[bytes, tuple[int, Entry]] = {}
         for entry in section.entries:

@@ -76,7 +76,7 @@ def _find_surprises(prefix: str, ordered: list[str]) -> Iterator[tuple[str, str,
 def _find_mixed_widths(
     ordered: list[str], place: dict[str, int]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """The first pair that reads one way round and runs the other."""
+    """The first pair of keys that reads in one order and runs in the other."""
     for later, earlier in zip(sorted(ordered), sorted(ordered)[1:], strict=False):
         if place[later] > place[earlier] and _digits_differ(later, earlier):
             yield (

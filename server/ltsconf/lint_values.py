@@ -42,7 +42,7 @@ from server.ltsconf.variables import (
     is_listed,
 )
 
-_LONGEST = 16384  # of a value, for what is searched in it
+_LONGEST = 16384  # bytes of a value that are searched: bounds the time of a check
 _QUOTES = re.compile("[\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u00ab\u00bb\u2033]")
 _DASHES = re.compile("(^|\\s)[\u2013\u2014\u2212]\\w")
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -60,7 +60,7 @@ _KO = re.compile(r"\.ko(\.(gz|xz|zst))?$")
 
 
 def redact(text: str) -> str:
-    """The text without what looks like a secret: reports stand in logs of CI."""
+    """The text without anything that looks like a secret: reports are kept in logs of CI."""
     for pattern, _ in _SECRETS:
         text = pattern.sub("…", text)
     return text
@@ -92,7 +92,7 @@ def check_entry(
             break
     computed = _is_computed(document, entry, value, rendered=rendered)
     variable = find_variable(key)
-    # A value that is not what it looks like is told once.
+    # A value that reads otherwise than it looks gets one remark, not two.
     if variable is not None and not computed and not odd:
         yield from check_value(variable, key, head)
     if variable is not None and variable.kind == "command":
@@ -271,7 +271,7 @@ def _check_writing(document: Document, entry: Entry, key: str, value: str) -> It
 
 
 def check_value(variable: Variable, key: str, value: str) -> Iterator[Remark]:
-    """Remarks on a value that is known whole."""
+    """Remarks on a value that is known as a whole."""
     word = value.strip().lower()
     if variable.kind == "boolean" and word not in TRUE_WORDS | FALSE_WORDS:
         yield (

@@ -197,7 +197,7 @@ class Index:
     def _find_cycle(self, reached: list[Section], placed: set[int]) -> list[Section]:
         """A cycle among the sections that could not be placed."""
         left = {section.index for section in reached} - placed
-        # Backwards each of them has an includer among them: walking so must meet itself.
+        # Each of them is included by another one: walking from includer to includer must return.
         includer: dict[int, Section] = {}
         for section in reached:
             if section.index in left:

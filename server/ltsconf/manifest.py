@@ -132,7 +132,7 @@ def _find_texts(node: yaml.Node | None, source: Source) -> Iterator[ManifestText
     )
 
 
-# Where texts stand in a kind, and whether they are base64; a later one counts.
+# By kind: the fields that hold texts, and whether these are base64; the later field counts.
 _FIELDS: dict[str, tuple[tuple[str, bool], ...]] = {
     "ConfigMap": (("binaryData", True), ("data", False)),
     "Secret": (("data", True), ("stringData", False)),

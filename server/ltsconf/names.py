@@ -1,8 +1,8 @@
-"""Names in a template that can never be known: told at load, for whatever branch they stand in.
+"""Names in a template that no node can have: reported at load, in whichever branch they stand.
 
-What stands below node and image is a fixed set, farm has what farm.yaml's `facts`
-have, secrets the files of the directory of secrets. Which of them one node
-has is another question, that only its rendering answers.
+What stands below node and image is a fixed set; farm has the `facts` of farm.yaml, secrets
+the files of the directory of secrets. Which of these names one node has, only its rendering
+tells.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def check_names(
 ) -> list[Problem]:
     """An error for each use of a name that no node can have, in the order of lines.
 
-    farm, secrets: what is known below them; None: nobody says, so any name passes.
+    farm, secrets: the names below them; None where the caller does not know them: then any
+    name passes.
     """
     return [
         Problem("unknown-name", "error", Outcome.FINE, main.path, line, 1, message, hint, excerpt)
@@ -84,7 +85,7 @@ def _find(
 
 
 def _find_missing(use: Use, known: Mapping[str, Any] | None) -> tuple[str, str, list[str]] | None:
-    """(the name before, the one that it has not, those that it has), or None."""
+    """(the name before, the missing name, the names that are there), or None."""
     root = use.path[0]
     # Below farm and secrets a name may be missing on purpose; below node and image a
     # name that is not among them never comes.

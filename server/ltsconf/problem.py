@@ -135,7 +135,7 @@ class Problem:
 
 
 class Finding(NamedTuple):
-    """What a check of the linter gives; `offset` is in the document's buffer."""
+    """One result of a check of the linter; `offset` is in the document's buffer."""
 
     severity: str
     code: str

@@ -58,7 +58,7 @@ _OCTET: dict[int, tuple[tuple[frozenset[int], int], ...]] = {
 
 
 class _Address:
-    """Four numbers from 0 to 255: (which of them, what has been read of it)."""
+    """Four numbers from 0 to 255. A state is (which number, what has been read of it)."""
 
     longest = 15
     start: State = (0, _NONE)
@@ -75,7 +75,7 @@ class _Address:
 
 
 class _Mac:
-    """Six pairs of hexadecimal digits with colons: (character, 0)."""
+    """Six pairs of hexadecimal digits with colons. A state is (character, 0)."""
 
     longest = 17
     start: State = (0, 0)
@@ -97,7 +97,7 @@ _AUTOMATA = (_Label(), _Address(), _Mac())
 def can_match(name: bytes) -> bool:
     """Whether a section of this name can be some node's."""
     if len(name) > _LONGEST:
-        return True  # nobody writes such names, and following them costs time
+        return True  # nobody writes a name this long, and following it costs time
     if is_glob(name):
         tokens = parse_glob(name)
         if tokens is None:
@@ -189,7 +189,7 @@ def _respell_mac(text: str) -> str | None:
         return None
     if match := re.fullmatch(r"((?:[0-9A-Fa-f]{4}\.){1,2})[0-9A-Fa-f]{0,3}\*", text):
         plain = match[1].replace(".", "")
-        # 5254.00* names three pairs; what is half a pair is left to the *.
+        # 5254.00* names three pairs; the * stands for a half pair, too.
         rest = text[len(match[1]) : -1]
         plain += rest[: len(rest) // 2 * 2]
         return _pair_up(plain) + ":*"

@@ -54,14 +54,15 @@ class Text:
 
     @property
     def is_template(self) -> bool:
+        """Whether the first line makes it a template."""
         return is_template(self.main.data or b"")
 
     def parse(self, *, ltsp5: bool = False) -> LtsConf:
-        """As it stands, templates as plain text."""
+        """The text as a plain lts.conf, whatever its first line says."""
         return LtsConf.parse_included(self.main, self.read_include, ltsp5=ltsp5)
 
     def make_source(self) -> Conf:
-        """As what it is: a template where its first line says so. Raises LtsConfError."""
+        """The text as what its first line says: plain or a template. Raises LtsConfError."""
         return parse_conf(self.main, self.read_include)
 
     def lint(
@@ -72,7 +73,8 @@ class Text:
     ) -> list[Problem]:
         """All problems; a template is rendered with placeholders first.
 
-        farm, secrets: what a template may take from them; None: nobody says.
+        farm, secrets: what a template may take from them; None where the caller does not
+        know.
         """
         main = self.main
         if self.is_template:

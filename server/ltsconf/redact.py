@@ -15,7 +15,7 @@ _SHORTEST = 3
 
 
 def redact(text: str, secrets: Mapping[str, Any]) -> str:
-    """`text` without what it has in common with secrets, pieces that were cut off included."""
+    """`text` without any part of a secret, not even a piece of one that was cut off."""
     covered = [False] * len(text)
     for secret in list_values(secrets):
         length = min(PIECE, len(secret))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from imagebuild.errors import count_words, escape
 from server.ltsconf.problem import Outcome, Problem
 
 FORMATS = ("text", "json", "github")
@@ -27,9 +28,7 @@ def count(problems: Sequence[Problem]) -> tuple[int, int]:
 
 def describe_count(errors: int, warnings: int) -> str:
     """`1 error, 2 warnings`."""
-    return f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning" + (
-        "" if warnings == 1 else "s"
-    )
+    return f"{count_words(errors, 'error')}, {count_words(warnings, 'warning')}"
 
 
 def _render_text(problems: Sequence[Problem]) -> str:
@@ -38,7 +37,8 @@ def _render_text(problems: Sequence[Problem]) -> str:
         where = f"{problem.path}:{problem.line}:{problem.column}"
         lines.append(f"{where}: {problem.severity}: {problem.message} [{problem.code}]")
         if problem.excerpt.strip():
-            lines.append(f"    {problem.line} | {_printable(problem.excerpt)}")
+            excerpt = escape(problem.excerpt, keep="\t")
+            lines.append(f"    {problem.line} | {excerpt}")
         if problem.outcome in _SAYS:
             lines.append(f"    {_SAYS[problem.outcome]}.")
         lines.append(f"    fix: {problem.hint}")
@@ -81,10 +81,3 @@ def _escape_data(text: str) -> str:
 
 def _escape_property(text: str) -> str:
     return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _printable(text: str) -> str:
-    """Control characters made visible, so that a carriage return is seen."""
-    return "".join(
-        char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text
-    )

@@ -28,7 +28,9 @@ from typing import NamedTuple
 from server.ltsconf.problem import Origin, Outcome, Problem, Source
 
 READ_SIZE = 8192
+"""Bytes that the original's scanner reads at once (flex's YY_READ_BUF_SIZE)."""
 BUFFER_SIZE = 16384
+"""Bytes of the original scanner's buffer (flex's YY_BUF_SIZE)."""
 MAX_FILES = 10  # the main file is one of them
 MAX_PROBLEMS = 200
 """Of one text: nobody reads more."""
@@ -40,6 +42,8 @@ _WHITE = b" \t\n\v\f\r"
 
 
 class Kind(Enum):
+    """The kinds of tokens."""
+
     EQUALS = "="
     OPEN = "["
     CLOSE = "]"
@@ -192,7 +196,7 @@ class Input:
         self._offset = 0
 
     def finish(self) -> None:
-        """Tell of an include that was accepted after the last read."""
+        """Report an include that was accepted after the last read."""
         source = self.sources[-1]
         if self._offset == 0 and len(self.sources) > 1 and source.data:
             self.note(
@@ -253,6 +257,7 @@ class Scanner:
         self._line_from = 0
 
     def next(self) -> Token:
+        """The next token; END again and again after the last."""
         source, buffer = self.input, self.input.buffer
         while True:
             start = self.position
@@ -285,7 +290,7 @@ class Scanner:
                     return token
 
     def skip_line(self) -> None:
-        """Go on behind the next newline: for those who look for more problems."""
+        """Go on behind the next newline, to look for more problems there."""
         end = self._find_line_end(self.position)
         self.position = min(end + 1, len(self.input.buffer))
 

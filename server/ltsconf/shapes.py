@@ -54,7 +54,7 @@ def list_zones() -> frozenset[str]:
 
 
 def check_timezone(value: str) -> Wrong | None:
-    """A name below /usr/share/zoneinfo."""
+    """What is wrong with a name below /usr/share/zoneinfo."""
     zones = list_zones()
     name = value.removeprefix("posix/").removeprefix("right/")
     if name in zones or (not zones and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[\w+-]+)*", name)):
@@ -67,7 +67,7 @@ def check_timezone(value: str) -> Wrong | None:
 
 
 def is_address(word: str) -> bool:
-    """An IPv4 or IPv6 address, the latter with a scope or without."""
+    """Whether it is an IPv4 or IPv6 address, the latter with a scope or without."""
     try:
         ipaddress.ip_address(word)
     except ValueError:
@@ -76,7 +76,7 @@ def is_address(word: str) -> bool:
 
 
 def _check_reachable(word: str) -> Wrong | None:
-    """An address that a host can have."""
+    """What is wrong with an address that a host has to have."""
     address = ipaddress.ip_address(word)
     if address.is_unspecified or address.is_multicast or word == "255.255.255.255":
         return f"{word!r} is no host's address", "Write the address of one host."
@@ -84,19 +84,19 @@ def _check_reachable(word: str) -> Wrong | None:
 
 
 def check_server_address(word: str) -> Wrong | None:
-    """The address of a host that is asked."""
+    """What is wrong with the address of a host that the node asks."""
     return check_address(word) or _check_reachable(word)
 
 
 def check_address(word: str) -> Wrong | None:
-    """An address, not a name."""
+    """What is wrong with a word that has to be an address, not a name."""
     if is_address(word):
         return None
     return f"{word!r} is no IP address", "Write four numbers from 0 to 255, or an IPv6 address."
 
 
 def check_host(word: str) -> Wrong | None:
-    """An address or a host name."""
+    """What is wrong with a word that has to be an address or a host name."""
     if is_address(word):
         return _check_reachable(word)
     if _NUMBERS.fullmatch(word) or ":" in word:
@@ -105,7 +105,7 @@ def check_host(word: str) -> Wrong | None:
 
 
 def check_name(word: str) -> Wrong | None:
-    """A host name or domain (RFC 1123, 2.1; an underscore passes)."""
+    """What is wrong with a host name or domain (RFC 1123, 2.1; an underscore passes)."""
     if _NUMBERS.fullmatch(word):
         return f"{word[:60]!r} is no host name", "Write a name; an address is none."
     if len(word) <= 253 and _NAME.fullmatch(word):
@@ -132,7 +132,7 @@ def check_words(value: str, check: Callable[[str], Wrong | None]) -> Wrong | Non
 
 
 def check_hosts_line(value: str) -> Wrong | None:
-    """A line of /etc/hosts: an address and names."""
+    """What is wrong with a line of /etc/hosts: an address and names."""
     words = value.partition("#")[0].split()
     if not words:
         return None
@@ -190,7 +190,7 @@ def _check_mount_point(path: str) -> Wrong | None:
 
 
 def _check_source(source: str, kind: str) -> Wrong | None:
-    """The first field, as far as the type of the file system says what it must be."""
+    """What is wrong with the first field, as far as the type of the file system tells."""
     if not _TYPE.fullmatch(kind):
         return f"{kind!r} is no type of file system", "Write its name, as ext4, nfs or tmpfs."
     close = get_close_matches(kind, _TYPES, 1, 0.8)
@@ -260,7 +260,7 @@ def check_size(value: str) -> Wrong | None:
 def check_seconds(value: str) -> Wrong | None:
     """Whole seconds, as the node reads them."""
     if re.fullmatch(r"([0-9]{1,4})?", value):
-        return None  # an empty one is not set
+        return None  # an empty value counts as not set
     return f"{value[:40]!r} is no number of seconds", "Write a whole number from 0 to 9999."
 
 
@@ -274,7 +274,7 @@ def check_crontab_line(value: str) -> Wrong | None:
     """A line of a user's crontab(5): five fields of time and the command, no user."""
     text = value.strip()
     if not text or text.startswith("#") or re.match(r"[A-Za-z_]\w*[ \t]*=", text):
-        return None  # a remark, or a line of environment
+        return None  # a comment, or a line of environment
     words = text.split()
     if words[0].startswith("@"):
         if words[0] not in _NICKNAMES:
@@ -444,7 +444,7 @@ def _check_bare(words: list[str]) -> list[Wrong]:
 
 
 def _check_endpoint(words: list[str]) -> Wrong | None:
-    """The API server that is joined, which stands before the options."""
+    """What is wrong with the API server that is joined; it stands before the options."""
     if not words or words[0].startswith("-") or is_computed(words[0]):
         return None
     _, colon, port = words[0].rpartition(":")

@@ -299,7 +299,7 @@ def shared_renderer() -> Renderer:
 
 @cache
 def shared_checker() -> Renderer:
-    """Another one, for callers that may not wait until a rendering under way has ended."""
+    """A second renderer, for callers that may not wait for a rendering under way."""
     checker = Renderer()
     atexit.register(checker.close)
     return checker
@@ -342,7 +342,7 @@ class LtsTemplate:
         path: str = "lts.conf",
         renderer: Renderer | None = None,
     ) -> LtsTemplate:
-        """A template from its text; nothing is rendered yet."""
+        """A template from its text, which is not rendered yet."""
         return cls(Included("main", path, text), read_include, renderer)
 
     def __reduce__(self) -> tuple[type[LtsTemplate], tuple[Included, ReadInclude]]:
@@ -355,12 +355,12 @@ class LtsTemplate:
 
     @property
     def size(self) -> int:
-        """Bytes of the text; what its renderings include is not known."""
+        """Bytes of the template's text, its includes left out."""
         return len(self.main.data or b"")
 
     @property
     def has_sections(self) -> bool:
-        """True: only a rendering could tell."""
+        """True: only a rendering could tell otherwise."""
         return True
 
     def with_renderer(self, renderer: Renderer | None) -> LtsTemplate:
@@ -368,7 +368,7 @@ class LtsTemplate:
         return LtsTemplate(self.main, self.read_include, renderer)
 
     def peek(self, node: NodeId) -> dict[str, str]:
-        """Nothing: rendering takes too long to have a quick look."""
+        """Nothing: a rendering takes too long for a quick look."""
         return {}
 
     def locate_settings(self, key: str) -> Iterator[tuple[str, str]]:
@@ -437,7 +437,7 @@ class LtsTemplate:
         return known
 
     def _parse(self, text: bytes) -> LtsConf:
-        """Machines whose text is the same share what was parsed."""
+        """Parse a rendered text. Machines whose text is the same share the result."""
         lines = getattr(text, "lines", None)
         if self._last is not None and self._last[:2] == (text, lines):
             return self._last[2]

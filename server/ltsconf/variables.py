@@ -30,10 +30,12 @@ class Variable:
 
     @property
     def is_family(self) -> bool:
+        """Whether it stands for every key with its prefix, as RCFILE_*."""
         return self.name.endswith("*")
 
     @property
     def prefix(self) -> str:
+        """The name without its final *."""
         return self.name.rstrip("*")
 
 

@@ -32,13 +32,13 @@ MEMORY = 512 * 2**20
 """Bytes of address space: Jinja2 and its largest output have room in it."""
 MAX_OUTPUT = 4 * 2**20
 """Characters of a rendered text."""
-# Whoever asked gives up long before; but if it is gone, nobody else would end this process.
+# The process that asked gives up long before. Where it is gone, nobody else ends this one.
 MAX_SECONDS = 30
-# What the traceback calls a template's lines.
+# The file name that tracebacks give to a template's lines.
 _FILE = "<template>"
 MAX_USES = 2000
 """Names of one template that are looked at."""
-# Rendering once more, to know which line comes from which, must not make a slow template late.
+# The second rendering, which finds the lines, must not make a slow template miss its time.
 MARKING_SECONDS = 0.3
 # Noncharacters of Unicode: no text that is meant to be read has them.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -63,7 +63,7 @@ class _Placeholder(jinja2.ChainableUndefined):
 
 
 class _StrictUndefined(jinja2.StrictUndefined):
-    """Strict, and names the mapping: node.serial instead of an attribute of a dict."""
+    """Every use is an error, and names the whole path: node.serial, not an attribute of a dict."""
 
     names: dict[int, str] = {}  # noqa: RUF012 - set for each rendering
 
@@ -85,7 +85,7 @@ def _name_mappings(facts: dict[str, Any], path: str = "") -> dict[int, str]:
 
 
 def _finalize(value: Any) -> Any:
-    """Each value that an expression gives: one line, so that no value can add lines."""
+    """The value of an expression, on one line: no value can add lines to the text."""
     if isinstance(value, jinja2.Undefined):
         return value
     text = str(value)
@@ -103,11 +103,12 @@ def _mark_lines(text: str, line: int) -> str:
 
 
 class MarkAll(Extension):
-    """Puts before each line of a template's text, and each expression, where it stands."""
+    """Puts the line number as a mark before each line of a template's text, and each expression."""
 
     spare = False
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        """The template's tokens with the marks between them (jinja2.ext.Extension)."""
         depth = 0
         for token in stream:
             if token.type == "block_begin":
@@ -133,7 +134,7 @@ class MarkAll(Extension):
 
 
 class MarkOutside(MarkAll):
-    """The same, and leaves text alone that may become a value."""
+    """As MarkAll, but without marks in text that may become a value."""
 
     spare = True
 
@@ -218,7 +219,7 @@ def render(request: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _compile(text: str, placeholders: bool, marks: str) -> jinja2.environment.Template:
-    """Compiled once for all the nodes of a text."""
+    """A compiled template, kept for all nodes of a text."""
     return make_environment(placeholders=placeholders, marks=marks).from_string(text)
 
 

@@ -25,6 +25,7 @@ MISS_SECONDS = 0.01
 MISS_SHARE = 20.0
 """A copy serves for so many times the time that reading took: misses cost a twentieth at most."""
 _COMPLETE = 0x2
+"""ATF_COM of linux/if_arp.h: the entry has a MAC."""
 _NO_MAC = "00:00:00:00:00:00"
 
 
@@ -76,7 +77,7 @@ class CachedFile:
         self._table: dict[str, str] = {}
 
     def get(self, key: str, *, fresh: bool = False) -> str | None:
-        """The key's value. fresh: as of now, but for what bounds the cost of reading."""
+        """The key's value. fresh: as of now, as far as the bound on reading allows."""
         age = self._clock() - self._read
         if age >= self._seconds or (
             (fresh or key not in self._table) and age >= max(MISS_SECONDS, MISS_SHARE * self._cost)
@@ -120,11 +121,12 @@ class Identity:
 
     @property
     def node_id(self) -> NodeId:
+        """The ids by which lts.conf finds the node's sections."""
         return NodeId(hostname=self.hostname, ip=self.ip, mac=self.mac)
 
     @property
     def known(self) -> dict[str, Any]:
-        """What templates know of it besides its ids, as far as it is known."""
+        """What templates know of the node besides its ids, as far as it is known."""
         return list_known(self.serial, self.uuid, self.labels, self.bmc)
 
 
@@ -146,7 +148,7 @@ class Identifier:
     def adopt(
         self, inventory: Inventory, address_map: Mapping[str, str], hosts_file: Path | None
     ) -> None:
-        """Tell by these lists from now on."""
+        """Use these lists from now on."""
         self._inventory = inventory
         self._address_map = address_map
         if hosts_file != self._hosts.path:
@@ -205,11 +207,12 @@ class Identifier:
         return self._find_mac(ip)[0]
 
     def card(self, ip: str) -> str:
-        """The MAC that answers for an address, or the address: one card may have many."""
+        """The MAC that answers for an address, or the address: one network card may have many
+        addresses."""
         return self._neighbours.get(ip) or ip
 
     def is_still(self, ip: str, card: str) -> bool:
-        """Whether the MAC that answers for an address now is the one that did, or none is known."""
+        """Whether the MAC that answers for an address is the same as before, or none is known."""
         now = self._neighbours.get(ip, fresh=True)
         return now is None or now == card or card == ip
 

@@ -31,7 +31,7 @@ _UNFIT = re.compile(r"[^a-z0-9.-]")
 
 
 class Directory:
-    """The zone's names. All methods belong to the loop's thread.
+    """The names of the zone. All methods belong to the loop's thread.
 
     fixed: label to address of what is no node: nothing else gets these labels
     and addresses. networks: hosts of the hosts file count if they are in one.
@@ -53,7 +53,7 @@ class Directory:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._labels: dict[str, str] = {}
         self._own: dict[str, tuple[str, ...]] = {}
-        # What is known of an address: its MAC, or "".
+        # Address to MAC, "" where the MAC is not known.
         self._listed = {ip: mac for mac, ip in machines.items()}
         self._seen: dict[str, str] = {}
         self._hosts: dict[str, str] = {}
@@ -62,7 +62,7 @@ class Directory:
         self._ltsconf: Conf | None = None
         self._hosts_at = float("-inf")
         self.names = Names(self._addresses, self._labels)
-        """As they are at each moment: the mappings change."""
+        """The zone's names; the mappings in it change from moment to moment."""
         self._fix(fixed)
 
     def adopt(self, fixed: Mapping[str, str], machines: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ class Directory:
         """
         waiting = [*self._listed, *machines.values(), *self._hosts, *self._seen]
         if fixed != self._fixed:
-            # None may keep a label or an address that is fixed now.
+            # No machine may keep a label or an address that is fixed now.
             self._addresses.clear()
             self._labels.clear()
             self._own.clear()
@@ -88,7 +88,7 @@ class Directory:
             self._labels.setdefault(address, label)
 
     def change(self, key: str, node: Node | None) -> None:
-        """A node was heard of; None: it is forgotten."""
+        """A node was heard of; None: it was forgotten."""
         place = None
         if node is not None and node.ip:
             place = (node.ip, node.mac or "", node.hostname)

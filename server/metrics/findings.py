@@ -29,13 +29,15 @@ class Findings:
         self.found: Counter[str] = Counter()
         self._farm = farm
         self._rules: dict[str, str] = {}
-        # Nodes to be diagnosed, and those that were, with the time, longest ago first.
+        # Nodes that wait to be diagnosed, and nodes that were, with the time, longest ago first.
         self._fresh: dict[str, Node] = {}
         self._asked: OrderedDict[str, tuple[float, Node]] = OrderedDict()
 
     def change(self, key: str, node: Node | None) -> None:
-        """A node may have changed; None: it was forgotten. Nothing is the matter with one that
-        is played, or that somebody works on."""
+        """A node may have changed; None: it was forgotten.
+
+        A node that `simulate` or `doctor` plays, or that is in maintenance, has no finding.
+        """
         if node is not None and not node.played and not node.maintenance:
             self._fresh[key] = node
             return
@@ -44,7 +46,7 @@ class Findings:
         self._set(key, "")
 
     def advance(self, now: float, most: int = 200) -> None:
-        """Ask about those that changed, and those not asked about for long; at most so many."""
+        """Diagnose nodes that changed, and nodes whose last diagnosis is old; `most` of them."""
         farm = self._farm()
         for _ in range(most):
             if self._fresh:

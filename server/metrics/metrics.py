@@ -26,10 +26,10 @@ from server.metrics.causes import CAUSES, OTHER, cause_of
 from server.metrics.findings import SEVERITIES, Findings
 from server.metrics.space import FILLS, Fullness
 from server.metrics.tally import AT_REST, Tally, is_whole
+from server.nodes.effects import STATUSES
 from server.nodes.node import Boot, Node
 from server.nodes.phases import ORDER, PHASES
 from server.nodes.space import KINDS
-from server.nodes.timelines import STATUSES
 from server.quantities import sort_naturally
 from server.troubles import KINDS as TROUBLES
 from server.troubles import Trouble
@@ -79,7 +79,7 @@ class Metrics:
     """
 
     def __init__(self, present: Present, *, max_nodes: int) -> None:
-        # They would be a second series for each counter, of no use here.
+        # The `_created` series double the number of series, and tell nothing here.
         # Debian 12's, in the container, has it as an environment variable only.
         if disable := getattr(prometheus_client, "disable_created_metrics", None):
             disable()
@@ -169,7 +169,7 @@ class Metrics:
                 self._phase_seconds.labels(phase)
 
     def seed(self, nodes: Iterable[Node]) -> None:
-        """Take the nodes of the server before this one."""
+        """Take over the nodes that the server before this one kept."""
         found = [node for node in nodes if not node.played]
         self.tally.seed(found)
         for node in found:
@@ -177,7 +177,7 @@ class Metrics:
             self.fullness.change(node.key, None if node.maintenance else node)
 
     def change(self, key: str, node: Node | None) -> None:
-        """A node may have changed; None: it was forgotten. What is played is no node."""
+        """A node may have changed; None: it was forgotten. Nodes that are played do not count."""
         node = None if node is not None and node.played else node
         self.tally.change(key, node)
         self.findings.change(key, node)
@@ -253,7 +253,7 @@ def bound_places(
 
 
 class _Gauges:
-    """What is read when it is asked for."""
+    """The gauges, read when /metrics is asked for."""
 
     def __init__(self, metrics: Metrics, present: Present, max_nodes: int) -> None:
         self._tally = metrics.tally
@@ -263,7 +263,7 @@ class _Gauges:
         self._max_nodes = max_nodes
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not collect to know the names."""
+        """No names: the registry need not collect to learn them."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -486,7 +486,7 @@ def _process(pid: int | None) -> Iterable[Metric]:
 
 
 def _number(value: object) -> float:
-    """What a counter may be raised by; a worker's event cannot break it."""
+    """What a counter may be raised by; an odd value in an event cannot break it."""
     return max(0.0, float(value)) if isinstance(value, int | float) else 0.0
 
 

@@ -35,7 +35,7 @@ class Fullness:
             del self._marks[key]
 
     def fullest(self, kind: str) -> int:
-        """Percent of the fullest one, 0 where there is none."""
+        """Percent of the fullest file system of that kind, 0 where there is none."""
         return max((percent for percent in range(101) if self._percents[kind, percent]), default=0)
 
     def _count(self, mark: dict[str, int], by: int) -> None:

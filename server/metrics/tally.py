@@ -58,7 +58,8 @@ class Tally:
         self._now = 0.0
 
     def seed(self, nodes: Iterable[Node]) -> None:
-        """Take the nodes of the server before this one; their boots are not counted again."""
+        """Take over the nodes that the server before this one kept; their boots are not counted
+        again."""
         booted, self._booted = self._booted, lambda boot: None
         for node in sorted(nodes, key=_since):
             self.change(node.key, node)
@@ -118,7 +119,7 @@ class Tally:
             _subtract(self.images, (mark.image, mark.digest))
 
     def _rest(self, key: str) -> None:
-        """The node is not waited for any more, or again from now on."""
+        """Stop waiting for a node, or begin to wait anew."""
         self._moving.pop(key, None)
         if standing := self._standing.pop(key, None):
             _subtract(self.stalled, standing[1])
@@ -152,7 +153,7 @@ def _mark(node: Node) -> Mark:
 
 
 def _since(node: Node) -> float:
-    """When a node came into its phase."""
+    """When the node came into its present phase."""
     boot = node.boot
     phase = boot.last_phase() if boot is not None else None
     return boot.phases[phase].first if boot is not None and phase else node.first_seen

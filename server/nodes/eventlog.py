@@ -27,7 +27,7 @@ class EventLog:
             self.append(dict(entry))
 
     def append(self, entry: Entry) -> None:
-        """Take one more; the oldest gives way."""
+        """Add an entry; where the ring is full, the oldest goes."""
         if self.last is not None:
             self._packed.append(json.dumps(self.last, separators=(",", ":")).encode())
         self.last = entry
@@ -40,7 +40,7 @@ class EventLog:
             self.append(entry)
 
     def replace_last(self, entry: Entry) -> None:
-        """Put an entry in the newest one's place."""
+        """Put an entry into the place of the newest."""
         self.last = entry
 
     def __len__(self) -> int:

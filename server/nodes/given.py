@@ -1,4 +1,4 @@
-"""What of lts.conf a node booted with, so that it can be said what has changed since.
+"""What of lts.conf a node booted with, so that the page can say what has changed since.
 
 A boot keeps prints of its values, made with a key of this server's: no value, and no secret, can
 be told from them. What the values were stands, masked, in one table for all nodes, which have
@@ -28,6 +28,7 @@ TABLE_MAX: Final = 512 * 1024
 """Bytes of all values that are kept."""
 _KEY_BYTES: Final = 32
 _DIGITS: Final = 12
+"""Hex digits of a print: 48 bits, so that two values of a variable do not share one by chance."""
 
 
 def load_key(state: Path | None) -> bytes:
@@ -47,7 +48,7 @@ def load_key(state: Path | None) -> bytes:
         try:
             write_whole(state / KEY_FILE, f"{key.hex()}\n".encode())
         except OSError:
-            pass  # told by what else is kept there
+            pass  # timelines are kept in the same place, and report the error
     return key
 
 

@@ -26,6 +26,7 @@ PAST_BOOTS = 3
 EVENTS = 64
 """Events that are kept of a node, unless farm.yaml says otherwise."""
 FORMAT = 1
+"""Of a timeline's file; other formats are left aside."""
 NOTE_MAX = 200
 """Characters of a note."""
 _TEXT_MAX = 100_000
@@ -76,15 +77,15 @@ class Boot:
     facts: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     def last_phase(self) -> str | None:
-        """The furthest phase that was reached."""
+        """The furthest phase that the boot has reached."""
         return max(self.phases, key=ORDER.__getitem__, default=None)
 
     def error(self) -> str:
-        """What went wrong and has not been mended since, or ""."""
+        """The error that has not been mended since, or ""."""
         reached = ORDER[self.last_phase() or "dhcp"]
         for phase in sorted(self.phases, key=ORDER.__getitem__, reverse=True):
             if phase in FETCHED and ORDER[phase] < reached:
-                break  # a node that came further has got what it asked for
+                break  # a node that has come further got what it had asked for
             if self.phases[phase].status == "error":
                 return f"{phase}: {self.phases[phase].detail or 'failed'}"
         return ""

@@ -1,4 +1,4 @@
-"""The phases of a boot, and how they show themselves: by what a node asks for, and tells."""
+"""The phases of a boot, and the phase that a request or a report of a node belongs to."""
 
 from imagebuild.store.manifest import ROOTFS
 from server.events import Event
@@ -54,7 +54,7 @@ def phase_of(event: Event) -> str | None:
     if event.source == "join":
         return "join"
     if event.source == "nbd":
-        # A file that is no image's (`--export`) is nobody's root.
+        # An export without an image (`--export`) is not the root of a node.
         return None if event.detail.get("digest") == "" else "root"
     return phase_of_path(str(event.detail.get("file") or event.detail.get("path") or ""))
 

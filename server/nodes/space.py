@@ -19,6 +19,7 @@ _KIND_OF: Final = {
 }
 _PATH_MAX: Final = 100
 _MIB_MAX: Final = 1 << 40
+"""The longest path, and the largest size, that a node may tell of a file system."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ events each, texts cut. Belongs to the loop's thread.
 
 import json
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,37 +17,38 @@ from typing import Any
 from imagebuild.wholefile import read_whole, write_whole
 from server.addresses import parse_mac
 from server.events import Event
+from server.nodes.effects import (
+    bound_detail,
+    image_of,
+    is_begun,
+    is_error,
+    is_ok,
+    is_same,
+    mark_phase,
+    note_facts,
+    note_root,
+    note_space,
+    starts_boot,
+)
 from server.nodes.eventlog import EventLog
 from server.nodes.given import GIVEN
 from server.nodes.node import (
     EVENTS,
-    FACTS,
-    LIVE_ROOT,
     NOTE_MAX,
     Boot,
     Node,
-    Phase,
     pack_node,
     set_back,
     unpack_node,
 )
 from server.nodes.phases import (
     ORDER,
-    PHASES,
     digest_of,
     is_core,
-    is_menu,
     phase_of,
 )
 from server.nodes.space import SPACE
 
-STATUSES = ("start", "ok", "error")
-TEXT_MAX = 400
-"""Characters of one text of an event; the rest is cut off."""
-FACT_MAX = 300
-"""Characters of one fact about a boot; the rest is cut off."""
-DETAILS_MAX = 13
-"""Details of one event; what comes after is dropped."""
 CLOCK_SECONDS = 3600.0
 """A node that was seen so much later than now was seen by a clock that has been set since."""
 PLAYERS = ("simulate", "doctor")
@@ -60,7 +60,6 @@ SIMULATED_NETWORK = ip_network("127.64.0.0/10")
 _FILE_MAX = 64 * 1024 * 1024
 """Bytes of a kept timeline that are read."""
 _log = logging.getLogger(__name__)
-
 Identify = Callable[[str], tuple[str | None, str | None]]
 """IP -> (MAC or None, hostname or None)."""
 
@@ -115,39 +114,39 @@ class Nodes:
         if phase is not None:
             self._take(node, event, phase, detail)
         elif event.source == "beacon" and event.phase == SPACE:
-            _note_space(node, event, detail)
+            note_space(node, event, detail)
         self._tell(node.key, node)
         return node
 
     def _take(self, node: "Node", event: Event, phase: str, detail: dict[str, Any]) -> None:
         path = str(detail.get("file") or detail.get("path") or detail.get("export") or "")
-        if event.source == "dhcp" and not _is_error(detail):
+        if event.source == "dhcp" and not is_error(detail):
             self._note_holder(node.mac, detail.get("address"))
-        if event.source == "dhcp" and "firmware" not in detail and not _is_error(detail):
+        if event.source == "dhcp" and "firmware" not in detail and not is_error(detail):
             # Linux asks, perhaps to renew: no step of a boot, and no boot of a machine with a disk.
             node.last_seen = max(node.last_seen, event.time)
             self._append(node, event, phase, path, detail)
             return
         boot = self._boot_of(node, event, phase, path, detail)
         node.last_seen = max(node.last_seen, event.time)
-        if phase == "loader" and _is_error(detail) and not is_core(path):
+        if phase == "loader" and is_error(detail) and not is_core(path):
             return  # GRUB asks for dozens of files that need not be there
         # How its join goes the node says itself: a certificate is no join yet, and anybody on a
         # node may ask for one.
         is_desk = event.source == "join"
         marks = not is_desk and not (event.source == "nbd" and event.phase == "detach")
-        if is_desk and _is_ok(detail):
-            _note_facts(boot, detail)
+        if is_desk and is_ok(detail):
+            note_facts(boot, detail)
         if node.played and boot.boot_id:
             node.played = ""  # it speaks for itself
         if marks:
-            _mark(boot, phase, event, detail)
+            mark_phase(boot, phase, event, detail)
             if digest := str(detail.get("digest") or digest_of(path)):
                 boot.digest = digest
-                boot.image = str(detail.get("image") or _image_of(path)) or boot.image
+                boot.image = str(detail.get("image") or image_of(path)) or boot.image
         self._append(node, event, phase, path, detail)
         if event.source == "nbd":
-            _note_root(boot, event.phase)
+            note_root(boot, event.phase)
 
     def note_given(self, key: str, given: str) -> bool:
         """A node fetches its lts.conf (nodes.given); what it asks for once it runs changes
@@ -347,7 +346,7 @@ class Nodes:
     ) -> Boot:
         boot_id = str(detail.get("boot") or "")
         boot = node.boot
-        if boot is None or _starts_boot(boot, event, phase, path, detail):
+        if boot is None or starts_boot(boot, event, phase, path, detail):
             if boot is not None:
                 node.past.append(boot)
             boot = node.boot = Boot(event.time)
@@ -371,10 +370,10 @@ class Nodes:
         if phase == "loader" and path.endswith((".mod", ".lst")):
             return  # dozens a boot; the phase counts them
         last = node.events.last
-        if last is not None and _is_begun(last, entry):
+        if last is not None and is_begun(last, entry):
             node.events.replace_last(entry)
             return
-        if last is not None and _same(last, entry):
+        if last is not None and is_same(last, entry):
             last["count"] = last.get("count", 1) + 1
             last["until"] = entry["time"]
             return
@@ -455,148 +454,6 @@ def _find_player(key: str, mac: str | None) -> str:
         return "simulate" if ip_address(key) in SIMULATED_NETWORK else ""
     except ValueError:
         return ""
-
-
-def _is_error(detail: Mapping[str, Any]) -> bool:
-    return detail.get("status") == "error"
-
-
-def _is_ok(detail: Mapping[str, Any]) -> bool:
-    return bool(detail.get("status", "ok") == "ok")
-
-
-def _starts_boot(
-    boot: Boot, event: Event, phase: str, path: str, detail: Mapping[str, Any]
-) -> bool:
-    boot_id = detail.get("boot")
-    if boot_id and boot.boot_id and boot_id != boot.boot_id:
-        return True
-    reached = ORDER[boot.last_phase() or PHASES[0]]
-    if phase == "dhcp":
-        # Firmware, loader, initramfs and the running system each ask, and the last two name no
-        # firmware; a machine that has its menu and asks as firmware does was switched on anew.
-        return _is_firmware(detail) and reached >= ORDER["menu"]
-    if phase == "loader" and is_core(path):
-        # Only its start: the last ACK may be lost, and the end be noticed when the menu is there.
-        begins = detail.get("status") == "start" or (event.source != "tftp" and _is_ok(detail))
-        return begins and reached >= ORDER["menu"]
-    if phase == "menu" and is_menu(path):
-        return reached >= ORDER["initramfs"]
-    return False
-
-
-def _note_space(node: Node, event: Event, detail: Mapping[str, Any]) -> None:
-    """How full the file systems of the present boot are now: a fact of it, no event in its list."""
-    node.last_seen = max(node.last_seen, event.time)
-    boot = node.boot
-    told_by = str(detail.get("boot") or "")
-    if boot is None or (boot.boot_id and told_by and boot.boot_id != told_by):
-        return
-    boot.facts[SPACE] = str(detail.get(SPACE) or "")[:FACT_MAX]
-    boot.facts["space_at"] = round(event.time, 3)
-
-
-def _is_firmware(detail: Mapping[str, Any]) -> bool:
-    """Whether a DHCP message is the first of a machine that boots from the network."""
-    return "firmware" in detail and detail.get("request") in (None, "discover")
-
-
-def _mark(boot: Boot, phase: str, event: Event, detail: Mapping[str, Any]) -> None:
-    now = event.time
-    status = str(detail.get("status") or "ok")
-    if status not in STATUSES:
-        status = "start"  # "stop": a size probe, or a file that was closed early
-    text = str(detail.get("detail") or detail.get("message") or "")
-    seen = boot.phases.get(phase)
-    if seen is None:
-        seen = boot.phases[phase] = Phase(now, now, status, 0, detail=text)
-    seen.last = max(seen.last, now)
-    seen.count += 1
-    if detail.get("status") != "start":
-        seen.bytes += _number(detail, "bytes")
-        seen.seconds = round(seen.seconds + _number(detail, "seconds"), 6)
-        seen.retries += _number(detail, "retries")
-    _note_facts(boot, detail)
-    if phase == "menu" and event.source != "plan" and status != "error":
-        return  # what the menu says was decided before it was sent
-    seen.status = status
-    seen.detail = text
-    seen.cause = str(detail.get("cause") or "")
-    if status == "error":
-        seen.errors += 1
-        seen.error, seen.error_at, seen.error_cause = text, now, seen.cause
-    elif status == "ok":
-        seen.errors = 0
-
-
-def _note_facts(boot: Boot, detail: Mapping[str, Any]) -> None:
-    for name in FACTS:
-        if name in detail:
-            value = detail[name]
-            boot.facts[name] = value[:FACT_MAX] if isinstance(value, str) else value
-
-
-def _note_root(boot: Boot, what: str) -> None:
-    """Whether it lives on NBD: who has its root in memory lets go before init-ltsp begins."""
-    if what == "attach":
-        boot.facts[LIVE_ROOT] = True
-    elif what == "detach" and ORDER[boot.last_phase() or PHASES[0]] < ORDER["preinit"]:
-        boot.facts.pop(LIVE_ROOT, None)
-
-
-def _number(detail: Mapping[str, Any], key: str) -> Any:
-    """An amount that an event tells, or 0."""
-    value = detail.get(key)
-    return value if isinstance(value, int | float) and value > 0 else 0
-
-
-def bound_detail(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """An event's detail of bounded size, with plain values."""
-    items = list(detail.items())[:DETAILS_MAX]
-    return {
-        str(key)[:40]: value if _is_plain(value) else str(value)[:TEXT_MAX] for key, value in items
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON has it: no infinity, and no number of a thousand digits."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and abs(value) < 1 << 63
-
-
-def _is_begun(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    """Whether `last` is the beginning of the transfer that `entry` is the end of."""
-    keys = ("source", "phase", "what")
-    begun, ended = last["detail"], entry["detail"]
-    return (
-        begun.get("status") == "start"
-        and ended.get("status") not in (None, "start")
-        and _file_of(begun) is not None
-        and _file_of(begun) == _file_of(ended)
-        and all(last.get(key) == entry.get(key) for key in keys)
-    )
-
-
-def _file_of(detail: Mapping[str, Any]) -> Any:
-    return detail.get("path", detail.get("file"))
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two events differ in time and amounts only."""
-
-    def essence(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-        detail = entry["detail"]
-        words = sorted((key, value) for key, value in detail.items() if isinstance(value, str))
-        return (entry["source"], entry["phase"], entry.get("what"), words)
-
-    return essence(one) == essence(other)
-
-
-def _image_of(path: str) -> str:
-    """The image's name in `/ltsp/<name>/@…` or `[/]opt/ltsp/<name>@…`."""
-    head = path.partition("@")[0].rstrip("/")
-    return head.rpartition("/")[2]
 
 
 def _file_name(key: str) -> str:

@@ -82,13 +82,13 @@ class Door:
         node = self._nodes.record(event)
         self._count(event, node)
         self._record_boot(event, node)
-        if shown and event.phase != SPACE:  # it would push out what people look for
+        if shown and event.phase != SPACE:  # regular reports would push out what people look for
             self._feed.record(event, node)
         if node is not None:
             self._changes.note(node.key)
 
     def tell_left_out(self) -> None:
-        """Say in the log how many errors were not written down one by one."""
+        """Log how many errors of clients were not logged one by one."""
         if self._left_out:
             _log.warning("%d more errors of clients were left out here", self._left_out)
             self._left_out = 0

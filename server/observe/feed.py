@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any
 
 from server.events import Event
+from server.nodes.effects import bound_detail
 from server.nodes.node import Node
 from server.nodes.phases import phase_of
-from server.nodes.timelines import bound_detail
 
 RING = 2000
 """Events that are kept for a page that begins to watch."""
@@ -74,7 +74,7 @@ class Feed:
         self._followers = _Followers()
 
     def record(self, event: Event, node: Node | None) -> None:
-        """Take an event, and pass it on."""
+        """Add an event, and send it to the followers."""
         self._number += 1
         key = node.key if node is not None else ""
         fields: dict[str, Any] = {
@@ -104,7 +104,7 @@ class Feed:
         return list(reversed(list(newest)))
 
     def _match(self, since: int, node: str) -> Iterator[Entry]:
-        """Newest first."""
+        """Entries after `since` that fit, the newest first."""
         for entry in reversed(self._ring):
             if entry.number <= since:
                 return
@@ -120,7 +120,8 @@ class Feed:
 
 
 class Changes:
-    """Which nodes have changed: one message a turn, for a page that only wants to ask again."""
+    """Which nodes have changed, collected into one message a turn, for pages that then ask for the
+    list again."""
 
     def __init__(self) -> None:
         self._changed: dict[str, None] = {}

@@ -36,6 +36,7 @@ class Entry:
 
     @property
     def is_bad(self) -> bool:
+        """Whether the line is of priority error or worse."""
         return LogLine(self.text, self.severity).is_bad
 
     def pack(self) -> bytes:
@@ -125,7 +126,7 @@ class LogBook:
         except OSError:
             return 0
         for file in files:
-            key = parse_mac(file.stem) or file.stem  # else it is the log of an address
+            key = parse_mac(file.stem) or file.stem  # the other files are named by an IP address
             try:
                 size = file.stat().st_size
                 with file.open("rb") as stream:

@@ -1,6 +1,7 @@
-"""What lists go by, of each machine: state, cause, phase, image, labels; filters, and counts.
+"""What lists filter and count machines by: state, cause, phase, image, labels.
 
-Small and plain, so that ten thousand of them are looked through in some milliseconds.
+A Mark is small and plain, so that ten thousand of them are looked through in some
+milliseconds.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ _AMOUNT: Final = re.compile(
     r"|\b(once|twice|three times|four times|five times|six times)\b"
 )
 _QUERY_MAX: Final = 80
+"""Characters of a filter's word that are looked at."""
 
 T = TypeVar("T")
 ImageKey = tuple[str, str]
@@ -155,7 +157,7 @@ class Filter:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it lets all through but for their state."""
+        """Whether it lets all machines through, but for their state."""
         return not (self.cause or self.phase or self.image or self.labels or self.wanted)
 
 
@@ -195,7 +197,7 @@ class Counts:
     maintained: Counter[str] = field(default_factory=Counter)
 
     def add(self, mark: Mark, number: int = 1) -> None:
-        """One machine more, or with -1 one less."""
+        """Count one more machine, or with -1 one less."""
         _count(self.states, mark.state, number)
         if mark.state == PLAYED:
             return
@@ -279,9 +281,9 @@ _PHASE_ORDER: Final = {phase: number for number, phase in enumerate(("", *PHASES
 
 
 def order(marks: Iterable[Mark], sort: str) -> list[Mark]:
-    """In the order that is asked for, one of SORTS or `label.<name>`; else trouble first.
+    """Sort by `sort`: one of SORTS or `label.<name>`; else trouble first.
 
-    What is alike stands by name, so that it stays in its place.
+    Machines that are equal by that stand by name, so that each keeps its place.
     """
     named = sorted(marks, key=lambda mark: mark.sort)
     if sort == "seen":

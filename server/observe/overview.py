@@ -105,10 +105,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Progress:
-    """How the farm boots now. ready: boots that became so in the last RECENT_SECONDS; median: of
-    their seconds. a_minute: how many did in the last minute. busiest: the phase that most
-    booting machines are in, or "". slowest: the phase that took those boots longest, or "",
-    and slowest_median: its seconds."""
+    """How the farm boots now.
+
+    ready: boots that became ready in the last RECENT_SECONDS; median: of their seconds.
+    a_minute: how many did in the last minute. busiest: the phase that most booting machines
+    are in, or "". slowest: the phase that took those boots longest, or "", and
+    slowest_median: its seconds.
+    """
 
     booting: int
     ready: int
@@ -159,7 +162,7 @@ class Overview:
         self._shelf: tuple[Sequence[Image], Shelf] = ((), Shelf())
         self._marks: dict[str, Mark] = {}
         self._texts: dict[str, str] = {}
-        # Of each state, by name: (what the name sorts by, key).
+        # By state: (sort key of the name, key of the machine), in order.
         self._members: dict[str, list[tuple[str, str]]] = {state: [] for state in ALL_STATES}
         self._suffering: dict[Cause, dict[str, None]] = {}
         self._counts = Counts()
@@ -174,7 +177,7 @@ class Overview:
         self._changed[key] = None
         self._texts.pop(key, None)
         if node is None or key not in self._marks:
-            # In lists at once; what is the matter with it says its turn.
+            # It stands in lists at once; its turn will find out what is the matter with it.
             self._put(key, self._make_mark(node, None) if node else self._imagine_mark(key))
 
     def note_all(self) -> None:
@@ -183,7 +186,10 @@ class Overview:
             self._note(node.key, node)
 
     def turn(self, now: float) -> list[str]:
-        """Make some states again, changed ones first. The nodes that have another one now."""
+        """Judge some machines again, changed ones first.
+
+        The keys of those whose state is now another.
+        """
         self._read_inventory()
         heard = self._take_changed(TURN)
         silent = list(islice(self._rolling, ROLL))
@@ -208,7 +214,7 @@ class Overview:
         return sum(self._counts.states[state] for state in STATES)
 
     def look(self, node: Node, now: float) -> Row:
-        """One node, as it is now."""
+        """One node's row, as it is now."""
         finding = self._judge(node, now)
         machine = self._machine_of(node)
         boot = node.boot
@@ -346,8 +352,8 @@ class Overview:
             self._update(key, now, heard=True)
 
     def _read_inventory(self) -> None:
-        """Where the inventory was replaced: machines that were never seen, at once; labels and
-        names of others in turn."""
+        """Take over an inventory that was replaced: machines that were never seen at once; labels
+        and names of the others in turn."""
         inventory = self._inventory()
         if inventory is self._listed:
             return
@@ -395,7 +401,7 @@ class Overview:
         )
 
     def _put(self, key: str, mark: Mark | None) -> bool:
-        """Replace the mark of a key; whether its state is another one now."""
+        """Replace the mark of a key; True when its state has changed."""
         before = self._marks.get(key)
         if before == mark:
             return False
@@ -466,7 +472,7 @@ class Overview:
         return found
 
     def _serial_of(self, node: Node) -> str:
-        """The operator's word, else what the machine says of itself."""
+        """The serial number as the inventory has it, else as the machine reports it."""
         told = node.boot.facts.get("serial", "") if node.boot is not None else ""
         machine = self._machine_of(node)
         return (machine.serial if machine is not None else None) or str(told)

@@ -22,6 +22,7 @@ from server.nodes.node import Node
 from server.protocols.nbd_tap import unpack_reads
 
 FORMAT: Final = 1
+"""Of a recording's first line (docs/contracts.md, "Recorded boots")."""
 MAX_OPEN: Final = 256
 """Boots that are recorded at a time."""
 MAX_BOOTS: Final = 10_000
@@ -71,7 +72,10 @@ class Recorder:
             ) from None
 
     def take(self, event: Event, node: Node | None) -> None:
-        """Note an event of a service. node: whose timeline it went into."""
+        """Write an event of a service into the recording of its boot.
+
+        node: in whose timeline it stands.
+        """
         if not event.node:
             return
         if event.source == "beacon" and event.phase == "ready":
@@ -123,7 +127,7 @@ class Recorder:
         self._write(event.node, boot, line)
 
     def poll(self) -> None:
-        """End what is over. Call it every second or so."""
+        """End the recordings of boots that are over. Call it every second or so."""
         now = self._wall()
         for key, boot in list(self._boots.items()):
             ready = boot.ready is not None and now - boot.ready > AFTER_READY_SECONDS
@@ -131,17 +135,17 @@ class Recorder:
                 self._end(key)
 
     def close(self) -> None:
-        """End everything: the server stops."""
+        """End every recording: the server stops."""
         for key in list(self._boots):
             self._end(key)
 
     def _find(self, event: Event, node: Node | None) -> _Boot | None:
-        """The recording that an event belongs to; begun if need be."""
+        """The recording that an event belongs to; begun here if the event begins a boot."""
         key = event.node
         started = node.boot.started if node is not None and node.boot is not None else None
         boot = self._boots.get(key)
         if boot is not None and started is not None and started > boot.last:
-            self._end(key)  # it has begun anew
+            self._end(key)  # the node has begun a new boot
             boot = None
         if boot is None:
             if started is None:

@@ -1,6 +1,7 @@
-"""Whose root is attached: what the NBD service has open, by node, looked at again and again.
+"""Whose root is attached: the NBD connections of each node, looked at again and again.
 
-Events tell of connections that come and go; that one does not come again no event tells.
+Events tell of connections that come and go. That a connection does not come back, no event
+tells.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +25,19 @@ class Roots:
         self._lost: set[str] = set()
 
     def attached_at(self, key: str) -> float | None:
-        """Seconds since the epoch; at least the first turn's time: nodes come back to a server.
+        """When a node's root was last seen attached, in seconds since the epoch; None where nobody
+        knows.
 
-        None where nobody knows.
+        At least the time of the first turn: after a restart of the server, nodes need a
+        moment to come back.
         """
         return None if self._began is None else self._seen.get(key, self._began)
 
     def turn(self, now: float) -> list[Node]:
-        """Look. The nodes of which something else may be to be said than before this turn."""
+        """Look which roots are attached.
+
+        The nodes whose answer differs from the one before this turn.
+        """
         attached = self._attached()
         if attached is None:
             return []

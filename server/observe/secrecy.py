@@ -25,7 +25,7 @@ _NAME = re.compile(
 _WORDS: Final = (
     r"token|password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|certificate-key"
 )
-# Each repetition is bounded: whoever sends a line must not choose how long it takes.
+# Each repetition is bounded: the sender of a line must not choose how long masking it takes.
 _VALUE: Final = r"(?:\"[^\"]*\"?|'[^']*'?|\S+)"
 _PATTERNS: Final = (
     # A PEM private key, also one that was cut.
@@ -35,8 +35,8 @@ _PATTERNS: Final = (
     ),
     # kubeadm's bootstrap token (its public half names it, and is kept from view, too).
     re.compile(r"(?P<keep>)\b[a-z0-9]{6}\.[a-z0-9]{16}\b"),
-    # A JSON web token, perhaps behind a word and a hyphen. First whether the word has a
-    # dot behind it at all, so that a line of `-eyJ-eyJ-` is read once, not once for each.
+    # A JSON web token, perhaps behind a word and a hyphen. The pattern first looks for a dot
+    # behind the word, so that a line of `-eyJ-eyJ-` is read once, not once for each.
     re.compile(r"(?<![\w-])(?=[\w-]{11,}+\.)(?P<keep>[\w-]*?)\beyJ[\w-]{8,}+\.[\w-]+(?:\.[\w-]*)?"),
     # --token VALUE, --discovery-token=VALUE; not --discovery-token-ca-cert-hash.
     re.compile(rf"(?P<keep>(?i:--?(?:[a-z]{{1,20}}-){{0,4}}(?:{_WORDS})[ =]{{1,4}})){_VALUE}"),
@@ -60,7 +60,8 @@ def is_secret_name(name: str) -> bool:
 
 
 def find_secrets(conf: Conf) -> list[str]:
-    """The secrets that stand in an lts.conf itself, in whatever section; of a template's text."""
+    """The secrets that stand in an lts.conf itself, in any section; of a template, those in its
+    text."""
     found: list[str] = []
     for key, value in conf.list_settings():
         if is_secret_name(key):

@@ -310,7 +310,7 @@ def _answer_proxy(
     elif kind == MessageType.DISCOVER:
         reply = MessageType.OFFER
     else:
-        # What it took of the site's DHCP server tells its address.
+        # Its REQUEST to the site's DHCP server names the address that it took.
         chosen = request.address(Option.REQUESTED_ADDRESS)
         server = request.address(Option.SERVER_ID)
         if kind == MessageType.REQUEST and chosen and server:

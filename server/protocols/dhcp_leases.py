@@ -80,7 +80,7 @@ class LeaseTable:
         return len(self._leases)
 
     def find(self, mac: str) -> Lease | None:
-        """What this machine has, or had last and nobody since."""
+        """The address that this machine has, or had last and that no other machine got since."""
         address = self._of_mac.get(mac)
         return self._leases.get(address) if address is not None else None
 

@@ -122,7 +122,7 @@ class DhcpServer:
         return Outcome((pack(decision.message), to), events)
 
     def _choose_loaders(self, client: Client) -> tuple[Loaders | None, str, str]:
-        """The loaders, or None, why, and the cause."""
+        """(the loaders, "", ""), or (None, why there are none, the cause)."""
         if not client.vendor:
             return None, "", ""
         try:
@@ -154,7 +154,7 @@ class DhcpServer:
                 return _silent(plan, why, "no_address")
             return _grant(plan, pool, mac, address)
         if kind != MessageType.REQUEST:
-            return Outcome()  # an OFFER or ACK marked as a request
+            return Outcome()  # an OFFER or ACK whose `op` says request
         return self._decide_request(pool, request, plan, wanted, now)
 
     def _decide_request(
@@ -172,7 +172,7 @@ class DhcpServer:
                 "other_server",
                 chosen,
             )
-        if chosen is None and wanted is not None:  # it has booted before
+        if chosen is None and wanted is not None:  # INIT-REBOOT: the machine had an address before
             known = table.find(mac)
             if not _is_in(wanted, pool):
                 return _refuse(plan, f"{wanted} is not of this network, {pool.network.subnet}")

@@ -33,6 +33,8 @@ _END: Final = 255
 
 
 class Op(IntEnum):
+    """The field `op` (RFC 2131, section 2)."""
+
     REQUEST = 1
     REPLY = 2
 
@@ -129,14 +131,17 @@ class Message:
 
 
 def dotted(raw: bytes) -> str:
+    """Four bytes as a dotted IPv4 address."""
     return ".".join(str(byte) for byte in raw)
 
 
 def packed(address: str) -> bytes:
+    """A dotted IPv4 address as four bytes. Raises ValueError for anything else."""
     return ipaddress.IPv4Address(address).packed
 
 
 def pack_addresses(addresses: Iterable[str]) -> bytes:
+    """Dotted IPv4 addresses as bytes, four each."""
     return b"".join(packed(address) for address in addresses)
 
 

@@ -46,6 +46,7 @@ class Zone:
 
     @property
     def server_name(self) -> str:
+        """The server's own full name in the zone."""
         return f"{self.label}.{self.name}"
 
 
@@ -220,7 +221,7 @@ def _is_plain(query: bytes) -> bool:
         return False
     at += 5
     for _ in range(counts[3]):
-        # Not followed: the owner of OPT is the root, that of a signature a plain name.
+        # Not followed: the owner of OPT is the root, the owner of a signature a plain name.
         while at < len(query) and query[at]:
             if query[at] > 63:
                 return False

@@ -121,7 +121,7 @@ def _strip_data(text: str) -> str:
         elif char == "]" and not quoted and text[place + 1 : place + 2] != "[":
             return text[place + 1 :].removeprefix(" ")
         place += 1
-    return text  # no end of it: whatever it is
+    return text  # its end is missing: it is not structured data
 
 
 def _strip_host(text: str) -> str:

@@ -72,6 +72,7 @@ class Granules:
         self.hot = bytearray(b"\1" * count if hot else count)
 
     def is_hot(self, offset: int, length: int) -> bool:
+        """Whether the whole range is in memory. length: at least 1."""
         last = (offset + length - 1) >> self.shift
         return self.hot.find(0, offset >> self.shift, last + 1) < 0
 

@@ -38,7 +38,7 @@ class ReadTap:
             magic, _, command, _, offset, length = REQUEST.unpack_from(data, position)
             position += REQUEST.size
             if magic != REQUEST_MAGIC:
-                self._left = 0  # the core hangs up
+                self._left = 0  # a broken request: the core hangs up
                 break
             if command == Command.WRITE:
                 self._drain = length
@@ -50,7 +50,7 @@ class ReadTap:
         self._rest = bytes(data[position:end]) if position < end else b""
 
     def take(self) -> list[tuple[float, int, int]]:
-        """What was noted since the last time."""
+        """The reads that were noted since the last call."""
         reads, self.reads = self.reads, []
         return reads
 
@@ -61,7 +61,7 @@ def pack_reads(reads: list[tuple[float, int, int]], zero: float) -> str:
 
 
 def unpack_reads(text: str, zero: float) -> list[tuple[float, int, int]]:
-    """The other way."""
+    """Read what `pack_reads` wrote, times counted from `zero`."""
     found = []
     for word in text.split(";"):
         at, offset, length = word.split(",")

@@ -45,11 +45,15 @@ HOLE_CHUNK: Final = struct.Struct(">IHHQIQI")
 
 
 class HandshakeFlag(IntFlag):
+    """Handshake flags, of server and client."""
+
     FIXED_NEWSTYLE = 1
     NO_ZEROES = 2
 
 
 class Option(IntEnum):
+    """Options of the negotiation."""
+
     EXPORT_NAME = 1
     ABORT = 2
     LIST = 3
@@ -81,6 +85,8 @@ class Reply(IntEnum):
 
 
 class Info(IntEnum):
+    """Types of information in NBD_REP_INFO."""
+
     EXPORT = 0
     NAME = 1
     DESCRIPTION = 2
@@ -88,6 +94,8 @@ class Info(IntEnum):
 
 
 class ExportFlag(IntFlag):
+    """Transmission flags of an export."""
+
     HAS_FLAGS = 1
     READ_ONLY = 2
     SEND_FLUSH = 4
@@ -102,6 +110,8 @@ class ExportFlag(IntFlag):
 
 
 class Command(IntEnum):
+    """Requests of the transmission phase."""
+
     READ = 0
     WRITE = 1
     DISC = 2
@@ -114,6 +124,8 @@ class Command(IntEnum):
 
 
 class CommandFlag(IntFlag):
+    """Flags of a request."""
+
     FUA = 1
     NO_HOLE = 2
     DF = 4
@@ -160,6 +172,7 @@ def pack_option_reply(option: int, reply: int, data: bytes = b"") -> bytes:
 
 
 def pack_simple_reply(cookie: int, error: int = 0) -> bytes:
+    """A simple reply's header; the data of a read follows it."""
     return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from server.protocols.tftp_wire import (
+    HEADER,
     ErrorCode,
     Opcode,
     pack_error,
@@ -33,6 +34,8 @@ MAX_RTO: Final = 5.0
 UNCONFIRMED_RETRIES: Final = 2
 """Retransmissions to an address that has not answered: a forged one hurts nobody."""
 NEVER: Final = float("inf")
+_ACK: Final = int(Opcode.ACK)
+"""A plain number: comparing with a member of an IntEnum costs a look-up for each packet."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def negotiate(
             windowsize = min(value, max_windowsize)
             oack[name] = str(windowsize)
         elif name == "rollover" and value == 0:
-            # No RFC has it; some clients ask which number follows 65535. Ours is 0.
+            # In no RFC. Clients ask by it which block number follows 65535; ours is 0.
             oack[name] = "0"
     if windowsize * blksize > max_window_bytes:
         # RFC 7440 section 3: the server may answer with less. What does not fit
@@ -202,7 +205,7 @@ class Transfer:
 
     def receive(self, packet: bytes, now: float) -> bool:
         """Take a packet from the client's address; True when blocks are to be sent."""
-        if len(packet) < 4 or packet[0] != 0 or packet[1] != 4:
+        if len(packet) < HEADER or packet[0] != 0 or packet[1] != _ACK:
             return self._receive_other(packet)
         acked = self.acked
         step = ((packet[2] << 8 | packet[3]) - acked) & 0xFFFF
@@ -265,11 +268,11 @@ class Transfer:
         return True
 
     def unreachable(self) -> None:
-        """The client's machine says that nobody listens on its port any more."""
+        """The client's machine says by ICMP that nobody listens on its port any more."""
         if self.outcome is not None:
             return
         if self._sent >= self.total and self.confirmed:
-            # It had its last block, went away, and the last ACK was lost.
+            # The client had its last block and went away; its last ACK was lost.
             self._end("ok")
         elif self.acked <= 0:
             self._end("stop", "the client closed its port at the start")
@@ -297,7 +300,7 @@ class Transfer:
             # GRUB closes a file so, PXE firmware a size probe; after an OACK it
             # may also mean that the options do not suit (RFC 2347, code 8).
             self._end("stop", f"the client ended it: {message or 'no message'} (code {code})")
-        # Anything else is not for a transfer: RFC 1350 lets it be ignored.
+        # Any other packet does not belong to a transfer: RFC 1350 lets it be ignored.
         return False
 
     def _receive_duplicate(self, step: int, now: float) -> bool:

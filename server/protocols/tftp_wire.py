@@ -15,6 +15,8 @@ HEADER: Final = 4
 
 
 class Opcode(IntEnum):
+    """Kinds of packets (RFC 1350; OACK: RFC 2347)."""
+
     RRQ = 1
     WRQ = 2
     DATA = 3
@@ -24,6 +26,8 @@ class Opcode(IntEnum):
 
 
 class ErrorCode(IntEnum):
+    """Codes of ERROR packets (RFC 1350; 8: RFC 2347)."""
+
     UNDEFINED = 0
     NOT_FOUND = 1
     ACCESS = 2
@@ -97,6 +101,7 @@ def pack_ack(block: int) -> bytes:
 
 
 def pack_oack(options: Mapping[str, str]) -> bytes:
+    """An OACK that acknowledges these options (RFC 2347)."""
     return b"\0\6" + b"".join(
         name.encode() + b"\0" + value.encode() + b"\0" for name, value in options.items()
     )

@@ -29,7 +29,7 @@ class FileSource:
     """An open file whose stretches are shared by all transfers of it. key: its identity."""
 
     def __init__(self, path: Path) -> None:
-        # Not to wait for the other end, if it is a pipe.
+        # O_NONBLOCK: opening a pipe does not wait for its other end.
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self.fd).atexit = False
         status = os.fstat(self.fd)
@@ -47,7 +47,7 @@ class FileSource:
             got = os.preadv(self.fd, places, start, flags)
             if got < length and flags & os.RWF_NOWAIT:
                 raise BlockingIOError(errno.EAGAIN, "not in memory")
-            while got < length:  # a signal, or the end of the file
+            while got < length:  # a signal cut the read short, or the file ends
                 rest = os.pread(self.fd, length - got, start + got)
                 if not rest:
                     raise OSError(errno.EIO, "the file is shorter than it was")
@@ -77,6 +77,7 @@ class BytesSource:
         self.size = len(data)
 
     def read(self, layout: Layout, index: int, flags: int = 0) -> memoryview:
+        """One stretch. The flags are FileSource's; bytes in memory need none."""
         return build(layout, index, self.data)
 
 
@@ -123,7 +124,7 @@ class BlockCache:
         try:
             stretch = source.read(layout, index, os.RWF_NOWAIT)
         except OSError:
-            return None  # cold, or a file system that cannot tell: a thread will see
+            return None  # cold, or a file system that cannot tell: a thread reads it
         self._keep(key, stretch)
         return stretch
 
@@ -183,6 +184,7 @@ class BlockCache:
             self._bytes -= len(oldest)
 
     def close(self) -> None:
+        """Drop the stretches and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._stretches.clear()
         self._bytes = 0

@@ -308,7 +308,7 @@ class DhcpService:
         now = time.time()
         try:
             outcome = self._server.receive(now, data, source, role, local)
-        except ServerError as error:  # the lease file: no promise that cannot be kept
+        except ServerError as error:  # the lease cannot be written: then it is not promised either
             self._complain(now, source[0], error.one_line())
             return
         self._send(sock, outcome, local, arrival.interface, now)
@@ -330,7 +330,7 @@ class DhcpService:
         else:
             own, kind = self._clients.allow(source[0], now), "unicast"
         if self._is_listed(mac):
-            # Whoever sends under a listed MAC uses up its own share, and not the spare one.
+            # A sender that forges a listed MAC uses up that MAC's share, and not the spare one.
             return self._total.allow("listed", now) if own else self._spare.allow("listed", now)
         return own and self._total.allow(kind, now)
 

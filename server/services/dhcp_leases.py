@@ -48,6 +48,7 @@ class LeaseFile:
         self._write([lease])
 
     def close(self) -> None:
+        """Close the file; leases are written already."""
         if self._file is not None:
             self._file.close()
             self._file = None

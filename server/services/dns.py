@@ -122,15 +122,16 @@ class DnsService:
         self._udp = self._tcp = None
 
     def forget(self, connection: "_Connection") -> None:
+        """Drop a connection that is over (called by it)."""
         self._connections.pop(connection, None)
 
     def heard(self, connection: "_Connection") -> None:
-        """It has asked something: others give way before it."""
+        """A connection has asked something (called by it): it gives way after the others."""
         self._connections.pop(connection, None)
         self._connections[connection] = None
 
     def allow(self, client: str) -> bool:
-        """Whether one more query of this address is looked at now."""
+        """Whether one more query of this address is answered now."""
         return self._gate.allow(client, self._loop.time(), known=self._is_known(client))
 
     def _read(self, sock: socket.socket) -> None:

@@ -40,7 +40,7 @@ class Gate:
         self._spare = spare
 
     def allow(self, client: str, now: float, *, known: bool, cost: float = 1.0) -> bool:
-        """Whether the client may now; what it costs is taken from the share that pays."""
+        """Whether the client may be served now. The cost is taken from the share that pays."""
         if self._own.allow(client, now, cost):
             return known or self._strangers.allow(_ALL, now, cost)
         return self._spare is not None and self._spare.allow(_ALL, now, cost)
@@ -58,7 +58,7 @@ class Proven:
         return address in self._seen or self._is_known(address)
 
     def note(self, address: str) -> None:
-        """It has answered."""
+        """Note that the address has answered."""
         self._seen[address] = None
         self._seen.move_to_end(address)
         if len(self._seen) > self._most:

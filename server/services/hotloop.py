@@ -48,10 +48,12 @@ class HotLoop(asyncio.SelectorEventLoop):
         self.time = time.monotonic  # type: ignore[method-assign]
 
     def add_reader(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
+        """As asyncio's; the callback is called inside the selector."""
         ready = functools.partial(callback, *args) if args else callback
         self._hot.set_reader(_number(fd), ready)
 
     def remove_reader(self, fd: Any) -> bool:
+        """As asyncio's."""
         return self._hot.set_reader(_number(fd), None)
 
     def add_edge_reader(self, fd: int, ready: "Ready") -> None:
@@ -60,8 +62,11 @@ class HotLoop(asyncio.SelectorEventLoop):
         self._hot.set_reader(fd, ready, edge=True)
 
     def attach(self, lane: Lane) -> None:
-        """Let a lane serve its descriptor before the reader, which is called for what the
-        lane leaves. The lane goes when reader and writer are removed."""
+        """Let a lane serve its descriptor before the reader. The reader is called for what the lane
+        leaves.
+
+        The lane goes when reader and writer are removed.
+        """
         self._hot.poller.attach(lane)
 
     @property
@@ -89,13 +94,15 @@ class HotLoop(asyncio.SelectorEventLoop):
         return self._hot.bulk.append
 
     def add_writer(self, fd: Any, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
+        """As asyncio's; the callback is called inside the selector."""
         ready = functools.partial(callback, *args) if args else callback
         self._hot.set_writer(_number(fd), ready)
 
     def remove_writer(self, fd: Any) -> bool:
+        """As asyncio's."""
         return self._hot.set_writer(_number(fd), None)
 
-    # Whatever gives the loop something to do ends the selector's own turn.
+    # These give the loop something to do, so they end the selector's own turn.
 
     def call_soon(
         self,
@@ -103,6 +110,7 @@ class HotLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
+        """As asyncio's; the selector returns to the loop."""
         self._hot.wanted = True
         return super().call_soon(callback, *args, context=context)
 
@@ -113,10 +121,12 @@ class HotLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        """As asyncio's; the selector returns to the loop."""
         self._hot.wanted = True
         return super().call_at(when, callback, *args, context=context)
 
     def stop(self) -> None:
+        """As asyncio's; the selector returns to the loop."""
         self._hot.wanted = True
         super().stop()
 
@@ -251,6 +261,7 @@ class HotSelector(selectors.BaseSelector):
     # What BaseSelector asks for: asyncio's own descriptors.
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As selectors.BaseSelector.register, for descriptors of asyncio's own."""
         fd = _number(fileobj)
         if fd in self._keys or fd in self._readers or fd in self._writers:
             raise KeyError(f"descriptor {fd} is registered already")
@@ -259,6 +270,7 @@ class HotSelector(selectors.BaseSelector):
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """As selectors.BaseSelector.unregister."""
         key = self._keys.pop(_number(fileobj))
         try:
             self.poller.unregister(key.fd)
@@ -267,6 +279,7 @@ class HotSelector(selectors.BaseSelector):
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As selectors.BaseSelector.modify."""
         fd = _number(fileobj)
         key = self._keys[fd]
         if events != key.events:
@@ -275,12 +288,15 @@ class HotSelector(selectors.BaseSelector):
         return key
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """As selectors.BaseSelector.get_key."""
         return self._keys[_number(fileobj)]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """As selectors.BaseSelector.get_map."""
         return self._keys
 
     def close(self) -> None:
+        """Close the poller."""
         self.poller.close()
         self._keys.clear()
         self.after.clear()

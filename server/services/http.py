@@ -77,7 +77,7 @@ class HttpService:
         self._is_known = is_known
         self._card = card
         self._spare_local = spare_local
-        # Who gives way, the oldest first.
+        # Connections in the order in which they give way: the oldest first, in each of these.
         self._unheard: dict[Connection, None] = {}
         self._idle: dict[Connection, None] = {}
         self._stalled: dict[Connection, None] = {}
@@ -149,18 +149,19 @@ class HttpService:
         self._check_stopped()
 
     def heard(self, connection: Connection) -> None:
-        """It has sent a whole request (called by it)."""
+        """A connection has sent a whole request (called by it)."""
         self._unheard.pop(connection, None)
         self._idle.pop(connection, None)
         self._stalled.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
-        """It has had its reply, and may ask again (called by it)."""
+        """A connection has had its reply, and may ask again (called by it)."""
         self._stalled.pop(connection, None)
         self._idle[connection] = None
 
     def must_wait(self, card: str) -> bool:
-        """Whether a machine's request waits, for it has had its share of the time."""
+        """Whether a machine's request waits, because the machine has had its share of the loop's
+        time."""
         return self._turns.must_wait(card)
 
     def wait(self, card: str, go: Callable[[], None]) -> None:
@@ -168,7 +169,7 @@ class HttpService:
         self._turns.wait(card, go)
 
     def spend(self, card: str, seconds: float) -> None:
-        """So much time went into an answer (called by the connection)."""
+        """Count loop time that an answer to a machine took (called by the connection)."""
         self._pace.spend(card, seconds, self.loop.time())
 
     def _make_room(self, client: str) -> bool:
@@ -177,7 +178,7 @@ class HttpService:
         machine's only for a known one, and last. False when there is none."""
         known: Connection | None = None
         groups = [self._unheard, self._idle]
-        # Who fills the server with replies that it does not take gets no more of them instead.
+        # A client that does not take its replies does not get another connection for one of them.
         if len(self._cards.get(self._card(client), ())) <= self.limits.connections // FAIR_SHARE:
             groups.append(self._stalled)
         for group in groups:
@@ -247,7 +248,7 @@ class HttpService:
             _log.warning("http: %s is refused: limits.%s is %d", client, name, limit)
 
     def _pause(self, error: OSError) -> None:
-        """Out of files or memory: leave the others theirs, and look again in a second."""
+        """Files or memory ran out: leave the others theirs, and accept again in a second."""
         assert self._listener is not None
         _log.error("http cannot accept connections: %s", error.strerror)
         fileno = self._listener.fileno()

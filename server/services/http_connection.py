@@ -145,7 +145,7 @@ class Connection:
         return self._loading or self._download is not None
 
     def stalled(self, now: float) -> float:
-        """Seconds for which the client has taken nothing of a reply with an end; 0: it has."""
+        """Seconds for which the client has taken nothing of a reply with an end; else 0."""
         if self._reply is None or self._stream is not None or self._loading:
             return 0.0
         return now - self._core.deadline + self._service.limits.stall_seconds
@@ -161,7 +161,7 @@ class Connection:
             self._sock.close()
             self._close_file()
         else:
-            hang_up(self._sock)  # then it is given back
+            hang_up(self._sock)  # the sender then gives the download back
             self._note_progress()
         if self._stream is not None:
             self._stream.end()
@@ -265,7 +265,7 @@ class Connection:
         return self._loop.time()
 
     def is_busy(self) -> bool:
-        """Whether something is being sent, so that more must wait; also when it is over."""
+        """Whether something is being sent, so that more has to wait; True also after the end."""
         return bool(self._queue) or self._closed
 
     def send_more(self, data: bytes) -> None:
@@ -306,7 +306,7 @@ class Connection:
             self._loop.remove_writer(self._sock.fileno())
 
     def _waits(self, sent: int) -> bool:
-        """Count what was sent; True when the client has had too much: the rest comes later."""
+        """Count what was sent. True when the client has had too much: the rest is sent later."""
         assert self._service.throttle is not None
         wait = self._service.throttle.take(self.client, sent, self._loop.time())
         if wait > 0 and self._queue:
@@ -351,7 +351,7 @@ class Connection:
         return sent
 
     def _drop_sent(self, part: FileRange, sent: int) -> None:
-        """So many bytes of what is sent now have left."""
+        """Note that `sent` bytes of `part` have left."""
         if sent == part.length:
             self._queue.popleft()
             self._close_file()
@@ -361,7 +361,7 @@ class Connection:
     # Beside the loop
 
     def _is_long(self, part: bytes | memoryview | FileRange) -> bool:
-        # A throttle wants to count as it goes.
+        # A throttle has to count while bytes leave.
         return (
             COMPILED
             and isinstance(part, FileRange)
@@ -377,13 +377,13 @@ class Connection:
         self._download, self._left = download, part.length
 
     def _note_progress(self) -> None:
-        """See what of a download the client has taken meanwhile."""
+        """Note how much of a download the client has taken meanwhile."""
         if self._download is not None and (left := self._download.left) < self._left:
             self._progress(self._left - left)
             self._left = left
 
     def _sent_beside(self, part: FileRange) -> None:
-        """A download was given back."""
+        """A sender has given a download back."""
         self._note_progress()
         download, self._download = self._download, None
         assert download is not None

@@ -30,7 +30,7 @@ class Downloads:
         self._workers = [_Worker(loop) for _ in range(threads)]
 
     def send(self, download: Download, done: Done) -> None:
-        """Have it sent; its socket and file are not the caller's until `done` is called."""
+        """Have a download sent. Its socket and file are lent until `done` is called."""
         min(self._workers, key=lambda worker: len(worker.waiting)).send(download, done)
 
     async def stop(self) -> None:
@@ -39,7 +39,7 @@ class Downloads:
 
 
 class _Worker:
-    """A sender and its thread. waiting: what it has, and who waits for it."""
+    """One sender and its thread. waiting: its downloads, and whom to call for each."""
 
     owner: Final = "http"
 

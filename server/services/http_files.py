@@ -15,7 +15,7 @@ def refuse(sock: socket.socket) -> None:
     try:
         sock.send(head.encode() + text)
     except OSError:
-        pass  # it does not want to know
+        pass  # the client has gone
     sock.close()
 
 
@@ -46,6 +46,7 @@ def describe(number: int) -> OSError:
 
 
 def explain(error: OSError) -> str:
+    """What an OSError of a transfer means, in words without a path."""
     if error.errno in (errno.EPIPE, errno.ECONNRESET):
         return "the client closed the connection before the end"
     return error.strerror or str(error)

@@ -46,12 +46,12 @@ class Followers:
         return True
 
     def add(self, stream: "Stream") -> None:
-        """One more."""
+        """Count one more stream."""
         self._streams[stream] = None
         self._by_client[stream.client] = self._by_client.get(stream.client, 0) + 1
 
     def remove(self, stream: "Stream") -> None:
-        """One less."""
+        """Count one stream less."""
         del self._streams[stream]
         client = stream.client
         left = self._by_client[client] - 1
@@ -87,7 +87,7 @@ class Stream:
         self._unsubscribe: Callable[[], None] | None = None
 
     def begin(self, subscribe: Subscribe) -> None:
-        """Count it, and let it be pushed to."""
+        """Count the stream, and subscribe it."""
         self._followers.add(self)
         unsubscribe = subscribe(self._push)
         if self._ended:
@@ -96,7 +96,7 @@ class Stream:
             self._unsubscribe = unsubscribe
 
     def end(self) -> None:
-        """It is over."""
+        """The connection is closed: unsubscribe, and count one less."""
         if self._ended:
             return
         self._ended = True
@@ -109,7 +109,7 @@ class Stream:
         self._connection.close("gave way to another follower (limits.followers)")
 
     def flush(self) -> None:
-        """Send what waits, if nothing is being sent; a heartbeat when it is time."""
+        """Send what waits, unless something is being sent; else a heartbeat when it is time."""
         self._flushing = False
         if self._ended or self._connection.is_busy():
             return

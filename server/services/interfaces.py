@@ -28,6 +28,7 @@ class InterfaceAddress:
 
     @property
     def address(self) -> str:
+        """Without the prefix length."""
         return str(self.network.ip)
 
 
@@ -64,7 +65,7 @@ def _parse_address(payload: bytes) -> InterfaceAddress | None:
             try:
                 name = socket.if_indextoname(index)
             except OSError:
-                return None  # gone in the meantime
+                return None  # the interface has gone in the meantime
             return InterfaceAddress(index, name, ipaddress.IPv4Interface(text))
         rest = rest[max(4, (length + 3) & ~3) :]
     return None

@@ -7,7 +7,7 @@ from server.protocols.tftp import MAX_BLKSIZE
 
 @dataclass(frozen=True)
 class TftpLimits:
-    """What one server grants.
+    """What one TFTP server grants.
 
     transfers: in all; per_client: of one address; unconfirmed: of one address,
     started without options and not answered yet (these could be meant to flood
@@ -38,7 +38,7 @@ class TftpLimits:
 
 @dataclass(frozen=True)
 class NbdLimits:
-    """What one server grants.
+    """What one NBD server grants.
 
     connections: in all (one that has read nothing since it attached gives way to a
     new one, then one of whoever has most); per_client: of one address; handshakes:

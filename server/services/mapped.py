@@ -314,7 +314,7 @@ def _rescan(
         cold = [i for i, there in enumerate(hot) if there and not mapping.has_page(i << shift)]
     missing_set = set(cold)
     warm = [i for i in range(len(hot)) if i not in missing_set] if first else []
-    # Told before it is mapped: what is in memory costs a fault, and nobody waits for it.
+    # Reported before it is mapped: touching bytes that are in memory costs a fault and no wait.
     _call(loop, file._rescanned, [index for index in cold if hot[index]], warm)
     del file  # it may go while it is mapped
     for run in _runs(warm):
@@ -392,7 +392,7 @@ class MapCache:
         self._timer = self._loop.call_later(RESCAN_SECONDS, self._rescan) if files else None
 
     def close(self) -> None:
-        """Load nothing any more. Views that are still held stay valid."""
+        """Load nothing any more. Views that somebody holds stay valid."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -168,11 +168,16 @@ class NbdService:
         return export, file
 
     def attached(self, connection: Connection, export: Export) -> None:
+        """A connection has chosen an export (called by it)."""
         self._handshakes.pop(connection, None)
         self._room.add(connection)
         self._report(connection.client, "attach", _detail(export, 0))
 
     def detached(self, connection: Connection, reason: str, payload: int, requests: int) -> None:
+        """A connection is over (called by it).
+
+        reason: "" for a usual end; payload, requests: what it was sent.
+        """
         self._past = (self._past[0] + payload, self._past[1] + requests)
         self._connections.discard(connection)
         self._handshakes.pop(connection, None)
@@ -190,11 +195,11 @@ class NbdService:
         self._check_stopped()
 
     def make_tap(self) -> ReadTap | None:
-        """What notes a new connection's reads, if they are wanted."""
+        """A recorder of a new connection's reads; None where boots are not recorded."""
         return ReadTap() if self._record else None
 
     def report_reads(self, connection: Connection, tap: ReadTap) -> None:
-        """Tell of reads once they are many, or the first has waited, or the client has gone."""
+        """Emit the reads that were noted, once they are many, or old, or the client has gone."""
         if not tap.reads or connection.export is None:
             return
         waited = time.time() - tap.began
@@ -211,7 +216,7 @@ class NbdService:
         self._report(connection.client, "reads", detail)
 
     def complain(self, client: str, export: str, message: str, cause: str) -> None:
-        """Tell of something refused or wrong, at a bounded rate for each client."""
+        """Report something refused or wrong, at a bounded rate for each client."""
         if self._complaints.allow(client, self.loop.time()):
             detail = {"export": export, "status": "error", "message": message, "cause": cause}
             self._report(client, "error", detail)
@@ -222,7 +227,7 @@ class NbdService:
         self._emit(Event(time.time(), client, "nbd", phase, detail))
 
     def _tell_traffic(self) -> None:
-        """What all connections moved since the last time; a connection may last for months."""
+        """Emit what all connections moved since the last time; a connection may last for months."""
         size, requests = self._past
         for connection in self._connections:
             connection.report_reads()
@@ -262,7 +267,10 @@ class NbdService:
         connection.start()
 
     def _refuse(self, client: str) -> str:
-        """Why a new client is hung up on, "" where it is not: what is unproven gave way to it."""
+        """Why a new client is hung up on.
+
+        "" where there is room, perhaps because an unproven one gave way.
+        """
         limits = self.limits
         if self._per_client.get(client, 0) >= limits.per_client:
             mine = next((one for one in self._handshakes if one.client == client), None)
@@ -288,13 +296,14 @@ class NbdService:
         return ""
 
     def _oldest_handshake(self) -> Connection:
-        """The oldest that has not chosen an export; of the first ones one of an unknown machine."""
+        """The oldest connection that has not chosen an export; an unknown machine's before a known
+        one's."""
         first = itertools.islice(self._handshakes, LOOKED_AT)
         strangers = (other for other in first if not self._is_known(other.client))
         return next(strangers, next(iter(self._handshakes)))
 
     def _pause_accepting(self, error: OSError) -> None:
-        """Out of files or memory: leave the others their work, try again soon."""
+        """Files or memory ran out: leave the others their work, and accept again soon."""
         self.complain("", "", f"cannot accept connections: {error.strerror}", "network")
         if self._handshakes:
             next(iter(self._handshakes)).close("the server is out of files")

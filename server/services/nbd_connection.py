@@ -30,7 +30,7 @@ NEGOTIATION_BYTES: Final = 4096
 
 
 class State(Enum):
-    """Where a connection stands; it only ever goes down this list, and may leave steps out."""
+    """Where a connection stands. It only moves down this list, and may skip steps."""
 
     NEGOTIATING = "negotiating"
     """It chooses an export (protocol text, "Fixed newstyle negotiation")."""
@@ -213,7 +213,7 @@ class Connection:
         if self._tap is not None and self.export is not None:
             self._service.report_reads(self, self._tap)
         self._core = self._lane = self._handshake = self._file = None
-        # A method of the lane would keep the file's map, for as long as anything keeps this.
+        # A bound method of the lane would keep the file's map alive as long as this connection.
         self._recv_into = self._sock.recv_into
         self._service.detached(self, reason, payload, requests)
 
@@ -273,7 +273,7 @@ class Connection:
     def _attach(self, outcome: Attached) -> None:
         """The client has chosen: from here on it is SERVING."""
         if self.state is State.CLOSED:
-            return  # it went before its last answer
+            return  # the client hung up before it had the last answer
         assert self._file is not None  # _find gave the export
         service = self._service
         self._stop_timer()
@@ -330,7 +330,7 @@ class Connection:
             self._settle()
 
     def _answer(self, core: Transmission, out: list[Buffer]) -> None:
-        """Have sent what the core has just given; a client that had too much is heard later."""
+        """Send what the core has just given; a client that had too much is heard later."""
         if self._throttle is not None:
             wait = self._throttle.take(self.client, core.queued, self._service.loop.time())
             if wait > 0 and not self._paused:
@@ -339,7 +339,7 @@ class Connection:
         self._outbox.offer(out, core.queued)
 
     def _resume(self) -> None:
-        """The client's share is enough again."""
+        """The client's share suffices again: go on."""
         self._paused = False
         self._settle()
 
@@ -359,7 +359,7 @@ class Connection:
     # The lane.
 
     def _make_lane(self, core: Transmission, file: MappedFile, structured: bool) -> None:
-        # A throttle and a recording want to see each request.
+        # A throttle and a recording have to see each request.
         if COMPILED and core.plain and self._throttle is None and self._tap is None:
             self._lane = Reads(
                 self._fd,
@@ -439,7 +439,7 @@ class Connection:
         ):
             self._settle()
         else:
-            self._hand_over()  # the usual case: there is nothing else to see to
+            self._hand_over()  # the usual case: nothing else is left to do
 
     def _on_writable(self) -> None:
         try:
@@ -478,8 +478,11 @@ class Connection:
             self._begin_finish(core.closed)
 
     def _watch(self, *, more: bool) -> None:
-        """Have the loop call for what this waits for: bytes from the client, room to send, both
-        or neither. more: requests of the last bytes wait for their turn."""
+        """Ask the loop for what the connection waits for: bytes from the client, room to send, both
+        or neither.
+
+        more: requests of the last bytes wait for their turn.
+        """
         loop = self._service.loop
         writing = self._outbox.blocked
         reading = not (

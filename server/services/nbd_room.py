@@ -29,14 +29,14 @@ class Room:
         """Those that give way next, the last one first."""
 
     def add(self, connection: Connection) -> None:
-        """It has attached."""
+        """A connection has attached."""
         card = self._card(connection.client)
         self._card_of[connection] = card
         self._cards.setdefault(card, {})[connection] = None
         self._unread[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """It has gone, attached or not."""
+        """A connection has gone, whether it had attached or not."""
         self._unread.pop(connection, None)
         card = self._card_of.pop(connection, None)
         if card is not None:

@@ -13,7 +13,7 @@ Buffer = bytes | memoryview
 
 
 class Outbox:
-    """Buffers in the order in which the client gets them.
+    """The buffers of one socket, in the order in which the client gets them.
 
     Those that are offered wait until the loop has read all that is there to be read. Those that
     the socket did not take (`blocked`) leave first, by `flush`, when it has room again.
@@ -43,7 +43,7 @@ class Outbox:
 
     @property
     def offered(self) -> bool:
-        """Whether something waits for its turn."""
+        """Whether buffers wait for the loop's turn for sending."""
         return bool(self._offered)
 
     @property
@@ -112,11 +112,11 @@ class Outbox:
 
 
 def _ignore(error: OSError | None) -> None:
-    """Nobody listens any more."""
+    """The default for `sent`: nobody listens."""
 
 
 def _drop_sent(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """What is left of buffers when `sent` bytes of them are gone."""
+    """The rest of the buffers, when `sent` bytes of them have left."""
     for index, buffer in enumerate(buffers):
         if sent < len(buffer):
             rest = buffers[index:]

@@ -24,14 +24,14 @@ class Pace:
         self._debts: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def spend(self, client: str, seconds: float, now: float) -> None:
-        """So much of the loop's time went to a client."""
+        """Count loop time that went to a client."""
         self._debts[client] = (self._debt(client, now) + seconds, now)
         self._debts.move_to_end(client)
         if len(self._debts) > self._max_keys:
             self._debts.popitem(last=False)
 
     def owed(self, client: str, now: float) -> float:
-        """The seconds for which nothing is done for a client (0: it may ask)."""
+        """Seconds until a client may have time again; 0: now."""
         return max(0.0, self._debt(client, now) / self._share)
 
     def _debt(self, client: str, now: float) -> float:
@@ -47,8 +47,10 @@ class Timers(Protocol):
 
 
 class Turns:
-    """What waits for its client's time, in the order of its coming: one timer for each client,
-    however much of it waits."""
+    """What waits until its client may have time again, in the order in which it came.
+
+    There is one timer for each client, however much of the client's waits.
+    """
 
     def __init__(self, loop: Timers, pace: Pace) -> None:
         self._loop = loop
@@ -56,11 +58,11 @@ class Turns:
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
 
     def must_wait(self, client: str) -> bool:
-        """Whether a client has had too much, or has something that came before."""
+        """Whether a client has had too much time, or has something that waits already."""
         return client in self._waiting or self._pace.owed(client, self._loop.time()) > 0
 
     def wait(self, client: str, go: Callable[[], None]) -> None:
-        """Have `go` called when it is its turn."""
+        """Have `go` called when it is the client's turn."""
         waiting = self._waiting.get(client)
         if waiting is None:
             self._waiting[client] = deque([go])

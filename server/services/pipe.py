@@ -49,6 +49,7 @@ class Pipe:
         loop.add_reader(sock.fileno(), self._on_readable)
 
     def send(self, message: Any) -> None:
+        """Send a message: any object that can be pickled."""
         self.send_packed(pack_message(message))
 
     def send_packed(self, data: bytes) -> None:
@@ -64,7 +65,7 @@ class Pipe:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
 
     def close(self) -> None:
-        """Say no more; on_end is not called."""
+        """Send nothing more; on_end is not called."""
         if self._closed:
             return
         self._closed = True

@@ -41,17 +41,19 @@ class Running:
         self._single: dict[str, OnePort] = {}
 
     def add(self, name: str, service: OnePort) -> None:
-        """One more service, of one port."""
+        """Add a service with one port."""
         self.services[name] = self._single[name] = service
 
     def add_dhcp(self, service: DhcpService) -> None:
+        """Add DHCP, which has two ports."""
         self.services["dhcp"] = service
 
     def add_logs(self, service: LogsService) -> None:
+        """Add the receiver of logs, which has a port for each kind."""
         self.services["logs"] = service
 
     def ports(self) -> dict[str, tuple[int, ...]]:
-        """The ports of each service; of logs, of syslog and netconsole each."""
+        """The ports of each service. Of logs: syslog and netconsole, each by its own name."""
         ports: dict[str, tuple[int, ...]] = {}
         for name, service in self.services.items():
             if isinstance(service, LogsService):

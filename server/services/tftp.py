@@ -54,6 +54,7 @@ _OTHERS_ERRORS: Final = 4
 _EXTENDED: Final = struct.Struct("=IB")
 """The head of linux/errqueue.h's sock_extended_err: errno, origin."""
 _BY_ICMP: Final = 2
+"""SO_EE_ORIGIN_ICMP of linux/errqueue.h."""
 _SEGMENT: Final = struct.Struct("=H")
 
 
@@ -99,7 +100,7 @@ class TftpService:
             RateLimit(SPARE * rate, SPARE * rate),
         )
         self._proven = Proven(is_known)
-        # Not confirmed, as far as is known, the oldest first: these give way.
+        # Transfers whose client has not answered yet, the oldest first: these give way.
         self._unconfirmed: dict[Link, None] = {}
         self._unconfirmed_of: dict[str, dict[Link, None]] = {}
         self._told_starts = RateLimit(TOLD_STARTS, TOLD_STARTS)
@@ -180,7 +181,7 @@ class TftpService:
                 self._on_request(packet, client, local)
 
     def _hear_refusals(self) -> None:
-        """Take what machines say of ports on which nobody listens (ip(7), IP_RECVERR)."""
+        """Read which ports machines have reported as closed (ip(7), IP_RECVERR)."""
         while True:
             try:
                 _, ancillary, _, peer = self.listener.recvmsg(0, 512, socket.MSG_ERRQUEUE)
@@ -188,7 +189,7 @@ class TftpService:
                 return
             link = self._links.get((str(peer[0]), int(peer[1])))
             if link is not None and link.sock is None and _is_refusal(ancillary):
-                # Not now: a link may be in the midst of sending.
+                # Later: a link may be in the midst of sending.
                 self.loop.call_soon(link.refused)
 
     def _on_request(self, packet: bytes, client: Address, local: str) -> None:
@@ -309,7 +310,7 @@ class TftpService:
         return False
 
     def _oldest(self, links: dict[Link, None]) -> Link | None:
-        """The oldest that is not confirmed; of the first ones one of an unknown machine."""
+        """The oldest unconfirmed transfer of these; an unknown machine's before a known one's."""
         found: Link | None = None
         confirmed, looked = [], 0
         for link in links:
@@ -328,7 +329,7 @@ class TftpService:
         return found
 
     def _confirmed(self, link: Link) -> None:
-        """It need not give way any more."""
+        """The client has answered: its transfer need not give way any more."""
         self._unconfirmed.pop(link, None)
         mine = self._unconfirmed_of.get(link.client[0])
         if mine is not None:
@@ -398,7 +399,7 @@ class TftpService:
             self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        # Whoever is watched from in here finds a timer set: the one at the end.
+        # A call of `watch` from within finds the timer set: the line at the end sets it.
         self._timer_at = -NEVER
         self._timer = None
         now = self.loop.time()
@@ -418,6 +419,7 @@ class TftpService:
     # Ends and events.
 
     def ended(self, link: Link) -> None:
+        """A transfer is over (called by its link)."""
         self._confirmed(link)
         if link.transfer.confirmed:
             self._proven.note(link.client[0])
@@ -434,7 +436,7 @@ class TftpService:
         self._check_stopped()
 
     def report(self, link: Link, outcome: Outcome | None = None) -> None:
-        """Tell of a transfer: that it began, or how it ended."""
+        """Emit that a transfer began, or how it ended."""
         transfer = link.transfer
         status = outcome.status if outcome else "start"
         if status == "ok":
@@ -463,7 +465,7 @@ class TftpService:
         self._emit_event(link.client[0], detail)
 
     def complain(self, client: str, path: str, message: str, cause: str) -> None:
-        """Tell of something refused, at a bounded rate for each client."""
+        """Report something refused, at a bounded rate for each client."""
         if self._complaints.allow(client, self.loop.time()):
             detail = {"path": path, "status": "error", "message": message, "cause": cause}
             self._emit_event(client, detail)
@@ -497,7 +499,7 @@ def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str | None:
     """The local address that a request was sent to; None for a broadcast (RFC 1123, 4.2.3.4)."""
     info = read_packet_info(ancillary)
     if info is None or info.local == "0.0.0.0":
-        return ""  # it came before the socket was set up
+        return ""  # the packet came before the socket was set up
     return info.local if info.local == info.destination else None
 
 

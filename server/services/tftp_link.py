@@ -207,7 +207,7 @@ class Link:
             lane.arm(stretch, self._reader.layout.stride, base, transfer.first)
 
     def _follow(self) -> None:
-        """Have the transfer where the lane has brought it."""
+        """Move the core to the block that the lane has reached."""
         lane = self._lane
         if lane is not None and lane.block > self.transfer.first:
             self.transfer.passed(lane.block, lane.sent_at, lane.rtt)
@@ -228,7 +228,7 @@ class Link:
             self._watch()
 
     def _waits(self, throttle: Throttle) -> bool:
-        """Count what is to be sent; True when the client has had too much: it comes later."""
+        """Count what is to be sent. True when the client has had too much: it is sent later."""
         transfer = self.transfer
         loop = self._service.loop
         amount = transfer.count * self._reader.layout.stride
@@ -240,6 +240,7 @@ class Link:
         return wait > 0
 
     def on_timer(self, now: float) -> None:
+        """The deadline is over (called by the service): send again, or give up."""
         self._follow()
         transfer = self.transfer
         if not self._loading and transfer.timeout(max(now, min(transfer.deadline, now + TICK))):
@@ -251,7 +252,7 @@ class Link:
             self._watch()
 
     def finish(self) -> None:
-        """The transfer has its outcome: send the last word, close, report."""
+        """The transfer has its outcome: send the last packet, close, report."""
         if self.closed:
             return
         self._follow()
@@ -292,7 +293,7 @@ class Link:
         """Send what the transfer wants sent."""
         transfer = self.transfer
         if self._lane is not None:
-            self._lane.disarm()  # what is sent from here is not measured by it
+            self._lane.disarm()  # the lane does not measure what is sent from here
         first, count = transfer.first, transfer.count
         if first == 0:
             self._put([memoryview(transfer.oack)], 0)
@@ -312,7 +313,7 @@ class Link:
             count -= part
 
     def _segment(self, size: int) -> None:
-        """From now on the kernel cuts what is sent into packets of so many bytes; 0: it does not.
+        """Have the kernel cut what is sent into packets of `size` bytes; 0: not at all.
 
         Not before the first window: the OACK may be longer than a block.
         """
@@ -335,7 +336,7 @@ class Link:
             else:
                 sock.sendmsg(packets)
         except (BlockingIOError, InterruptedError):
-            # As if lost on the way: the client or the timer will ask again.
+            # The packet counts as lost on the way: the client or the timer asks again.
             return False
         except ConnectionRefusedError:
             self._gone()

@@ -26,7 +26,10 @@ class Throttle:
         self._told = RateLimit(1 / TOLD_SECONDS, 1.0)
 
     def take(self, client: str, amount: int, now: float) -> float:
-        """Count bytes that were sent. Returns the seconds to wait before the next (0: none)."""
+        """Count bytes that were sent to a client.
+
+        The seconds until it may have more; 0: at once.
+        """
         debt, since = self._debts.pop(client, (-self._rate, now))
         debt = max(-self._rate, debt - (now - since) * self._rate) + amount
         self._debts[client] = (debt, now)

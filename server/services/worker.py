@@ -30,7 +30,7 @@ _PR_SET_NAME: Final = 15
 
 
 class Catalog(Protocol):
-    """What a worker serves; it is pickled in the parent and belongs to the worker then.
+    """What a worker serves. It is pickled in the parent, and then belongs to the worker.
 
     open: called in the worker before anything else; emit goes to the parent's door.
     The others are those of BootTree and may not raise anything but what is said there.
@@ -179,6 +179,7 @@ class Worker:
 
     @property
     def catalog(self) -> Catalog:
+        """The present catalog. Raises RuntimeError before Start."""
         if self._catalog is None:
             raise RuntimeError("the worker was not started")
         return self._catalog

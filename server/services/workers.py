@@ -175,11 +175,12 @@ class WorkerPool:
     # What the processes call.
 
     def heard(self, events: list[Event]) -> None:
+        """Emit what a worker's services saw (called by its process)."""
         for event in events:
             self._emit(event)
 
     def ended(self, worker: "_Process", status: int | None) -> None:
-        """A worker's end of the pipe is closed."""
+        """A worker's end of the pipe is closed (called by its process)."""
         if self._workers[worker.number] is not worker:
             return
         self._workers[worker.number] = None
@@ -249,7 +250,7 @@ class _Process:
         self._reaper = self._pool.loop.create_task(self._reap())
 
     async def _reap(self) -> None:
-        """The pipe is closed, so the process is at its very end."""
+        """The pipe is closed: the process is about to end."""
         status = await self._pool.loop.run_in_executor(None, _end, self.process)
         if not self._gone.done():
             self._gone.set_result(None)
@@ -295,14 +296,17 @@ class PooledTftp:
             self._sockets.append(bind_listener(self._address, self._port, reuse_port=True))
 
     def start(self) -> None:
+        """Start the workers, unless another service has."""
         self._pool.start()
 
     async def stop(self) -> None:
+        """Stop the workers, and close the sockets."""
         await self._pool.stop()
         for sock in self._sockets:
             sock.close()
 
     def part(self, number: int) -> TftpPart | None:
+        """What worker `number` serves of TFTP; None before `bind`."""
         if not self._sockets:
             return None
         limits = share(self.limits, len(self._sockets))
@@ -343,9 +347,11 @@ class PooledNbd:
             self._port = int(self._listener.getsockname()[1])
 
     def start(self) -> None:
+        """Start the workers, unless another service has."""
         self._pool.start()
 
     async def stop(self) -> None:
+        """Close the listening socket, and stop the workers."""
         if self._listener is not None:
             # The workers' own copies keep it open until they stop.
             self._listener.close()
@@ -357,6 +363,7 @@ class PooledNbd:
         return self._pool.connections()
 
     def part(self) -> NbdPart | None:
+        """What each worker serves of NBD; None before `bind`."""
         if self._listener is None:
             return None
         return NbdPart(self._listener.fileno(), self.limits, self._record, self._spare_local)

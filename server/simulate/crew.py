@@ -42,6 +42,7 @@ class Crew:
 
     @property
     def pids(self) -> list[int]:
+        """The processes' ids."""
         return [process.pid for process in self._processes if process.pid is not None]
 
     def start(self) -> None:
@@ -123,7 +124,7 @@ def _play(plan: Plan, numbers: Sequence[int], starts: Sequence[float], pipe: Con
         try:
             pipe.send(tally)
         except (BrokenPipeError, OSError):
-            os._exit(1)  # whoever started us is gone
+            os._exit(1)  # the parent is gone
         tally.results = []
 
     try:

@@ -22,6 +22,7 @@ class HttpClient:
         self._expected: int | None = None
 
     def receive(self, data: memoryview) -> None:
+        """Take bytes from the server; empty: it has hung up."""
         if not data:
             self._hang_up()
         elif self._expected is None:

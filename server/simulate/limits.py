@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass
 class Observer:
-    """Takes samples. proc, sysfs: where the kernel tells, for tests."""
+    """Takes samples. proc, sysfs: where the kernel's files are; tests give others."""
 
     target: Target
     proc: Path = Path("/proc")

@@ -28,6 +28,8 @@ class Loop:
     # What nodes call.
 
     def watch(self, sock: socket.socket, ready: Callable[[int], None], events: int) -> None:
+        """Call `ready(events)` when epoll reports one of `events` for the socket; replaces an
+        earlier call."""
         fd = sock.fileno()
         if fd in self._handlers:
             self._epoll.modify(fd, events)
@@ -36,6 +38,7 @@ class Loop:
         self._handlers[fd] = ready
 
     def forget(self, sock: socket.socket) -> None:
+        """Watch a socket no more."""
         fd = sock.fileno()
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)

@@ -55,6 +55,7 @@ class NbdClient:
 
     @property
     def busy(self) -> bool:
+        """Whether reads are on their way."""
         return bool(self._lengths) or self.skip > 0
 
     def ask(self, group: tuple[tuple[int, int], ...]) -> bytes:
@@ -74,7 +75,7 @@ class NbdClient:
         return b""
 
     def skipped(self, count: int) -> None:
-        """So many of the `skip` bytes are gone."""
+        """Note that `count` of the `skip` bytes were thrown away."""
         self.skip -= count
         self.read += count
 

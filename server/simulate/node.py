@@ -26,6 +26,7 @@ SCRATCH: Final = memoryview(bytearray(_BUFFER))
 """Shared by the nodes of a process: what is in it is used up before the next one's turn."""
 _NEVER: Final = float("inf")
 PACKETS_A_TURN: Final = 64
+"""Packets that one node takes before the others have their turn."""
 
 
 class Watch(Protocol):
@@ -39,7 +40,7 @@ class Watch(Protocol):
 
 
 class _Keeper:
-    """In a hash's place: keeps the content."""
+    """Stands in the place of a hash, and keeps the content."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -100,6 +101,7 @@ class Node:
         self._random = random.Random(number)
 
     def start(self, now: float) -> None:
+        """Take the first step. now: on the clock of `tick`, in seconds."""
         self._began = self._progress = self._phase_since = now
         self._next(now)
 
@@ -224,7 +226,7 @@ class Node:
         return sock
 
     def _drop(self) -> None:
-        """The socket of a file is done with."""
+        """Close the socket of a file that is done."""
         if self._sock is not None:
             self._loop.forget(self._sock)
             self._sock.close()

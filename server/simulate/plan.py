@@ -59,6 +59,7 @@ class Plan:
 
     @property
     def steps(self) -> tuple[Step, ...]:
+        """The profile's steps."""
         return self.profile.steps
 
 

@@ -12,6 +12,7 @@ from server.errors import ServerError
 from server.nodes.phases import phase_of_path
 
 FORMAT: Final = 1
+"""Of the recordings that can be played."""
 DEFAULT: Final = Path(__file__).parent / "profiles" / "demo.jsonl"
 """Recorded from a real boot of the demo's image; docs/simulate.md says how."""
 MAX_DEPTH: Final = 64
@@ -61,6 +62,7 @@ class Reads:
 
     @property
     def count(self) -> int:
+        """How many reads there are."""
         return sum(map(len, self.groups))
 
 
@@ -84,6 +86,7 @@ class Profile:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all files and reads, as recorded."""
         return sum(step.size for step in self.steps)
 
     def fitted(self, export_size: int) -> "Profile":

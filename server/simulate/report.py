@@ -10,6 +10,7 @@ from server.simulate.plan import SAMPLE, Plan
 from server.simulate.tally import Result, Tally
 
 FORMAT: Final = 1
+"""Of the JSON report."""
 MIB: Final = 1 << 20
 REASONS: Final = 5
 """Failures of so many kinds are told; the JSON report has all."""
@@ -31,10 +32,12 @@ class Storm:
 
     @property
     def done(self) -> list[Result]:
+        """Nodes that came up."""
         return [result for result in self.tally.results if not result.error]
 
     @property
     def failed(self) -> list[Result]:
+        """Nodes that did not."""
         return [result for result in self.tally.results if result.error]
 
     @property
@@ -75,6 +78,7 @@ def live_head(plan: Plan) -> str:
 
 
 def count_reasons(failed: Sequence[Result]) -> Counter[str]:
+    """How many nodes failed for each reason."""
     return Counter(f"{result.phase}: {result.error}" for result in failed)
 
 

@@ -120,7 +120,7 @@ class FarmSource:
         self._seen = {}
 
     def poll(self) -> Config | None:
-        """What is to be put in force by `take`, after an edit; None where there was none."""
+        """The edit for `take` to put in force; None where there is none."""
         if self._file is None:
             return None
         if self._reading is None:
@@ -132,7 +132,7 @@ class FarmSource:
             if 0 < size <= INLINE_BYTES:
                 self._background.wait(self._reading)
         if not self._reading.done.is_set():
-            return None  # YAML of a large inventory takes its time, and nobody may wait for it
+            return None  # a thread reads it: the YAML of a large inventory takes seconds
         reading, self._reading = self._reading, None
         self._seen = dict(self._file.stamps)
         config = reading.outcome
@@ -163,7 +163,7 @@ class FarmSource:
         return True
 
     def refuse(self, error: ServerError) -> None:
-        """The edit is not put in force."""
+        """Report a bad edit; it is not put in force."""
         self.refusals += 1
         self.problem = f"refused, the last good text stays in force: {error.one_line()}"
         faults = error.faults if isinstance(error, FaultsError) else (error,)
@@ -195,10 +195,10 @@ def _list_live(old: Config, new: Config) -> Iterator[str]:
     """The fields whose new value may count without a restart."""
     yield from LIVE
     if old.dhcp == "off" and old.dns is None:
-        yield "address"  # else sockets and names hang on it
+        yield "address"  # not live where a socket or the zone depends on it
     for name in ("token_file", "boot_tree"):
         if (getattr(old, name) is None) == (getattr(new, name) is None):
-            yield name  # routes are open or closed by whether there is one
+            yield name  # with and without a token, other routes are open
     if old.state is not None:
         yield "collect_after"
     if old.dns is not None and new.dns is not None:

@@ -84,7 +84,7 @@ class StoreSource:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with its bytes, a line each."""
+        """What is wrong with the store's bytes, a line each."""
         return (self._vanished, *self._damaged) if self._vanished else self._damaged
 
     def troubles(self, default_image: str | None) -> Iterator[Trouble]:
@@ -147,7 +147,7 @@ class StoreSource:
             self._vanished = ""
             return False
         if not seen and not self.images:
-            self._seen, self._looked = seen, True  # empty, as it was
+            self._seen, self._looked = seen, True  # it was empty before, too
             return False
         images = tuple(self._store.images())
         if not images and self.images:
@@ -222,6 +222,7 @@ class NoStore(StoreSource):
         super().__init__(Path(os.devnull))
 
     def poll(self, *, quick: bool = False) -> bool:
+        """False: there is nothing that could change."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""Images in use are written down; those that nobody needs any more are removed."""
+"""Writes down which images nodes read, and removes images that nobody needs any more."""
 
 import logging
 import time
@@ -56,7 +56,7 @@ class Keeper:
         self._record.note(connected, self._wall())
 
     def collect(self, images: Collection[Image]) -> None:
-        """Begin to remove what can go of the store's `images`, unless that is under way."""
+        """Begin to remove what can go of the store's `images`, unless a removal is under way."""
         if self._after is None or (self._job is not None and not self._job.done.is_set()):
             return
         self._finish()
@@ -70,7 +70,7 @@ class Keeper:
             self._job = self._background.submit(lambda: self._remove(fresh, now))
 
     def _finish(self) -> None:
-        """Tell what the last removal did."""
+        """Log what the last removal did."""
         job, self._job = self._job, None
         if job is None:
             return

@@ -86,7 +86,7 @@ class LtsConfSource:
         except ServerError as error:
             kept = self._load_kept()
             if kept is None and error.cause == "command_line":
-                # Each machine's menu says what is wrong; who boots by GRUB may get it.
+                # Each machine's menu says what is wrong; one that boots by GRUB may still boot so.
                 self._take(self._read(self.path))
                 return
             if kept is None:
@@ -143,7 +143,8 @@ class LtsConfSource:
 
     @property
     def is_trying(self) -> bool:
-        """Whether a text that was read waits for its trial; the one before is in force."""
+        """Whether a text that was read waits for its trial; until then the one before stays in
+        force."""
         return self._trial is not None
 
     def _finish_trial(self) -> bool:
@@ -177,7 +178,7 @@ class LtsConfSource:
         return self._rehearser.make_decision(conf, self.site())
 
     def _decide(self, conf: Conf) -> None:
-        """ServerError, if no machine could use it, or if it has become empty."""
+        """Raise ServerError if no machine could use the text, or if it has become empty."""
         if not conf.has_sections and self._has_sections():
             raise LtsConfError(
                 "there is no section in it any more",
@@ -230,7 +231,7 @@ class LtsConfSource:
         return _Text(conf, reader.texts)
 
     def _take(self, text: "_Text") -> None:
-        """Put a text in force that was found good, and keep it."""
+        """Put a text in force that passed its trial, and keep it."""
         self.current = text.conf
         self.problem = ""
         self.taken += 1
@@ -287,7 +288,10 @@ class LtsConfSource:
 
 
 def _check_alone(conf: Conf) -> bool:
-    """What can be said without a machine: LtsConfError if a template is none."""
+    """What can be said without a machine.
+
+    Raises LtsConfError for a template with a fault in its syntax.
+    """
     conf.check(shared_checker())
     return True
 
@@ -354,7 +358,7 @@ class _Reader:
 
 
 def _read_all(texts: Mapping[str, bytes], read_include: ReadInclude) -> None:
-    """Have every include of a text read that an include line names, and theirs."""
+    """Read every include that an include line of a text names, and the includes of these."""
     known: set[bytes] = set()
     new = find_includes(texts[""])
     while new and len(known) < MAX_INCLUDES:
@@ -371,7 +375,7 @@ def find_includes(text: bytes) -> set[bytes]:
 
 
 def _parse(texts: Mapping[str, bytes], path: str) -> Conf:
-    """What texts that were read say, or how it is rendered."""
+    """What texts that were read say; of a template, how it is rendered."""
     read_include = functools.partial(_read_kept, dict(texts))
     return parse_conf(Included("main", path, texts[""]), read_include)
 

@@ -18,6 +18,7 @@ from server.sources.stamp import Stamp, is_being_written
 
 _DATA = "..data"
 _TRIES = 5
+"""Readings, one after the other, until no file changes during one."""
 _log = logging.getLogger(__name__)
 
 _Stamps = dict[Path, Stamp | None]

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
+from imagebuild.errors import count_words
 from server.background import Background, Job
 from server.errors import ServerError
 from server.farm.config import Config
@@ -14,14 +15,14 @@ from server.sources.farm import FarmSource
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
 from server.sources.secrets import SecretsSource
-from server.sources.trial import Audience, Rehearser, Trial, Verdict, count_words
+from server.sources.trial import Audience, Rehearser, Trial, Verdict
 from server.troubles import Trouble
 
 _log = logging.getLogger(__name__)
 
 
 class Sources:
-    """All together: gives the Site that holds now."""
+    """All that is watched, together: gives the Site that holds now."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Sources:
         return self.farm.is_reading or self.ltsconf.is_trying or self._trial is not None
 
     def close(self) -> None:
-        """End what is under way."""
+        """End trials and readings that are under way."""
         if self._survey is not None:
             self._survey.cancel()
 
@@ -119,7 +120,7 @@ class Sources:
             if trouble not in told:
                 _log.warning("%s", trouble.text)
         if self.ltsconf.path is None:
-            return  # nothing that somebody wrote
+            return  # there is no lts.conf
         if verdict.warnings and (verdict.warnings, verdict.advice) != (
             before.warnings,
             before.advice,
@@ -133,7 +134,7 @@ class Sources:
         return str(self.ltsconf.path) if self.ltsconf.path is not None else "no lts.conf"
 
     def troubles(self) -> list[Trouble]:
-        """What is not as it should be."""
+        """What is wrong with the files on disk."""
         farm, store = self.farm, self.store
         found = [Trouble("farm", farm.problem)] if farm.problem else []
         if farm.waiting:
@@ -157,7 +158,7 @@ class Sources:
         ]
 
     def problems(self) -> list[str]:
-        """The same, a line each."""
+        """The troubles as text, a line each."""
         return [trouble.text for trouble in self.troubles()]
 
     def _look(self, *, quick: bool) -> None:
@@ -198,8 +199,8 @@ class Sources:
         return self._adopt(config)
 
     def _wants_trial(self, config: Config) -> bool:
-        """Whether it gives a template other facts, or all kernels other arguments, while some
-        machine can use what is in force."""
+        """Whether a config gives a template other facts, or all kernels other arguments, while what
+        is in force is of use to some machine."""
         if self._rehearser is None:
             return False
         fails = self.verdict.tried > 0 and self.verdict.failed == self.verdict.tried

@@ -18,7 +18,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Stamp | None":
-        """The file that a path leads to now; None when there is none."""
+        """The state of the file that a path leads to now; None when there is none."""
         try:
             status = os.stat(path)
         except (OSError, ValueError):
@@ -26,6 +26,7 @@ class Stamp(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def same_file(self, other: "Stamp | None") -> bool:
+        """Whether both are states of one file, perhaps with other content."""
         return other is not None and (self.device, self.inode) == (other.device, other.inode)
 
 

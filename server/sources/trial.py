@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from imagebuild.errors import count_words
 from server.farm.inventory import Inventory
 from server.ltsconf import Conf, NodeId
 from server.site import Site
@@ -25,6 +26,7 @@ class Subject:
 
     @property
     def name(self) -> str:
+        """The machine in words."""
         if self.node == MADE_UP:
             return "any machine that the inventory does not have"
         return self.node.hostname or self.node.mac or self.node.ip or "?"
@@ -122,7 +124,7 @@ class Verdict:
         return [f"{path} is in force with {many} of `lts check`: {self.remark}"]
 
     def list_troubles(self, path: str) -> list[Trouble]:
-        """The same, each with its kind."""
+        """The lines of `describe`, each with its kind."""
         errors = self.describe_errors(path)
         lines = self.describe(path)
         machines = lines[: len(lines) - len(errors)]
@@ -134,11 +136,6 @@ class Verdict:
             *(Trouble("ltsconf", line) for line in errors),
             *self.troubles,
         ]
-
-
-def count_words(number: int, word: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 class Trial(Protocol):

@@ -1,16 +1,13 @@
-"""`bootfarm nodes`, `bootfarm node`, `bootfarm events` and `bootfarm forget`."""
+"""`bootfarm nodes`, `bootfarm node` and `bootfarm forget`."""
 
 import functools
 import json
 import os
-import re
 import shutil
 import sys
 import textwrap
 import time
-import urllib.parse
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import click
@@ -25,63 +22,39 @@ from imagebuild.options import (
     render_data,
 )
 from imagebuild.yamlloader import did_you_mean
-from server.addresses import parse_mac
-from server.causes import CAUSES
 from server.diagnosis import RULES
 from server.errors import ServerError
 from server.nodes.phases import PHASES
 from server.observe.marks import ALL_STATES, LABEL_PREFIX, SORTS, STATES
-from server.terminal.client import DEFAULT_SERVER, Api, LostError
+from server.terminal.client import Api, LostError
 from server.terminal.render import (
     count_nodes,
     is_in_trouble,
     name_of,
     render_causes,
-    render_event,
     render_log,
     render_node,
     render_progress,
     render_screen,
     render_table,
 )
-from server.terminal.words import clean, cut, number_of, text_of
+from server.terminal.target import (
+    find_node,
+    find_width,
+    key_of,
+    quote_key,
+    read_list,
+    read_span,
+    server_options,
+)
+from server.terminal.words import clean, cut, number_of
 
 TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
-AGAIN_SECONDS = 3.0
-"""Until a lost stream of events is asked for again."""
-NAMES_SECONDS = 10.0
-"""Between two questions for the names of nodes, with ten thousand of them."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _CLEAR = "\x1b[H\x1b[J"
 _COLOURS = {"look": "red", "booting": "blue", "ready": "green"}
-
-
-def server_options(command: _F) -> _F:
-    """Which server is asked, and with what token."""
-    for option in reversed(
-        (
-            click.option(
-                "--server",
-                metavar="URL",
-                envvar="BOOTFARM_SERVER",
-                default=DEFAULT_SERVER,
-                show_default=True,
-                show_envvar=True,
-                help="The server: its address, by HTTP.",
-            ),
-            click.option(
-                "--token",
-                envvar="BOOTFARM_TOKEN",
-                default="",
-                show_envvar=True,
-                help="If the server asks for one.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 def _filter_options(command: _F) -> _F:
@@ -220,7 +193,7 @@ def nodes_command(
 
     def fetch(limit: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         most = {"limit": str(limit)} if limit else {}
-        nodes = _objects(api, api.get("/api/nodes", query | most))
+        nodes = read_list(api, api.get("/api/nodes", query | most))
         is_told = not is_data(output) and output != "name"
         wants_about = is_told or (not nodes and _may_be_unknown(query))
         about = api.get("/api/overview", query) if wants_about else {}
@@ -237,9 +210,9 @@ def nodes_command(
         for node in found:
             click.echo(name_of(node))
     elif output == "causes":
-        _echo_lines(render_causes(about, width=_width(), most=1000))
+        _echo_lines(render_causes(about, width=find_width(), most=1000))
     else:
-        _print_nodes(found, about, None if output == "wide" else _width())
+        _print_nodes(found, about, None if output == "wide" else find_width())
     if exit_code and any(map(is_in_trouble, found)):
         sys.exit(TROUBLE)
 
@@ -258,20 +231,6 @@ def _tell_unknown(about: Mapping[str, Any], *, is_empty: bool) -> None:
         raise ServerError("\n".join(notes), hint="`bootfarm nodes -o wide` shows what there is")
     for note in notes:
         click.echo(f"note: {note}", err=True)
-
-
-def _objects(api: Api, answer: Any) -> list[dict[str, Any]]:
-    if not isinstance(answer, list):
-        raise ServerError(
-            f"{api.url}: this is no bootfarm server of this version",
-            hint="look at --server (BOOTFARM_SERVER)",
-        )
-    return [entry for entry in answer if isinstance(entry, dict)]
-
-
-def _width() -> int | None:
-    """Of the terminal; None where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _unicode() -> bool:
@@ -376,7 +335,7 @@ def node_command(
         click.echo(name_of(node))
     else:
         lines = render_node(node, time.time(), unicode=_unicode(), events=events)
-        width = None if output == "wide" else _width()
+        width = None if output == "wide" else find_width()
         _echo_lines([cut(line, width) for line in _wrap(lines, width)])
         if log:
             _echo_lines(render_log(node["log"], log))
@@ -394,219 +353,6 @@ def _wrap(lines: Sequence[str], width: int | None) -> Iterator[str]:
         yield from textwrap.wrap(line, width, subsequent_indent=indent)
 
 
-def _no_such_node(name: str) -> ServerError:
-    return ServerError(
-        f"the server has not seen a node {name!r}",
-        hint="`bootfarm nodes` lists those that it has seen",
-    )
-
-
-def quote_key(key: str) -> str:
-    return urllib.parse.quote(key, safe=":")
-
-
-def key_of(node: Mapping[str, Any]) -> str:
-    return str(node.get("mac") or node.get("ip"))
-
-
-def find_node(api: Api, name: str) -> dict[str, Any]:
-    """The node that is called so. Raises ServerError: none, or more than one."""
-    node = api.get(f"/api/nodes/{quote_key(name)}")
-    if node is None:
-        wanted = name.lower()
-        found = [
-            key_of(one)
-            for one in _objects(
-                api, api.get("/api/nodes", {"q": name, "state": ",".join(ALL_STATES)})
-            )
-            if wanted in [str(one.get(key) or "").lower() for key in ("ip", "hostname", "serial")]
-        ]
-        if not found:
-            raise _no_such_node(name)
-        if len(found) > 1:
-            raise ServerError(
-                f"{len(found)} nodes are called {name!r}: {', '.join(found[:5])}",
-                hint="give the MAC",
-            )
-        node = api.get(f"/api/nodes/{quote_key(found[0])}")
-    if node is None:
-        raise _no_such_node(name)
-    if not isinstance(node, dict):
-        _objects(api, None)
-    return cast(dict[str, Any], node)
-
-
-@click.command(
-    "events",
-    epilog=examples(
-        "bootfarm events --follow",
-        "bootfarm events --node node-3 --since 10m --errors",
-    ),
-)
-@click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
-@click.option("--node", metavar="MAC", default="", help="Of this node only (MAC, IP or hostname).")
-@click.option(
-    "--limit",
-    type=click.IntRange(0, 2000),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="At most the last N to begin with.",
-)
-@click.option(
-    "--since",
-    metavar="SPAN",
-    default="",
-    callback=lambda context, option, value: _read_span(value) if value else 0.0,
-    help="Only of so long ago or later, as 90s, 10m, 2h.",
-)
-@click.option("--errors", is_flag=True, help="Only errors.")
-@click.option(
-    "--source",
-    metavar="NAME",
-    default="",
-    callback=lambda context, option, value: _check_source(value),
-    help=f"Only of this source: {', '.join(CAUSES)}.",
-)
-@output_options()
-@server_options
-def events_command(
-    follow: bool,
-    node: str,
-    limit: int,
-    since: float,
-    errors: bool,
-    source: str,
-    output: str,
-    server: str,
-    token: str,
-) -> None:
-    """What the server's services saw lately, oldest first.
-
-    Events go on coming, so each stands by itself: with --output json it is a line, with
-    yaml a document, with name its number.
-    """
-    api = Api(server, token)
-    key = parse_mac(node) or (key_of(find_node(api, node)) if node else "")
-    query = {"node": key} if key else {}
-    wanted = _Wanted(time.time() - since if since else 0.0, errors, source)
-    names = _Names(api)
-    asked = {**query, "limit": str(limit if wanted.is_all else 2000)}
-    events = _objects(api, api.get("/api/events", asked))
-    last = str(events[-1].get("id", "")) if events else ""
-    fitting = list(filter(wanted.has, events))
-    shown = fitting[max(0, len(fitting) - limit) :]
-    for event in shown:
-        _print_event(event, names, output)
-    if not shown and limit and not is_data(output) and not follow:
-        click.echo("no such event since the server's start", err=True)
-    if not follow:
-        return
-    try:
-        for data in _follow(api, query, last):
-            event = _read_event(data)
-            if wanted.has(event):
-                _print_event(event, names, output)
-    except KeyboardInterrupt:
-        click.echo()
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Which events are to be shown. oldest: seconds since the epoch."""
-
-    oldest: float
-    errors: bool
-    source: str
-
-    @property
-    def is_all(self) -> bool:
-        return not (self.oldest or self.errors or self.source)
-
-    def has(self, event: Mapping[str, Any]) -> bool:
-        detail = event.get("detail")
-        status = detail.get("status") if isinstance(detail, Mapping) else None
-        return (
-            bool(event)
-            and number_of(event, "time") >= self.oldest
-            and (not self.errors or status == "error")
-            and (not self.source or event.get("source") == self.source)
-        )
-
-
-class _Names:
-    """What nodes are called: asked for when one comes that is not known, now and then at most."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
-        self._names: dict[str, str] = {}
-        self._asked = float("-inf")
-
-    def get(self, key: str) -> str:
-        """The node's name, or its key as long as that is not known."""
-        if key and key not in self._names and time.monotonic() - self._asked >= NAMES_SECONDS:
-            self._asked = time.monotonic()
-            try:
-                for node in _objects(self._api, self._api.get("/api/nodes")):
-                    self._names[key_of(node)] = name_of(node)
-            except LostError:
-                pass  # its events are shown all the same
-        return self._names.get(key, key)
-
-
-def _check_source(name: str) -> str:
-    """A source of events, or "" for all; click.BadParameter for what is none."""
-    if name and name not in CAUSES:
-        hint = did_you_mean(name, CAUSES, f"it is one of {', '.join(CAUSES)}")
-        raise click.BadParameter(f"{name[:60]!r} is no source of events: {hint}")
-    return name
-
-
-def _read_span(text: str) -> float:
-    """Seconds of `90s`, `10m`, `2h`, `30d`, or a plain number of seconds."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text.strip())
-    if match is None:
-        raise click.BadParameter(f"{text!r}: write a number and s, m, h or d, as 30d")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
-
-
-def _follow(api: Api, query: Mapping[str, str], last: str) -> Generator[str, None, None]:
-    """Events as they come, for ever; the stream is taken up again where it broke off."""
-    while True:
-        try:
-            since = {"since": last} if last else {}
-            for message in api.follow("/api/events", {**query, "follow": "1", **since}):
-                if message is not None:
-                    last = message.id or last
-                    yield message.data
-        except LostError as error:
-            click.echo(f"{error.message}; trying again", err=True)
-        time.sleep(AGAIN_SECONDS)
-
-
-def _read_event(data: str) -> dict[str, Any]:
-    """An event of the stream; {} for what is none."""
-    try:
-        event = json.loads(data)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
-
-
-def _print_event(event: Mapping[str, Any], names: _Names, output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(event))
-    elif output == "yaml":
-        click.echo("---\n" + render_data(dict(event), output), nl=False)
-    elif output == "name":
-        click.echo(text_of(event, "id"))
-    else:
-        name = names.get(str(event.get("node") or ""))
-        width = None if output == "wide" else _width()
-        click.echo(cut(render_event(event, name or None), width))
-    sys.stdout.flush()
-
-
 @click.command(
     "forget",
     epilog=examples("bootfarm forget node-3", "bootfarm forget --older-than 30d --yes"),
@@ -616,7 +362,7 @@ def _print_event(event: Mapping[str, Any], names: _Names, output: str) -> None:
     "--older-than",
     metavar="SPAN",
     default="",
-    callback=lambda context, option, value: _read_span(value) if value else 0.0,
+    callback=lambda context, option, value: read_span(value) if value else 0.0,
     help="All that were silent for so long, as 30d.",
 )
 @click.option("--played", is_flag=True, help="All that simulate and doctor have played.")
@@ -658,4 +404,4 @@ def forget_command(
         click.echo(f"forgotten: {count} {'machine' if count == 1 else 'machines'}")
 
 
-COMMANDS = [nodes_command, node_command, events_command, forget_command]
+COMMANDS = [nodes_command, node_command, forget_command]

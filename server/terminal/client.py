@@ -9,19 +9,21 @@ from typing import Any, Final
 
 from server.errors import ServerError
 from server.terminal.eventstream import EventStream, Message
-from server.terminal.words import text_of
+from server.terminal.words import clean, text_of
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 TIMEOUT: Final = 15.0
+"""Seconds for an answer."""
 SILENCE: Final = 60.0
 """Seconds; a stream sends a comment after 15 s of silence, so that a dead one is noticed."""
 ANSWER_MAX: Final = 256 * 1024 * 1024
+"""Bytes of an answer: more than any farm's list of nodes has."""
 _CHUNK: Final = 65_536
 """Bytes read at once."""
 
 
 class LostError(ServerError):
-    """A stream that ended or fell silent: worth another try."""
+    """A stream ended or fell silent: another try may help."""
 
 
 class Api:
@@ -125,7 +127,7 @@ class Api:
             raise self._unreachable(error) from None
 
     def _check(self, response: http.client.HTTPResponse, body: bytes) -> None:
-        """Raise the ServerError of an answer that is none."""
+        """Raise the ServerError that an answer of another status than 200 stands for."""
         status = response.status
         if status == 200:
             return
@@ -201,4 +203,4 @@ def _is_json(response: http.client.HTTPResponse) -> bool:
 
 def _first_line(body: bytes) -> str:
     text = body[:500].decode("utf-8", "replace").strip().partition("\n")[0]
-    return "".join(char if char.isprintable() else "?" for char in text)[:200]
+    return clean(text)[:200]

@@ -7,8 +7,8 @@ import click
 from imagebuild.options import JSON_OPTION, examples
 from server.errors import ServerError
 from server.nodes.node import NOTE_MAX
-from server.terminal.cli import find_node, key_of, quote_key, server_options
 from server.terminal.client import Api
+from server.terminal.target import find_node, key_of, quote_key, server_options
 from server.terminal.words import clean
 
 

@@ -46,25 +46,26 @@ def render_bar(phase: str | None, finding: Fields | None, *, unicode: bool = Tru
 
 
 def finding_of(node: Fields) -> Fields | None:
-    """What the diagnosis says of it, or None."""
+    """The diagnosis' finding for a node, or None."""
     finding = node.get("finding")
     return finding if isinstance(finding, Mapping) else None
 
 
 def is_in_trouble(node: Fields) -> bool:
-    """Whether it stands in an error, or is stalled."""
+    """Whether the node stands in an error, or is stalled."""
     finding = finding_of(node)
     return finding is not None and finding.get("severity") in ("error", "stalled")
 
 
 def name_of(node: Fields) -> str:
-    """Its hostname, else its MAC, else its address."""
+    """The node's hostname, else its MAC, else its address."""
     return text_of(node, "hostname") or text_of(node, "mac") or text_of(node, "ip")
 
 
 NARROW: Final = 34
 """Characters that are left for what is the matter, however narrow the window."""
 NAME_MAX: Final = 24
+"""Characters of a node's name in the table."""
 NAMES_LEAST: Final = 16
 """Characters of a cause's line that are left for its machines."""
 
@@ -311,11 +312,11 @@ def _render_phases(boot: Fields) -> list[str]:
         following = phases[names[number + 1]] if number + 1 < len(names) else None
         began, ended = _began(phase), number_of(phase, "last")
         if ended <= began and following is not None:
-            # One word of it was heard: it lasted until the next phase's first.
+            # A single event was heard of it: it lasted until the next phase's first event.
             ended = max(began, _began(following))
         status = text_of(phase, "status")
         if status == "start" and following is not None:
-            status = "ok"  # what came after it says so
+            status = "ok"  # a later phase shows that it ended well
         amount, seconds = number_of(phase, "bytes"), number_of(phase, "seconds")
         retries = int(number_of(phase, "retries"))
         rows.append(
@@ -337,7 +338,7 @@ def _render_phases(boot: Fields) -> list[str]:
 
 
 def _began(phase: Fields) -> float:
-    """A transfer is told of when it is over: it began that long before."""
+    """When a phase began. A transfer is reported when it is over: it began that long before."""
     first = number_of(phase, "first")
     if number_of(phase, "count") == 1:
         return min(first, number_of(phase, "last") - number_of(phase, "seconds"))

@@ -31,12 +31,16 @@ TEXT: Final = "text/plain; charset=utf-8"
 _NO_STORE: Final = ("Cache-Control", "no-store")
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="bootfarm"')
 _LONGEST_FILE: Final = 65536
+"""Bytes of a token's file; a larger one is another file, given by mistake."""
 _OPEN: Final = ("/beacon", "/join", "/healthz", "/livez", "/api/time")
 _log = logging.getLogger(__name__)
 
 
 class Token:
-    """The token of a file, read again when the file has changed. Last good one stays in force."""
+    """The token of a file, read again when the file has changed.
+
+    The last good one stays in force.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -211,12 +215,12 @@ def _tell_path(request: Request) -> str:
 
 
 def _make_cookie(token: bytes) -> str:
-    """What stands for the token in a browser, which so never keeps the token itself."""
+    """A value that stands for the token in a browser, so that the browser never keeps the token."""
     return hmac.new(token, b"bootfarm status page", hashlib.sha256).hexdigest()
 
 
 def _local(path: str) -> str:
-    """A path of this server, whatever a form says."""
+    """A path of this server out of a form's field; "/" for anything that leads elsewhere."""
     fits = path.startswith("/") and not path.startswith("//") and "\\" not in path
     return path if fits and path.isascii() and path.isprintable() and len(path) < 300 else "/"
 

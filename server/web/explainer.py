@@ -87,7 +87,7 @@ class Explainer:
         return outcome if isinstance(outcome, Values) else Values(problem="it cannot be explained")
 
     def _identify(self, node: Node) -> Identity:
-        """The node as the server would know it, also when its address is another's by now."""
+        """The node as the server would know it, even if its address is another node's by now."""
         if node.ip:
             identity = self._identifier.identify(node.ip)
             if node.mac is None or identity.mac == node.mac:

@@ -22,6 +22,7 @@ from server.services.interfaces import list_addresses
 
 TEXT: Final = "text/plain; charset=utf-8"
 HOSTS_SECONDS: Final = 5.0
+"""So long a copy of the hosts file serves."""
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]*)(?::([0-9]*))?")
 _NO_STORE: Final = ("Cache-Control", "no-store")
 
@@ -107,8 +108,11 @@ class Hosts:
 
     @staticmethod
     def is_browser(request: Request) -> bool:
-        """Whether it may be: a browser says which encodings it takes, which no page can keep
-        from it (Fetch standard, 2.2.2: forbidden request-headers), and no boot loader does."""
+        """Whether the request may come from a browser.
+
+        A browser says which encodings it takes, which no page can keep from it (Fetch
+        standard, 2.2.2: forbidden request-headers); no boot loader says so.
+        """
         return "accept-encoding" in request.headers
 
     def knows(self, header: str) -> bool:

@@ -28,9 +28,11 @@ from server.quantities import sort_naturally
 
 QUICK_SECONDS: Final = 0.02
 SHARE: Final = 20
+"""An answer that took longer than QUICK_SECONDS is kept SHARE times as long as it took."""
 KEPT: Final = 8
 """Answers of different queries that are kept."""
 MOST: Final = 1_000_000
+"""The `limit` of a query that names none: all machines."""
 _RULE_IDS: Final = frozenset(rule.id for rule in RULES)
 NAMES: Final = 100
 """Machines of a cause that `/api/overview` names."""

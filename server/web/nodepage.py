@@ -179,11 +179,11 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
     for number, (name, phase) in enumerate(phases):
         began, ended = _began(phase), phase.last
         if ended <= began and number + 1 < len(phases):
-            # It has a single event: it lasted until the next phase's first.
+            # A single event was heard of it: it lasted until the next phase's first event.
             ended = max(began, _began(phases[number + 1][1]))
         status = phase.status
         if status == "start" and name != furthest:
-            status = "ok"  # what came after it says so
+            status = "ok"  # a later phase shows that it ended well
         if status == "start":
             ended = max(now, began)
         x = min(100 * (began - begin) / whole, 99.0)
@@ -208,12 +208,12 @@ def view_phases(boot: Boot, now: float) -> list[PhaseView]:
 
 
 def _began(phase: Phase) -> float:
-    """The event of a transfer comes when it is over: it began that long before."""
+    """When a phase began. A transfer is reported when it is over: it began that long before."""
     return min(phase.first, phase.last - phase.seconds) if phase.count == 1 else phase.first
 
 
 def _repeats(phase: Phase) -> bool:
-    """Whether it is worth saying that it was seen more than once: begin and end are two."""
+    """Whether it is worth saying that a phase was seen more than once; begin and end are two."""
     return phase.count > 2 and not phase.bytes
 
 
@@ -244,7 +244,7 @@ def _view_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_log_hint(hears: bool) -> str:
-    """What to say where nothing of the kernel's words was heard."""
+    """What the page says where no line of the kernel's log was received."""
     if not hears:
         return (
             "The server listens to neither syslog nor netconsole: logs in farm.yaml"

@@ -89,10 +89,12 @@ class ListView:
 
     @property
     def page(self) -> int:
+        """The page's number, from 1."""
         return self.first // self.most + 1
 
     @property
     def pages(self) -> int:
+        """How many pages there are."""
         return max(1, -(-self.total // self.most))
 
 
@@ -301,7 +303,7 @@ def _steps(boot: Boot | None, *, is_booting: bool) -> list[str]:
         if seen is None:
             steps.append("unseen" if ORDER[phase] < reached else "none")
         elif seen.status == "start" and ORDER[phase] < reached:
-            steps.append("ok")  # it went on
+            steps.append("ok")  # a later phase was reached
         else:
             steps.append(seen.status)
     if is_booting and reached + 1 < len(STEPS) and steps[reached] == "ok":

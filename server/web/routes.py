@@ -43,7 +43,7 @@ def _handle(web: Web, request: Request) -> Response:
 
 
 def _refuse_foreign(web: Web, request: Request) -> Response | None:
-    """The refusal of what another site's page, or another name, may have sent.
+    """Refuse what another site's page, or a request under another name, may have sent.
 
     What boot loaders and probes fetch is answered whatever they call the server: some
     of them send an odd Host, or none.
@@ -143,7 +143,7 @@ def _boot_tree(web: Web, request: Request) -> Response:
     except Refused as error:
         return _failed(403, error.reason, request)
     transfer = request.path if request.method == "GET" else ""
-    if isinstance(content, BytesContent):  # made for who asks: it may hold secrets
+    if isinstance(content, BytesContent):  # made for this client: it may hold secrets
         if web.hosts.is_browser(request) and (refusal := web.hosts.refuse(request)) is not None:
             return refusal
         if request.card and not web.identifier.is_still(request.client, request.card):
@@ -175,7 +175,7 @@ def _take_beacon(web: Web, request: Request) -> Response:
         return say(429, "too many beacons; slow down")
     try:
         beacon = parse_beacon(request.headers.get("content-type", ""), request.body)
-        web.identifier.identify(request.client, beacon.mac)  # refuses another one's MAC
+        web.identifier.identify(request.client, beacon.mac)  # raises Refused for another node's MAC
     except BeaconError as error:
         return say(400, str(error))
     except Refused as error:

@@ -1,5 +1,4 @@
 import hashlib
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from imagebuild.apt import (
 )
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Mirrors, Recipe, Repository
+from imagebuild.run import Answer
 
 RecipeOf = Callable[..., Recipe]
 
@@ -80,10 +80,7 @@ def test_pins_are_exact_and_sorted() -> None:
 
 
 def fake_output(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    def fake_run(argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(argv, 0, text, "")
-
-    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr("imagebuild.apt.ask", lambda argv: Answer(0, text, ""))
 
 
 def test_the_machines_own_mirrors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import BuildError
-from imagebuild.run import NAMESPACES, Chroot, Log, check_tools, run
+from imagebuild.run import NAMESPACES, Answer, Chroot, Log, ask, check_tools, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -46,6 +46,14 @@ def test_killed_by_a_signal() -> None:
 def test_a_program_that_is_not_there() -> None:
     with pytest.raises(BuildError, match="cannot run /no/such: No such file"):
         run(["/no/such"])
+
+
+def test_a_question_may_be_answered_by_any_exit_status() -> None:
+    assert ask(["sh", "-c", "echo $A; echo no >&2; exit 3"], env={"A": "out"}) == Answer(
+        3, "out\n", "no\n"
+    )
+    with pytest.raises(BuildError, match="cannot run no-such-program: No such file"):
+        ask(["no-such-program"])
 
 
 def test_input_larger_than_a_pipe() -> None:

@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.farm.config import SERVICES, parse_config, parse_services
+from server.farm.config import SERVICES, parse_config
+from server.farm.flags import parse_services
 from server.join.rights import NEEDED
 from server.ltsconf import LtsConf
 from tests.kustomize import render

@@ -1,6 +1,6 @@
 from typing import Any
 
-from rack.timeline import describe_timeline, format_size, is_up, render_rows, rows_of
+from rack.timeline import describe_timeline, is_up, render_rows, rows_of
 
 
 def phase(first: float, last: float | None = None, **more: Any) -> dict[str, Any]:
@@ -66,7 +66,3 @@ def test_description_names_error_and_phases() -> None:
     assert "rcfile at 28.0 s (ERROR)" in said
     assert said.endswith("error: rcfile: RCFILE_03: exit 1")
     assert describe_timeline({"boot": None}) == "nothing of this boot"
-
-
-def test_sizes() -> None:
-    assert [format_size(n) for n in (0, 7, 1500, 2_340_000)] == ["", "7 B", "2 kB", "2.3 MB"]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.boot.catalog import find_address
 from server.errors import ServerError
 from server.farm.config import Config, Transport

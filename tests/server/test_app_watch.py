@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.errors import ServerError
 from server.events import Event
 from server.farm.config import Config, Transport
@@ -19,6 +19,7 @@ from server.protocols.http import Request, Response
 from server.protocols.logs import LogLine, parse_netconsole
 from server.services.hotloop import HotLoop
 from server.services.http import HttpService
+from tests.server.asking import ask
 from tests.server.farm import publish
 
 MAC, IP = "52:54:00:00:00:01", "127.0.1.1"
@@ -54,12 +55,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., App]]:
     )
     yield lambda **more: App(make_parts(dataclasses.replace(config, **more), loop))
     loop.close()
-
-
-def ask(app: App, path: str, client: str = "127.0.0.1", **headers: str) -> Response:
-    http = app.parts.running.services["http"]
-    assert isinstance(http, HttpService)
-    return http.handle(Request("GET", path, {}, headers, b"", client))
 
 
 def text(response: Response) -> str:

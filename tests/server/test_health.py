@@ -11,16 +11,15 @@ import pytest
 
 from imagebuild.store.images import Store
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.events import Event
 from server.farm.config import Config, Transport
 from server.farm.inventory import Inventory, Machine
-from server.protocols.http import Request, Response
 from server.services.hotloop import HotLoop
-from server.services.http import HttpService
 from server.sources.farm import FarmFile
 from server.sources.images import NEWS_AT_ONCE, StoreSource, list_news
 from server.troubles import KINDS
+from tests.server.asking import ask
 from tests.server.farm import publish
 from tests.server.metrics.scrape import Scrape
 
@@ -62,12 +61,6 @@ def settle(app: App) -> App:
         time.sleep(0.01)
         sources.poll()
     return app
-
-
-def ask(app: App, path: str) -> Response:
-    http = app.parts.running.services["http"]
-    assert isinstance(http, HttpService)
-    return http.handle(Request("GET", path, {}, {}, b"", "127.0.0.1"))
 
 
 def get(app: App, path: str) -> Any:

@@ -17,13 +17,12 @@ import pytest
 
 from imagebuild.store.images import Store
 from imagebuild.store.inuse import read_in_use
-from tests.server.farm import FILES, publish
+from tests.server.farm import FILES, GOOD, publish
 from tests.server.metrics.scrape import Scrape
 
 pytestmark = pytest.mark.integration
 
 BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()", "serve")
-GOOD = "[default]\nGREETING = one\n"
 BAD = "[default]\nGREETING = two\n[empty]\n[x]\nA = 1\n"
 
 
@@ -103,13 +102,6 @@ class Server:
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path))
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Path:
-    publish(tmp_path / "store")
-    (tmp_path / "lts.conf").write_text(GOOD)
-    return tmp_path
 
 
 @pytest.fixture

@@ -10,20 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.farm import publish
 from tests.server.test_notify import Systemd
-from tests.server.test_serve import GOOD, Server
+from tests.server.test_serve import Server
 
 pytestmark = pytest.mark.integration
 
 UNIT = Path(__file__).parents[2] / "docs" / "bootfarm.service"
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Path:
-    publish(tmp_path / "store")
-    (tmp_path / "lts.conf").write_text(GOOD)
-    return tmp_path
 
 
 @pytest.fixture

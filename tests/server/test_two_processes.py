@@ -10,18 +10,15 @@ import pytest
 
 from imagebuild.store.images import Store
 from imagebuild.store.inuse import DIRECTORY, read_in_use
-from tests.server.farm import publish
-from tests.server.test_serve import GOOD, Server, eventually, replace
+from tests.server.test_serve import Server, eventually, replace
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+def pair(farm: Path) -> Iterator[tuple[Server, Server]]:
     """As the two containers of k8s/overlays/two-containers."""
-    publish(tmp_path / "store")
-    (tmp_path / "lts.conf").write_text(GOOD)
-    pair = Server(tmp_path, ["--services", "tftp,http"]), Server(tmp_path, ["--services", "nbd"])
+    pair = Server(farm, ["--services", "tftp,http"]), Server(farm, ["--services", "nbd"])
     for server in pair:
         server.start()
     yield pair

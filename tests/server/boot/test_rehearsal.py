@@ -1,7 +1,7 @@
 """A text tried on machines: refused when none can use it, told of when some cannot."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, ...]:
     store = tmp_path_factory.mktemp("store")
     publish(store)
     return tuple(Store(store).images())
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Iterator[Renderer]:
-    renderer = Renderer()
-    yield renderer
-    renderer.close()
 
 
 def make_site(images: tuple[Image, ...], text: bytes, **more: object) -> Site:

@@ -95,4 +95,4 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     result = CliRunner().invoke(lts, ["resolve", str(tmp_path / "pipe"), "--json"])
     assert result.exit_code == 1
-    assert "not a regular file" in result.stderr
+    assert "is a pipe that nobody writes into" in result.stderr

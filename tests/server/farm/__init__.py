@@ -15,6 +15,8 @@ FILES = {
     "boot/grub/i386-pc/normal.mod": b"bios module",
     "boot/grub/x86_64-efi/core.efi": b"uefi loader",
 }
+GOOD = "[default]\nGREETING = one\n"
+"""An lts.conf that every node can use."""
 
 
 def publish(

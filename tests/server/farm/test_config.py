@@ -2,19 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server.farm.config import (
-    Config,
-    ConfigError,
-    Menu,
-    apply_limits,
-    load_config,
-    override,
-    parse_config,
-    parse_exports,
-    parse_services,
-)
-from server.protocols.http import HttpLimits
-from server.services.limits import NbdLimits, TftpLimits
+from server.farm.config import Config, Menu, load_config, parse_config
 from server.yamlfile import Faults, FaultsError, YamlError, parse_yaml
 
 
@@ -203,12 +191,6 @@ def test_errors_name_the_key_path_and_a_remedy(text: str, message: str, hint: st
     assert hint in caught.value.hint
 
 
-def test_flags_have_the_bounds_of_farm_yaml() -> None:
-    with pytest.raises(ConfigError, match=r"--address: 0\.0\.0\.0 is no machine's"):
-        override(Config(), address="0.0.0.0")
-    assert override(Config(), listen="0.0.0.0").listen == "0.0.0.0"
-
-
 def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "machines.yaml").write_text(
         "- mac: 52:54:00:00:00:01\n  ip: 10.9.0.300\n- {hostname: a b}\n- 7\n"
@@ -273,49 +255,6 @@ def test_an_inventory_may_be_a_file(tmp_path: Path) -> None:
         load_config(tmp_path / "other.yaml")
 
 
-def test_flags_override() -> None:
-    config = override(parse("tftp: {port: 6969, limits: {transfers: 9}}"), tftp_port=70, store=None)
-    assert config.tftp.port == 70
-    assert config.tftp.limits == {"transfers": 9}
-    assert override(config, listen="10.0.0.1").listen == "10.0.0.1"
-    with pytest.raises(YamlError, match="--address 'ltsp-1' is not an IPv4 address"):
-        override(config, address="ltsp-1")
-    assert parse_services("nbd, tftp") == ("tftp", "nbd")
-    with pytest.raises(YamlError, match="no service 'ntp'"):
-        parse_services("ntp")
-
-
-def test_limits() -> None:
-    limits = apply_limits(HttpLimits(), {"idle_seconds": 5, "connections": 7}, "f: http.limits")
-    assert (limits.idle_seconds, limits.connections) == (5, 7)
-    with pytest.raises(YamlError, match=r"f: http\.limits\.conections: unknown key") as caught:
-        apply_limits(HttpLimits(), {"conections": 7}, "f: http.limits")
-    assert "did you mean 'connections'" in caught.value.hint
-    for value in ("7", 1.5, True, -1):
-        with pytest.raises(YamlError, match="whole number"):
-            apply_limits(HttpLimits(), {"connections": value}, "f: http.limits")
-
-
-def test_a_wrong_limit_is_told_with_its_line(tmp_path: Path) -> None:
-    farm = tmp_path / "farm.yaml"
-    farm.write_text("http:\n  limits:\n    conections: 7\n    idle_seconds: soon\n")
-    config = load_config(farm)
-    with pytest.raises(FaultsError) as caught:
-        apply_limits(HttpLimits(), config.http.limits, config.source, "http.limits")
-    assert [fault.message.split(": ")[:2] for fault in caught.value.faults] == [
-        [f"{farm}:3", "http.limits.conections"],
-        [f"{farm}:4", "http.limits.idle_seconds"],
-    ]
-
-
-def test_exports_by_flag_add_to_those_of_the_file() -> None:
-    config = parse("exports: {a: /a, b: /b}")
-    assert parse_exports(["b=/c=d", "e=/e"]) == {"b": Path("/c=d"), "e": Path("/e")}
-    given = override(config, exports=parse_exports(["b=/c=d", "e=/e"]))
-    assert given.exports == {"a": Path("/a"), "b": Path("/c=d"), "e": Path("/e")}
-    assert override(config, exports=None).exports == config.exports
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -333,24 +272,3 @@ def test_wrong_exports(text: str, said: str) -> None:
 def test_arguments_that_only_ipxe_cannot_be_given() -> None:
     text = 'loader: grub\ncmdline: ["a #b"]\n'
     assert parse(text).cmdline == ("a #b",)
-
-
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        ({"connections": 0}, "nbd.limits.connections: with 0 no machine can boot"),
-        ({"handshake_seconds": 0.0}, "nbd.limits.handshake_seconds: with 0.0 no machine"),
-    ],
-)
-def test_a_limit_that_lets_nobody_in_is_refused(limits: dict[str, float], words: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        apply_limits(NbdLimits(), limits, "farm.yaml", "nbd.limits")
-    assert words in caught.value.message
-    assert "the default is" in (caught.value.hint or "")
-
-
-@pytest.mark.parametrize(("key", "value"), [("max_blksize", 70000), ("max_windowsize", 0)])
-def test_limits_that_the_protocol_does_not_have(key: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"tftp.limits.{key}: with {value} no machine can boot"):
-        apply_limits(TftpLimits(), {key: value}, "farm.yaml", "tftp.limits")
-    assert apply_limits(TftpLimits(), {"bytes_per_second": 0}, "farm.yaml") == TftpLimits()

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from server.farm.config import Config, override, parse_config
+from server.farm.config import Config, parse_config
 from server.farm.dns import DnsZone
+from server.farm.flags import override
 from server.yamlfile import YamlError
 
 

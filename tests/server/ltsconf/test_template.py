@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from server.ltsconf.template import (
 
 NODE = NodeId("node-1", "10.9.0.11", "52:54:00:00:00:01")
 HEAD = b"# jinja2\n[default]\n"
-
-
-@pytest.fixture(scope="module")
-def renderer() -> Iterator[Renderer]:
-    renderer = Renderer()
-    yield renderer
-    renderer.close()
 
 
 def render(renderer: Renderer, body: bytes, **more: Any) -> LtsConf:

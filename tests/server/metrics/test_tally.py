@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from server.events import Event
 from server.metrics.tally import AT_REST, GONE_SECONDS, STALLED_SECONDS, Tally, is_whole
+from server.nodes.effects import STATUSES
 from server.nodes.node import Boot, Phase
 from server.nodes.phases import PHASES
-from server.nodes.timelines import STATUSES, Nodes
+from server.nodes.timelines import Nodes
 
 DIGEST = "ab" * 32
 KERNEL = f"/ltsp/amd64/@{DIGEST}/vmlinuz"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.app import App
-from server.assemble import make_parts
+from server.assemble.parts import make_parts
 from server.doctor.nbdclient import NbdExport
 from server.events import Event
 from server.farm.config import Config, Transport

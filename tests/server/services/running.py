@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,3 +95,12 @@ def running(make: Callable[[HotLoop], S]) -> Iterator[S]:
             runner.stop(service)
     finally:
         runner.close()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true, for as long as a busy machine may want."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came true")

@@ -27,7 +27,7 @@ from server.services.limits import NbdLimits
 from server.services.nbd import NbdService
 from server.services.nbd_connection import State
 from server.services.ports import raise_file_limit
-from tests.server.services.running import Running, Seen, running
+from tests.server.services.running import Running, Seen, eventually, running
 
 SIZE = 1_000_003
 IMAGE = random.Random(3).randbytes(SIZE)
@@ -113,14 +113,6 @@ def is_hung_up(sock: socket.socket) -> bool:
     except ConnectionError:
         pass
     return True
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 def test_a_connection_goes_from_state_to_state(image: Path) -> None:

@@ -5,8 +5,7 @@ import random
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from server.services.workers import (
     share,
 )
 from tests.server.services.catalog import FilesCatalog
-from tests.server.services.running import Running, Seen
+from tests.server.services.running import Running, Seen, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -73,14 +72,6 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     runner.stop(nbd)
     runner.close()
     assert workers.pids() == []
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
 
 
 def test_they_serve_and_tell(pool: Pool) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.boot.rehearsal import Rehearser
-from server.farm.config import Config, override
+from server.farm.config import Config
+from server.farm.flags import override
 from server.ltsconf import LtsConf
 from server.site import Site
 from server.sources.farm import FarmFile, FarmSource

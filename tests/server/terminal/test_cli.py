@@ -23,7 +23,7 @@ from server.observe.overview import Overview
 from server.protocols.http import HttpLimits, Request, Response
 from server.protocols.logs import LogLine
 from server.services.http import HttpService
-from server.terminal import cli
+from server.terminal import cli, events
 from server.terminal.client import Api, LostError
 from server.web.routes import handle
 from server.web.web import Web
@@ -363,7 +363,7 @@ def test_only_the_servers_own_machine_forgets_without_a_token() -> None:
 
 def test_events_are_followed_as_they_come_and_from_where_one_was(site: Site) -> None:
     site.emit(Event(1.0, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": 1}))
-    given = cli._follow(Api(site.url), {}, "")
+    given = events._follow(Api(site.url), {}, "")
     emitter = threading.Thread(target=_emit_when_followed, args=(site,))
     emitter.start()
     assert json.loads(next(given))["detail"]["n"] == 2
@@ -371,7 +371,7 @@ def test_events_are_followed_as_they_come_and_from_where_one_was(site: Site) -> 
     site.emit(Event(3.0, "10.9.0.11", "tftp", "transfer", {"path": BIOS, "n": 3}))
     assert json.loads(next(given))["detail"]["n"] == 3
     given.close()
-    again = cli._follow(Api(site.url), {}, "1")
+    again = events._follow(Api(site.url), {}, "1")
     assert [json.loads(next(again))["detail"]["n"] for _ in range(2)] == [2, 3]
     again.close()
 
@@ -412,7 +412,7 @@ def test_follow_takes_up_a_stream_that_ends_and_ends_by_control_c(
     assert '{"id": 3, "source": "s3"}\n' in done.output
     assert asked[0] == "/api/events?limit=20"
     assert asked[1:] == ["/api/events?follow=1", "/api/events?follow=1&since=2"]
-    assert naps == [cli.AGAIN_SECONDS] * 2
+    assert naps == [events.AGAIN_SECONDS] * 2
     assert "the server ended the stream; trying again" in done.output
 
 

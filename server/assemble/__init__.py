@@ -1,0 +1,1 @@
+"""The running server, put together: parts, services, and what is opened at the start."""
