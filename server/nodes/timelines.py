@@ -18,7 +18,8 @@ from typing import Any
 from imagebuild.wholefile import read_whole, write_whole
 from server.addresses import parse_mac
 from server.events import Event
-from server.nodes.eventlog import EventLog
+from server.nodes.awaited import Awaited
+from server.nodes.eventlog import EventLog, is_begun, is_same
 from server.nodes.given import GIVEN
 from server.nodes.node import (
     EVENTS,
@@ -89,9 +90,7 @@ class Nodes:
         self._holders: OrderedDict[str, str] = OrderedDict()
         # Addresses of what is no machine, and who plays it.
         self._players: OrderedDict[str, str] = OrderedDict()
-        # Machines of the inventory that were not seen yet, or so long ago that others took their
-        # place, of which a person wrote something: without a boot, by MAC.
-        self._awaited: OrderedDict[str, Node] = OrderedDict()
+        self._awaited = Awaited(limit)
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
         self._watchers: list[Callable[[str, Node | None], None]] = []
@@ -210,31 +209,23 @@ class Nodes:
 
     def _await(self, node: Node) -> None:
         """Keep what people wrote of a machine that is not there; nothing, where they did not."""
-        key = node.key
-        self._awaited.pop(key, None)
-        if node.note or node.maintenance:
-            self._awaited[key] = node
-            if len(self._awaited) > self._limit:
-                self._dirty.pop(gone := self._awaited.popitem(last=False)[0], None)
-                self._gone.add(gone)
+        kept, gone = self._awaited.put(node)
+        for key in kept:
             self._dirty[key] = None
             self._gone.discard(key)
-        else:
+        for key in gone:
             self._dirty.pop(key, None)
             self._gone.add(key)
-        self._tell(key, None)
+        for key in (*kept, *gone):
+            self._tell(key, None)
 
     def awaited(self, key: str) -> Node | None:
         """What people wrote of a machine, by MAC, that was not seen yet."""
         return self._awaited.get(key)
 
-    def awaited_keys(self) -> Iterator[str]:
-        """The MACs of those of which somebody wrote."""
-        return iter(self._awaited)
-
     def forget(self, key: str) -> bool:
         """Forget a node, by its key; False where there is none. What it does next begins anew."""
-        known = self._nodes.pop(key, None) or self._awaited.pop(key, None)
+        known = self._nodes.pop(key, None) or self._awaited.take(key)
         if known is None:
             return False
         self._strangers.pop(key, None)
@@ -282,7 +273,7 @@ class Nodes:
             self._gone.discard(key)
             if named:
                 self._hearsay[key] = None
-        if (awaited := self._awaited.pop(key, None)) is not None:
+        if (awaited := self._awaited.take(key)) is not None:
             _carry_note(awaited, node)
         self._nodes.move_to_end(key)
         if not named:
@@ -366,10 +357,10 @@ class Nodes:
         if phase == "loader" and path.endswith((".mod", ".lst")):
             return  # dozens a boot; the phase counts them
         last = node.events.last
-        if last is not None and _is_begun(last, entry):
+        if last is not None and is_begun(last, entry):
             node.events.replace_last(entry)
             return
-        if last is not None and _same(last, entry):
+        if last is not None and is_same(last, entry):
             last["count"] = last.get("count", 1) + 1
             last["until"] = entry["time"]
             return
@@ -407,7 +398,7 @@ class Nodes:
                 set_back(node, node.last_seen - now)
         for node in sorted(found, key=lambda node: node.last_seen):
             if node.mac is not None and node.boot is None and node.first_seen == 0.0:
-                self._awaited[node.key] = node
+                self._awaited.put(node)
                 continue
             self._make_room()
             self._nodes[node.key] = node
@@ -554,34 +545,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and abs(value) < 1 << 63
-
-
-def _is_begun(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    """Whether `last` is the beginning of the transfer that `entry` is the end of."""
-    keys = ("source", "phase", "what")
-    begun, ended = last["detail"], entry["detail"]
-    return (
-        begun.get("status") == "start"
-        and ended.get("status") not in (None, "start")
-        and _file_of(begun) is not None
-        and _file_of(begun) == _file_of(ended)
-        and all(last.get(key) == entry.get(key) for key in keys)
-    )
-
-
-def _file_of(detail: Mapping[str, Any]) -> Any:
-    return detail.get("path", detail.get("file"))
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two events differ in time and amounts only."""
-
-    def essence(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-        detail = entry["detail"]
-        words = sorted((key, value) for key, value in detail.items() if isinstance(value, str))
-        return (entry["source"], entry["phase"], entry.get("what"), words)
-
-    return essence(one) == essence(other)
 
 
 def _image_of(path: str) -> str:
