@@ -263,7 +263,13 @@ def _is_zombie(pid: int) -> bool:
 @KUBERNETES
 @click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
 @click.option("--memory", default=1536, show_default=True, help="The node's, MiB.")
-@click.option("--timeout", default=900, show_default=True, help="For the boot to Ready, seconds.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=900,
+    show_default=True,
+    help="For the boot to Ready, seconds.",
+)
 def demo(
     keep: bool,
     store: Path | None,

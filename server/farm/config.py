@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.addresses import (
+    CARD,
+    HOST,
     IPV4,
-    MAC,
     explain_no_card,
     explain_no_host,
     parse_ip,
@@ -343,7 +344,7 @@ def apply_limits(defaults: T, limits: Mapping[str, Any], where: str, path: str =
 
 
 def _read_ip(section: Section, key: str) -> str | None:
-    text = section.text(key, shape=IPV4)
+    text = section.text(key, shape=HOST if key == "address" else IPV4)
     ip = parse_ip(text) if text is not None else None
     if text is not None and ip is None:
         section.fault(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
@@ -464,7 +465,7 @@ def _read_inventory(
 
 def _read_address_map(top: Section) -> dict[str, str]:
     result: dict[str, str] = {}
-    for key, value in top.pairs("address_map", MAC, IPV4):
+    for key, value in top.pairs("address_map", CARD, HOST):
         ip, mac = parse_ip(key), parse_mac(str(value))
         if ip is None or mac is None:
             top.fault(

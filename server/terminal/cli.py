@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from imagebuild.yamlloader import did_you_mean
 from server.addresses import parse_mac
@@ -22,6 +23,7 @@ from server.diagnosis import RULES
 from server.errors import ServerError
 from server.nodes.phases import PHASES
 from server.observe.marks import ALL_STATES, LABEL_PREFIX, SORTS, STATES
+from server.quantities import Seconds
 from server.terminal.client import DEFAULT_SERVER, Api, LostError
 from server.terminal.render import (
     count_nodes,
@@ -41,6 +43,8 @@ TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
 AGAIN_SECONDS = 3.0
 """Until a lost stream of events is asked for again."""
+FORGET_SECONDS = 60.0
+"""Of silence at least, before a machine is forgotten for it."""
 NAMES_SECONDS = 10.0
 """Between two questions for the names of nodes, with ten thousand of them."""
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -75,6 +79,15 @@ def server_options(command: _F) -> _F:
     return command
 
 
+def _refuse_empty(context: click.Context, option: click.Parameter, value: str) -> str:
+    """An option's text; click.BadParameter where it was given and is empty: a variable of a script
+    that has no value would stand for all."""
+    given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+    if given and not value.strip(" ,"):
+        raise click.BadParameter("it is empty: leave it out, or say which")
+    return value
+
+
 def _filter_options(command: _F) -> _F:
     for option in reversed(
         (
@@ -82,6 +95,7 @@ def _filter_options(command: _F) -> _F:
                 "--state",
                 metavar="STATE",
                 default="",
+                callback=_refuse_empty,
                 help=f"Only these, with commas: {', '.join(ALL_STATES)}.",
             ),
             click.option("--trouble", is_flag=True, help="Short for --state look."),
@@ -90,6 +104,7 @@ def _filter_options(command: _F) -> _F:
                 "--image",
                 metavar="IMAGE",
                 default="",
+                callback=_refuse_empty,
                 help="Only of this image: amd64, amd64:canary, :current, a digest, or old: older"
                 " than current.",
             ),
@@ -100,7 +115,13 @@ def _filter_options(command: _F) -> _F:
                 multiple=True,
                 help="Only with this label of the inventory, as rack=r1; may be repeated.",
             ),
-            click.option("--cause", metavar="RULE", default="", help="Only with this trouble."),
+            click.option(
+                "--cause",
+                metavar="RULE",
+                default="",
+                callback=_refuse_empty,
+                help="Only with this trouble.",
+            ),
             click.option(
                 "--sort",
                 metavar="ORDER",
@@ -154,7 +175,10 @@ def _read_query(
         name, separator, value = label.partition("=")
         if not separator or not name or not value:
             raise click.BadParameter(f"{label!r}: write NAME=VALUE", param_hint="--label")
-        query[f"{LABEL_PREFIX}{name}"] = value
+        if query.setdefault(f"{LABEL_PREFIX}{name}", value) != value:
+            raise click.BadParameter(
+                f"{name} stands twice: no machine has both", param_hint="--label"
+            )
     return {name: value for name, value in query.items() if value}
 
 
@@ -163,7 +187,7 @@ def _read_query(
 @click.option("--watch", is_flag=True, help="Show it anew every --interval seconds, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.5, 3600),
+    type=Seconds(0.5, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -388,6 +412,8 @@ def key_of(node: Mapping[str, Any]) -> str:
 
 def find_node(api: Api, name: str) -> dict[str, Any]:
     """The node that is called so. Raises ServerError: none, or more than one."""
+    if not name.strip() or "/" in name:
+        raise _no_such_node(name)  # the API would understand another question
     node = api.get(f"/api/nodes/{quote_key(name)}")
     if node is None:
         wanted = name.lower()
@@ -415,7 +441,13 @@ def find_node(api: Api, name: str) -> dict[str, Any]:
 
 @click.command("events")
 @click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
-@click.option("--node", metavar="MAC", default="", help="Of this node only (MAC, IP or hostname).")
+@click.option(
+    "--node",
+    metavar="MAC",
+    default="",
+    callback=_refuse_empty,
+    help="Of this node only (MAC, IP or hostname).",
+)
 @click.option(
     "--limit",
     type=click.IntRange(0, 2000),
@@ -436,7 +468,7 @@ def find_node(api: Api, name: str) -> dict[str, Any]:
     "--source",
     metavar="NAME",
     default="",
-    callback=lambda context, option, value: _check_source(value),
+    callback=lambda context, option, value: _check_source(_refuse_empty(context, option, value)),
     help=f"Only of this source: {', '.join(CAUSES)}.",
 )
 @server_options
@@ -536,6 +568,14 @@ def _read_span(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
 
 
+def _read_old_span(text: str) -> float:
+    """A span after which a machine may be forgotten: FORGET_SECONDS at least."""
+    seconds = _read_span(text)
+    if seconds < FORGET_SECONDS:
+        raise click.BadParameter(f"{text!r}: a minute at least (60s)")
+    return seconds
+
+
 def _follow(api: Api, query: Mapping[str, str], last: str) -> Generator[str, None, None]:
     """Events as they come, for ever; the stream is taken up again where it broke off."""
     while True:
@@ -573,8 +613,8 @@ def _print_event(event: Mapping[str, Any], names: _Names, as_json: bool) -> None
 @click.option(
     "--older-than",
     metavar="SPAN",
-    default="",
-    callback=lambda context, option, value: _read_span(value) if value else 0.0,
+    default=None,
+    callback=lambda context, option, value: None if value is None else _read_old_span(value),
     help="All that were silent for so long, as 30d.",
 )
 @click.option("--played", is_flag=True, help="All that simulate and doctor have played.")
@@ -582,7 +622,7 @@ def _print_event(event: Mapping[str, Any], names: _Names, as_json: bool) -> None
 @server_options
 def forget_command(
     names: tuple[str, ...],
-    older_than: float,
+    older_than: float | None,
     played: bool,
     yes: bool,
     server: str,
@@ -595,16 +635,16 @@ def forget_command(
     is still there begins anew with what it does next, and one of the inventory is
     "not seen yet" again. Where there is no token, only from the server's own machine.
     """
-    if not names and not older_than and not played:
+    if not names and older_than is None and not played:
         raise click.UsageError("say which: NODE, --older-than 30d or --played")
     api = Api(server, token)
     keys = [key_of(find_node(api, name)) for name in names]
-    words = [*names, *(["what was silent for so long"] if older_than else [])]
+    words = [*names, *(["what was silent for so long"] if older_than is not None else [])]
     words += ["what was played"] if played else []
     if not yes and sys.stdin.isatty():
         click.confirm(f"Forget {', '.join(words)}?", abort=True)
     answers = [api.delete(f"/api/nodes/{quote_key(key)}") for key in keys]
-    if older_than:
+    if older_than is not None:
         answers.append(api.delete("/api/nodes", {"older_than": f"{older_than:.0f}"}))
     if played:
         answers.append(api.delete("/api/nodes", {"state": "played"}))
