@@ -21,7 +21,7 @@ from server.errors import ServerError
 from server.events import Emit, Event
 from server.farm.config import Config, apply_limits, refuse_grub_beside_another
 from server.farm.dns import DnsZone
-from server.farm.extras import Extras, open_extras
+from server.farm.extras import Extras, open_extras, refuse_own
 from server.health import Health
 from server.kubernetes.api import find_api
 from server.kubernetes.refusals import Refusals
@@ -728,4 +728,5 @@ def look_at_extras(config: Config) -> Extras:
                 f"{flag} is given, and no service serves it",
                 hint=f"run {' or '.join(sorted(wanted))} too (--services)",
             )
+    refuse_own(config.boot_tree, config.own_paths)
     return open_extras(config.exports, config.boot_tree)

@@ -39,7 +39,7 @@ from server.farm.config import (
     parse_exports,
     parse_services,
 )
-from server.farm.extras import NO_EXTRAS, open_extras
+from server.farm.extras import NO_EXTRAS, open_extras, refuse_own
 from server.ltsconf import LtsConf, LtsConfError, NodeId
 from server.ltsconf.reading import Given, read_text
 from server.ltsconf.redact import redact
@@ -244,6 +244,7 @@ class _Check:
             with self._catch(f"exports.{name}"):
                 open_extras({name: file}, None)
         with self._catch("boot_tree"):
+            refuse_own(config.boot_tree, config.own_paths)
             open_extras({}, config.boot_tree)
         if not self.faults:
             with self._catch("exports" if config.exports else "boot_tree"):

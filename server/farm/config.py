@@ -152,6 +152,11 @@ class Config:
     source: str = "farm.yaml"
     inventory_file: Path | None = None
 
+    @property
+    def own_paths(self) -> dict[str, Path | None]:
+        """What only the server may read, by the key that names it."""
+        return {"state": self.state, "secrets": self.secrets, "token_file": self.token_file}
+
 
 def load_config(
     path: Path,
@@ -206,7 +211,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         http=http,
         http_names=http_names,
         single_port=single_port,
-        default_image=top.text("default_image"),
+        default_image=_read_default_image(top),
         cmdline=_read_cmdline(top),
         on_error=top.choice("on_error", default.on_error, ON_ERROR),
         loader=top.choice("loader", default.loader, LOADERS),
@@ -351,6 +356,14 @@ def _read_ip(section: Section, key: str) -> str | None:
     elif ip is not None and (why := _explain_address(key, ip)):
         section.fault(key, f"{ip} {why}", _ADDRESS_HINT)
     return ip
+
+
+def _read_default_image(top: Section) -> str | None:
+    name = top.text("default_image", shape={"pattern": r"\S"})
+    if name is not None and not name.strip():
+        top.fault("default_image", "is empty", "name an image, or leave the key out")
+        return None
+    return name
 
 
 def _explain_address(key: str, ip: str) -> str:

@@ -91,6 +91,7 @@ class Nodes:
         # Addresses of what is no machine, and who plays it.
         self._players: OrderedDict[str, str] = OrderedDict()
         self._awaited = Awaited(limit)
+        self._offset: float | None = None
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
         self._watchers: list[Callable[[str, Node | None], None]] = []
@@ -109,8 +110,6 @@ class Nodes:
         detail = bound_detail(event.detail)
         phase = phase_of(event)
         node = self._find(event.node, event.time)
-        if node.last_seen > event.time + CLOCK_SECONDS:
-            set_back(node, node.last_seen - event.time)
         if phase is not None:
             self._take(node, event, phase, detail)
         elif event.source == "beacon" and event.phase == SPACE:
@@ -167,6 +166,18 @@ class Nodes:
     def get(self, key: str) -> Node | None:
         """A node by MAC (any spelling), or by the IP that it has or had last."""
         return self._nodes.get(parse_mac(key) or key) or self._nodes.get(self._holders.get(key, ""))
+
+    def mind_clock(self, wall: float, steady: float) -> None:
+        """Where the clock was set back since the last call: what was seen by it before happened as
+        late as now at most. wall: seconds since the epoch; steady: of a clock that nobody sets."""
+        before, self._offset = self._offset, wall - steady
+        if before is None or before - self._offset <= CLOCK_SECONDS:
+            return
+        for node in self._nodes.values():
+            if node.last_seen > wall + CLOCK_SECONDS:
+                set_back(node, node.last_seen - wall)
+                self._dirty[node.key] = None
+                self._tell(node.key, node)
 
     def play(self, key: str, player: str) -> None:
         """What has this address is no machine: it is played by `player`, one of PLAYERS; until
