@@ -313,6 +313,7 @@ def _is_zombie(pid: int) -> bool:
 @click.option("--memory", default=1536, show_default=True, help="The machine's memory: MiB.")
 @click.option(
     "--timeout",
+    type=click.IntRange(1),
     default=900,
     show_default=True,
     help="How long a boot may take: seconds, until Ready.",

@@ -19,6 +19,7 @@ from rack.errors import RackError
 from rack.machine import Firmware, NodeSpec
 from rack.progress import Progress, printed_steps
 from rack.rack import Rack
+from server.quantities import Seconds
 
 LTS_CONF = '[default]\nIMAGE = "{image}"\nKEEP_SYSTEM_SERVICES = "ssh"\n'
 NAME = "smoke"
@@ -155,7 +156,11 @@ def _printable(text: str) -> str:
     help="Where junit.xml, console-*.log and server.log go.",
 )
 @click.option(
-    "--timeout", default=600.0, show_default=True, help="How long a boot may take: seconds."
+    "--timeout",
+    type=Seconds(min=1),
+    default=600.0,
+    show_default=True,
+    help="How long a boot may take: seconds.",
 )
 @click.option(
     "--engine", default="", metavar="URL", help="The Docker engine.  [default: DOCKER_HOST]"

@@ -12,6 +12,15 @@ MAC: Final[Mapping[str, Any]] = {
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 IPV4: Final[Mapping[str, Any]] = {"type": "string", "pattern": f"^{_BYTE}([.]{_BYTE}){{3}}$"}
 """What `parse_mac` and `parse_ip` take, in words of JSON Schema."""
+CARD: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "pattern": "^(?!(00[:-]){5}00$)[0-9A-Fa-f][02468ACEace]([:-][0-9A-Fa-f]{2}){5}$",
+}
+HOST: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "pattern": f"^(22[0-3]|2[01][0-9]|1[0-9]{{2}}|[1-9][0-9]?)([.]{_BYTE}){{3}}$",
+}
+"""The same without what `explain_no_card` and `explain_no_host` explain."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

@@ -1,8 +1,12 @@
-"""Amounts and lists of names in words, as pages, terminal and diagnosis say them."""
+"""Amounts and lists of names in words, as pages, terminal and diagnosis say them; and an amount
+that is typed."""
 
+import math
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
+
+import click
 
 _DIGITS: Final = re.compile(r"[0-9]+")
 _UNITS: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -69,3 +73,18 @@ def compress_names(names: Iterable[str], most: int = 6) -> str:
     if len(runs) > most:
         words.append("…")
     return ", ".join(words)
+
+
+class Seconds(click.FloatRange):
+    """A number within bounds; no NaN, which lies within any."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See click.ParamType.convert."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number

@@ -149,5 +149,6 @@ class Upkeep:
 
     def _look_around(self) -> None:
         """Keep the states of nodes up to date; tell followers which changed by silence."""
+        self.nodes.mind_clock(time.time(), time.monotonic())
         for key in self.overview.turn(time.time()):
             self.changes.note(key)

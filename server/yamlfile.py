@@ -298,7 +298,11 @@ class Section:
 
     def path_(self, key: str, base: Path) -> Path | None:
         """A path; a relative one counts from `base`."""
-        value = self.text(key)
+        value = self.text(key, shape={"pattern": r"\S"})
+        if value is not None and not value.strip():
+            # It would be `base` itself: a variable of a script that has no value.
+            self.fault(key, "is empty", "write a path, or leave the key out")
+            return None
         return None if value is None else base / value
 
     def items(self, key: str, shape: Mapping[str, Any] | None = None) -> list[Any]:

@@ -12,7 +12,7 @@ from imagebuild.wholefile import check_writable
 from server.boot.rehearsal import Rehearser
 from server.errors import ServerError
 from server.farm.config import Config
-from server.farm.extras import Extras, open_extras
+from server.farm.extras import Extras, open_extras, refuse_own
 from server.kubernetes.api import find_api
 from server.kubernetes.refusals import Refusals
 from server.ltsconf import LtsConf
@@ -163,4 +163,5 @@ def look_at_extras(config: Config) -> Extras:
                 f"{flag} is given, and no service serves it",
                 hint=f"run {' or '.join(sorted(wanted))} too (--services)",
             )
+    refuse_own(config.boot_tree, config.own_paths)
     return open_extras(config.exports, config.boot_tree)

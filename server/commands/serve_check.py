@@ -25,7 +25,7 @@ from server.commands.lts_given import Scene
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
 from server.farm.config import Config, explain_hosts_file, load_config
-from server.farm.extras import NO_EXTRAS, open_extras
+from server.farm.extras import NO_EXTRAS, open_extras, refuse_own
 from server.farm.flags import parse_exports, parse_services
 from server.farm.limits import apply_limits
 from server.join.account import open_account
@@ -237,6 +237,7 @@ class _Check:
             with self._catch(f"exports.{name}"):
                 open_extras({name: file}, None)
         with self._catch("boot_tree"):
+            refuse_own(config.boot_tree, config.own_paths)
             open_extras({}, config.boot_tree)
         if not self.faults:
             with self._catch("exports" if config.exports else "boot_tree"):

@@ -29,6 +29,7 @@ from server.doctor.verdict import (
 )
 from server.errors import ServerError
 from server.farm.config import Config, load_config
+from server.quantities import Seconds
 from server.services.interfaces import list_addresses
 
 _FILE = click.Path(path_type=Path)
@@ -82,7 +83,7 @@ class _Doctor(click.Command):
 @click.option("--full", is_flag=True, help="Read all of every export and image, not samples.")
 @click.option(
     "--wait",
-    type=click.FloatRange(0.5, 60),
+    type=Seconds(0.5, 60),
     default=6.0,
     show_default=True,
     metavar="SECONDS",

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from server.addresses import (
+    CARD,
+    HOST,
     IPV4,
-    MAC,
     explain_no_card,
     explain_no_host,
     parse_ip,
@@ -140,6 +141,11 @@ class Config:
     source: str = "farm.yaml"
     inventory_file: Path | None = None
 
+    @property
+    def own_paths(self) -> dict[str, Path | None]:
+        """What only the server may read, by the key that names it."""
+        return {"state": self.state, "secrets": self.secrets, "token_file": self.token_file}
+
 
 def load_config(
     path: Path,
@@ -194,7 +200,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         http=http,
         http_names=http_names,
         single_port=single_port,
-        default_image=top.text("default_image"),
+        default_image=_read_default_image(top),
         cmdline=_read_cmdline(top),
         on_error=top.choice("on_error", default.on_error, ON_ERROR),
         loader=top.choice("loader", default.loader, LOADERS),
@@ -248,13 +254,21 @@ def explain_hosts_file(config: Config) -> str:
 
 
 def _read_ip(section: Section, key: str) -> str | None:
-    text = section.text(key, shape=IPV4)
+    text = section.text(key, shape=HOST if key == "address" else IPV4)
     ip = parse_ip(text) if text is not None else None
     if text is not None and ip is None:
         section.fault(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
     elif ip is not None and (why := _explain_address(key, ip)):
         section.fault(key, f"{ip} {why}", _ADDRESS_HINT)
     return ip
+
+
+def _read_default_image(top: Section) -> str | None:
+    name = top.text("default_image", shape={"pattern": r"\S"})
+    if name is not None and not name.strip():
+        top.fault("default_image", "is empty", "name an image, or leave the key out")
+        return None
+    return name
 
 
 def _explain_address(key: str, ip: str) -> str:
@@ -370,7 +384,7 @@ def _read_inventory(
 
 def _read_address_map(top: Section) -> dict[str, str]:
     result: dict[str, str] = {}
-    for key, value in top.pairs("address_map", MAC, IPV4):
+    for key, value in top.pairs("address_map", CARD, HOST):
         ip, mac = parse_ip(key), parse_mac(str(value))
         if ip is None or mac is None:
             top.fault(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from server.addresses import IPV4, explain_no_host, is_label, parse_ip
+from server.addresses import HOST, IPV4, explain_no_host, is_label, parse_ip
 from server.yamlfile import Faults, Section, YamlError, locate
 
 PORT: Final = 53
@@ -101,7 +101,7 @@ def _read_label(section: Section, key: str, text: str) -> str:
 
 def _read_names(section: Section) -> dict[str, str]:
     names: dict[str, str] = {}
-    for key, value in section.pairs("names", IPV4):
+    for key, value in section.pairs("names", HOST):
         label = _read_label(section, f"names.{key}", str(key))
         address = parse_ip(str(value))
         if address is None:

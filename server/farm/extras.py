@@ -107,6 +107,21 @@ def open_extras(exports: Mapping[str, Path], folder: Path | None) -> Extras:
     return Extras(opened, Folder(folder.absolute()))
 
 
+def refuse_own(folder: Path | None, own: Mapping[str, Path | None]) -> None:
+    """Refuse to serve what is nobody's to read: ServerError names which of `own` (by the key that
+    names it) lies in the folder, to which every machine of the network gets access."""
+    if folder is None:
+        return
+    root = os.path.realpath(folder)
+    for key, path in own.items():
+        real = os.path.realpath(path) if path is not None else ""
+        if path is not None and os.path.commonpath([root, real]) == root:
+            raise ServerError(
+                f"--boot-tree {folder}: {key} ({path}) lies in it, and would be served to all",
+                hint="give a folder that holds only what machines may read",
+            )
+
+
 def _open_export(name: str, path: Path) -> Export:
     where = f"--export {name}={path}"
     if problem := check_export_name(name):

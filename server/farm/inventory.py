@@ -17,8 +17,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from server.addresses import (
-    IPV4,
-    MAC,
+    CARD,
+    HOST,
     explain_no_card,
     explain_no_host,
     parse_ip,
@@ -177,7 +177,7 @@ def not_listed(node: NodeId) -> str:
 
 
 def _read_machine(section: Section) -> Machine:
-    mac_text = section.required("mac", MAC)
+    mac_text = section.required("mac", CARD)
     mac = parse_mac(mac_text)
     if mac is None:
         section.fault(
@@ -185,7 +185,7 @@ def _read_machine(section: Section) -> Machine:
         )
     elif why := explain_no_card(mac):
         section.fault("mac", f"{mac} {why}", "its label, or its network card's setup, has its own")
-    ip_text = section.text("ip", shape=IPV4)
+    ip_text = section.text("ip", shape=HOST)
     ip = parse_ip(ip_text) if ip_text is not None else None
     if ip_text is not None and ip is None:
         section.fault("ip", f"{ip_text!r} is not an IPv4 address", "four numbers with dots")

@@ -58,3 +58,31 @@ class EventLog:
     def _newest(self) -> Iterator[Entry]:
         if self.last is not None:
             yield self.last
+
+
+def is_begun(last: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether `last` is the beginning of the transfer that `entry` is the end of."""
+    keys = ("source", "phase", "what")
+    begun, ended = last["detail"], entry["detail"]
+    return (
+        begun.get("status") == "start"
+        and ended.get("status") not in (None, "start")
+        and _file_of(begun) is not None
+        and _file_of(begun) == _file_of(ended)
+        and all(last.get(key) == entry.get(key) for key in keys)
+    )
+
+
+def _file_of(detail: Mapping[str, Any]) -> Any:
+    return detail.get("path", detail.get("file"))
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two events differ in time and amounts only."""
+
+    def essence(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        detail = entry["detail"]
+        words = sorted((key, value) for key, value in detail.items() if isinstance(value, str))
+        return (entry["source"], entry["phase"], entry.get("what"), words)
+
+    return essence(one) == essence(other)

@@ -17,20 +17,19 @@ from typing import Any
 from imagebuild.wholefile import read_whole, write_whole
 from server.addresses import parse_mac
 from server.events import Event
+from server.nodes.awaited import Awaited
 from server.nodes.effects import (
     bound_detail,
     image_of,
-    is_begun,
     is_error,
     is_ok,
-    is_same,
     mark_phase,
     note_facts,
     note_root,
     note_space,
     starts_boot,
 )
-from server.nodes.eventlog import EventLog
+from server.nodes.eventlog import EventLog, is_begun, is_same
 from server.nodes.given import GIVEN
 from server.nodes.node import (
     EVENTS,
@@ -88,9 +87,8 @@ class Nodes:
         self._holders: OrderedDict[str, str] = OrderedDict()
         # Addresses of what is no machine, and who plays it.
         self._players: OrderedDict[str, str] = OrderedDict()
-        # Machines of the inventory that were not seen yet, or so long ago that others took their
-        # place, of which a person wrote something: without a boot, by MAC.
-        self._awaited: OrderedDict[str, Node] = OrderedDict()
+        self._awaited = Awaited(limit)
+        self._offset: float | None = None
         self._dirty: dict[str, None] = {}
         self._gone: set[str] = set()
         self._watchers: list[Callable[[str, Node | None], None]] = []
@@ -109,8 +107,6 @@ class Nodes:
         detail = bound_detail(event.detail)
         phase = phase_of(event)
         node = self._find(event.node, event.time)
-        if node.last_seen > event.time + CLOCK_SECONDS:
-            set_back(node, node.last_seen - event.time)
         if phase is not None:
             self._take(node, event, phase, detail)
         elif event.source == "beacon" and event.phase == SPACE:
@@ -173,6 +169,18 @@ class Nodes:
         """A node by MAC (any spelling), or by the IP that it has or had last."""
         return self._nodes.get(parse_mac(key) or key) or self._nodes.get(self._holders.get(key, ""))
 
+    def mind_clock(self, wall: float, steady: float) -> None:
+        """Where the clock was set back since the last call: what was seen by it before happened as
+        late as now at most. wall: seconds since the epoch; steady: of a clock that nobody sets."""
+        before, self._offset = self._offset, wall - steady
+        if before is None or before - self._offset <= CLOCK_SECONDS:
+            return
+        for node in self._nodes.values():
+            if node.last_seen > wall + CLOCK_SECONDS:
+                set_back(node, node.last_seen - wall)
+                self._dirty[node.key] = None
+                self._tell(node.key, node)
+
     def play(self, key: str, player: str) -> None:
         """What has this address is no machine: it is played by `player`, one of PLAYERS; until
         it says that it boots."""
@@ -214,31 +222,23 @@ class Nodes:
 
     def _await(self, node: Node) -> None:
         """Keep what people wrote of a machine that is not there; nothing, where they did not."""
-        key = node.key
-        self._awaited.pop(key, None)
-        if node.note or node.maintenance:
-            self._awaited[key] = node
-            if len(self._awaited) > self._limit:
-                self._dirty.pop(gone := self._awaited.popitem(last=False)[0], None)
-                self._gone.add(gone)
+        kept, gone = self._awaited.put(node)
+        for key in kept:
             self._dirty[key] = None
             self._gone.discard(key)
-        else:
+        for key in gone:
             self._dirty.pop(key, None)
             self._gone.add(key)
-        self._tell(key, None)
+        for key in (*kept, *gone):
+            self._tell(key, None)
 
     def awaited(self, key: str) -> Node | None:
         """What people wrote of a machine, by MAC, that was not seen yet."""
         return self._awaited.get(key)
 
-    def awaited_keys(self) -> Iterator[str]:
-        """The MACs of those of which somebody wrote."""
-        return iter(self._awaited)
-
     def forget(self, key: str) -> bool:
         """Forget a node, by its key; False where there is none. What it does next begins anew."""
-        known = self._nodes.pop(key, None) or self._awaited.pop(key, None)
+        known = self._nodes.pop(key, None) or self._awaited.take(key)
         if known is None:
             return False
         self._strangers.pop(key, None)
@@ -286,7 +286,7 @@ class Nodes:
             self._gone.discard(key)
             if named:
                 self._hearsay[key] = None
-        if (awaited := self._awaited.pop(key, None)) is not None:
+        if (awaited := self._awaited.take(key)) is not None:
             _carry_note(awaited, node)
         self._nodes.move_to_end(key)
         if not named:
@@ -411,7 +411,7 @@ class Nodes:
                 set_back(node, node.last_seen - now)
         for node in sorted(found, key=lambda node: node.last_seen):
             if node.mac is not None and node.boot is None and node.first_seen == 0.0:
-                self._awaited[node.key] = node
+                self._awaited.put(node)
                 continue
             self._make_room()
             self._nodes[node.key] = node

@@ -135,6 +135,7 @@ class Shelf:
         """Whether an image is meant: by `old`, `name`, `name:tag`, `:tag`, a digest's beginning."""
         if wanted == OLD:
             return lambda key: self.find(key).is_old
+        wanted = wanted.removeprefix("sha256:")
         name, colon, tag = wanted.partition(":")
         if colon:
             return lambda key: (not name or key[0] == name) and tag in self.find(key).tags

@@ -8,7 +8,7 @@ from imagebuild.errors import count_words
 from server.background import Background, Job
 from server.errors import ServerError
 from server.farm.config import Config
-from server.farm.extras import open_extras
+from server.farm.extras import open_extras, refuse_own
 from server.ltsconf import LtsConfError
 from server.site import Site
 from server.sources.farm import FarmSource
@@ -223,6 +223,7 @@ class Sources:
         now = self.farm.current
         try:
             extras = self._site.extras
+            refuse_own(config.boot_tree, config.own_paths)
             if (config.exports, config.boot_tree) != (now.exports, now.boot_tree):
                 extras = open_extras(config.exports, config.boot_tree)
             if config.secrets != now.secrets:

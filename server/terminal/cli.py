@@ -26,6 +26,7 @@ from server.diagnosis import RULES
 from server.errors import ServerError
 from server.nodes.phases import PHASES
 from server.observe.marks import ALL_STATES, LABEL_PREFIX, SORTS, STATES
+from server.quantities import Seconds
 from server.terminal.client import Api, LostError
 from server.terminal.render import (
     count_nodes,
@@ -45,12 +46,15 @@ from server.terminal.target import (
     quote_key,
     read_list,
     read_span,
+    refuse_empty,
     server_options,
 )
 from server.terminal.words import clean, cut, number_of
 
 TROUBLE = 3
 """Exit code of --exit-code where a node is in trouble."""
+FORGET_SECONDS = 60.0
+"""Of silence at least, before a machine is forgotten for it."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _CLEAR = "\x1b[H\x1b[J"
@@ -67,6 +71,7 @@ def _filter_options(command: _F) -> _F:
                 older=("--state",),
                 metavar="STATE,…",
                 default="",
+                callback=refuse_empty,
                 help=f"Only these, with commas: {', '.join(ALL_STATES)}.",
             ),
             click.option("--trouble", is_flag=True, help="Short for --states look."),
@@ -75,6 +80,7 @@ def _filter_options(command: _F) -> _F:
                 "--image",
                 metavar="IMAGE",
                 default="",
+                callback=refuse_empty,
                 help="The image: amd64, amd64:canary, :current, a digest, or old: older"
                 " than current.",
             ),
@@ -85,7 +91,13 @@ def _filter_options(command: _F) -> _F:
                 multiple=True,
                 help="Only with this label of the inventory, as rack=r1; may be repeated.",
             ),
-            click.option("--cause", metavar="RULE", default="", help="Only with this trouble."),
+            click.option(
+                "--cause",
+                metavar="RULE",
+                default="",
+                callback=refuse_empty,
+                help="Only with this trouble.",
+            ),
             click.option(
                 "--sort",
                 metavar="ORDER",
@@ -139,7 +151,10 @@ def _read_query(
         name, separator, value = label.partition("=")
         if not separator or not name or not value:
             raise click.BadParameter(f"{label!r}: write NAME=VALUE", param_hint="--label")
-        query[f"{LABEL_PREFIX}{name}"] = value
+        if query.setdefault(f"{LABEL_PREFIX}{name}", value) != value:
+            raise click.BadParameter(
+                f"{name} stands twice: no machine has both", param_hint="--label"
+            )
     return {name: value for name, value in query.items() if value}
 
 
@@ -155,7 +170,7 @@ def _read_query(
 @click.option("--watch", is_flag=True, help="Show it anew every --interval seconds, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.5, 3600),
+    type=Seconds(0.5, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -353,6 +368,14 @@ def _wrap(lines: Sequence[str], width: int | None) -> Iterator[str]:
         yield from textwrap.wrap(line, width, subsequent_indent=indent)
 
 
+def _read_old_span(text: str) -> float:
+    """A span after which a machine may be forgotten: FORGET_SECONDS at least."""
+    seconds = read_span(text)
+    if seconds < FORGET_SECONDS:
+        raise click.BadParameter(f"{text!r}: a minute at least (60s)")
+    return seconds
+
+
 @click.command(
     "forget",
     epilog=examples("bootfarm forget node-3", "bootfarm forget --older-than 30d --yes"),
@@ -361,8 +384,8 @@ def _wrap(lines: Sequence[str], width: int | None) -> Iterator[str]:
 @click.option(
     "--older-than",
     metavar="SPAN",
-    default="",
-    callback=lambda context, option, value: read_span(value) if value else 0.0,
+    default=None,
+    callback=lambda context, option, value: None if value is None else _read_old_span(value),
     help="All that were silent for so long, as 30d.",
 )
 @click.option("--played", is_flag=True, help="All that simulate and doctor have played.")
@@ -371,7 +394,7 @@ def _wrap(lines: Sequence[str], width: int | None) -> Iterator[str]:
 @server_options
 def forget_command(
     names: tuple[str, ...],
-    older_than: float,
+    older_than: float | None,
     played: bool,
     yes: bool,
     as_json: bool,
@@ -384,16 +407,16 @@ def forget_command(
     is still there begins anew with what it does next, and one of the inventory is
     "not seen yet" again. Where there is no token, only from the server's own machine.
     """
-    if not names and not older_than and not played:
+    if not names and older_than is None and not played:
         raise click.UsageError("say which: NODE, --older-than 30d or --played")
     api = Api(server, token)
     keys = [key_of(find_node(api, name)) for name in names]
-    words = [*names, *(["what was silent for so long"] if older_than else [])]
+    words = [*names, *(["what was silent for so long"] if older_than is not None else [])]
     words += ["what was played"] if played else []
     if not yes and sys.stdin.isatty():
         click.confirm(f"Forget {', '.join(words)}?", abort=True)
     answers = [api.delete(f"/api/nodes/{quote_key(key)}") for key in keys]
-    if older_than:
+    if older_than is not None:
         answers.append(api.delete("/api/nodes", {"older_than": f"{older_than:.0f}"}))
     if played:
         answers.append(api.delete("/api/nodes", {"state": "played"}))

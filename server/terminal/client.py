@@ -42,7 +42,13 @@ class Api:
         except ValueError:
             parts = urllib.parse.SplitResult("", "", "", "", "")
             self._host, self._port = "", None
-        if parts.scheme not in ("http", "https") or not self._host or parts.query:
+        if parts.username is not None or parts.password is not None:
+            raise ServerError(
+                "--server holds a name or a password, which the server does not ask for",
+                hint="leave it out; a token goes into BOOTFARM_TOKEN (or --token)",
+            )
+        odd = parts.query or parts.fragment
+        if parts.scheme not in ("http", "https") or not self._host or odd:
             raise ServerError(
                 f"--server {url!r} is no address of a server",
                 hint=f"write it as {DEFAULT_SERVER} (or set BOOTFARM_SERVER)",
@@ -144,6 +150,11 @@ class Api:
                 f"{self.url}: the server wants a token ({status})",
                 hint="give the one of its farm.yaml: --token, or better BOOTFARM_TOKEN",
             )
+        if status == 400:
+            raise ServerError(
+                f"{self.url}: {_first_words(response, body)}",
+                hint="its version may be another one: compare `bootfarm --version`",
+            )
         if status == 421:
             raise ServerError(
                 told,
@@ -199,6 +210,15 @@ def _read_problem(body: bytes) -> _Problem:
 
 def _is_json(response: http.client.HTTPResponse) -> bool:
     return "json" in response.headers.get("Content-Type", "")
+
+
+def _first_words(response: http.client.HTTPResponse, body: bytes) -> str:
+    """What the server says is wrong, in words."""
+    try:
+        said = json.loads(body)["error"] if _is_json(response) else None
+    except (ValueError, KeyError, TypeError):
+        said = None
+    return _first_line(said.encode() if isinstance(said, str) else body)
 
 
 def _first_line(body: bytes) -> str:

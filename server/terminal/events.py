@@ -29,6 +29,7 @@ from server.terminal.target import (
     key_of,
     read_list,
     read_span,
+    refuse_empty,
     server_options,
 )
 from server.terminal.words import cut, number_of, text_of
@@ -47,7 +48,13 @@ NAMES_SECONDS = 10.0
     ),
 )
 @click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
-@click.option("--node", metavar="MAC", default="", help="Of this node only (MAC, IP or hostname).")
+@click.option(
+    "--node",
+    metavar="MAC",
+    default="",
+    callback=refuse_empty,
+    help="Of this node only (MAC, IP or hostname).",
+)
 @click.option(
     "--limit",
     type=click.IntRange(0, 2000),
@@ -68,7 +75,7 @@ NAMES_SECONDS = 10.0
     "--source",
     metavar="NAME",
     default="",
-    callback=lambda context, option, value: _check_source(value),
+    callback=lambda context, option, value: _check_source(refuse_empty(context, option, value)),
     help=f"Only of this source: {', '.join(CAUSES)}.",
 )
 @output_options()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from server.errors import ServerError
 from server.observe.marks import ALL_STATES
@@ -42,6 +43,15 @@ def server_options(command: _F) -> _F:
     return command
 
 
+def refuse_empty(context: click.Context, option: click.Parameter, value: str) -> str:
+    """An option's text; click.BadParameter where it was given and is empty: a variable of a script
+    that has no value would stand for all."""
+    given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+    if given and not value.strip(" ,"):
+        raise click.BadParameter("it is empty: leave it out, or say which")
+    return value
+
+
 def read_list(api: Api, answer: Any) -> list[dict[str, Any]]:
     """The objects of an answer that is a list. ServerError for any other answer."""
     if not isinstance(answer, list):
@@ -74,6 +84,8 @@ def key_of(node: Mapping[str, Any]) -> str:
 
 def find_node(api: Api, name: str) -> dict[str, Any]:
     """The node that is called so. Raises ServerError: none, or more than one."""
+    if not name.strip() or "/" in name:
+        raise _no_such_node(name)  # the API would understand another question
     node = api.get(f"/api/nodes/{quote_key(name)}")
     if node is None:
         wanted = name.lower()

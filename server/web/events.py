@@ -5,9 +5,12 @@ from collections.abc import Callable
 from server.addresses import parse_mac
 from server.observe.feed import RING, Changes, Feed, Push
 from server.protocols.http import Request, Response
+from server.web.listing import note_header
 from server.web.replies import JSON, NO_STORE, refuse
 
 STREAM = "text/event-stream"
+KEYS = {"follow", "since", "node", "limit"}
+"""What the query takes."""
 DEFAULT_LIMIT = 200
 """Events of an answer that asks for no number."""
 _STREAM_HEADERS = (NO_STORE, ("X-Accel-Buffering", "no"), ("X-Content-Type-Options", "nosniff"))
@@ -30,7 +33,10 @@ def answer_events(feed: Feed, request: Request) -> Response:
     if query.get("follow", "0") in ("", "0"):
         entries = feed.last(since=since, node=node, limit=limit)
         body = b"[" + b",\n".join(entry.data for entry in entries) + b"]\n"
-        return Response(200, body, JSON, (NO_STORE,))
+        strange = [
+            f"{key[:60]!r} is no filter and counts for nothing" for key in query.keys() - KEYS
+        ]
+        return Response(200, body, JSON, (NO_STORE, *note_header(sorted(strange))))
     missed = feed.last(since=since, node=node, limit=limit) if since_text else []
 
     def subscribe(push: Push) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from server.boot.planner import Planner, Ports
 from server.boot.tree import BootTree
 from server.content import FileContent, NotFound, Refused
 from server.errors import ServerError
-from server.farm.extras import Extras, Folder, check_export_name, open_extras
+from server.farm.extras import Extras, Folder, check_export_name, open_extras, refuse_own
 from server.farm.inventory import Inventory
 from server.ltsconf import LtsConf
 from server.machines.identity import make_identifier
@@ -171,3 +171,17 @@ def test_what_is_wrong_is_said_at_the_start(tmp_path: Path) -> None:
     for folder in ("nothing", "file"):
         with pytest.raises(ServerError, match=f"--boot-tree {tmp_path / folder}"):
             open_extras({}, tmp_path / folder)
+
+
+def test_nobody_is_served_what_only_the_server_may_read(tmp_path: Path) -> None:
+    folder, beside = tmp_path / "tree", tmp_path / "tree-beside"
+    for path in (folder / "state", beside):
+        path.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder / "state")
+    refuse_own(folder, {"state": beside, "secrets": None, "token_file": tmp_path / "nosuch"})
+    refuse_own(None, {"state": folder})
+    for own in (folder / "state", folder, tmp_path / "link", folder / "not/yet"):
+        with pytest.raises(ServerError, match=r"token_file .* lies in it, and would be served"):
+            refuse_own(folder, {"state": beside, "token_file": own})
+    with pytest.raises(ServerError, match=r"state .* lies in it"):
+        refuse_own(Path("/"), {"state": beside})

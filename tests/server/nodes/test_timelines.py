@@ -640,7 +640,15 @@ def test_a_clock_that_was_ahead(tmp_path: Path) -> None:
         detail = {"status": "error" if second else "ok", "boot": "a"}
         nodes.record(Event(wrong + second, "10.9.0.1", "beacon", phase, detail))
     nodes.save(tmp_path)
-    nodes.record(Event(1_000.0, "10.9.0.1", "beacon", "root", {"status": "ok", "boot": "a"}))
+    seen: list[str] = []
+    nodes.watch(lambda key, node: seen.append(key))
+    nodes.mind_clock(wrong + 2, 50.0)
+    nodes.mind_clock(wrong + 3, 51.0)
+    assert seen == []
+    nodes.mind_clock(1_000.0, 52.0)
+    assert seen == ["52:54:00:00:00:01"]
+    nodes.mind_clock(1_001.0, 53.0)
+    assert len(seen) == 1
     kept = Nodes()
     kept.load(tmp_path, now=1_000.0)
     for found in (nodes, kept):

@@ -275,12 +275,43 @@ def test_filters_are_the_servers(site: Site) -> None:
         (["--state", "lost"], "'lost' is none of look, booting"),
         (["--sort", "colour"], "'colour' is none of trouble, name"),
         (["--label", "rack"], "write NAME=VALUE"),
+        (["--label", "rack=r1", "--label", "rack=r2"], "rack stands twice"),
+        (["--image", ""], "it is empty: leave it out, or say which"),
+        (["--state", ","], "it is empty"),
+        (["--cause", " "], "it is empty"),
+        (["--watch", "--interval", "nan"], "'nan' is not a number"),
         (["--cause", "token-expird"], "did you mean 'token-expired'?"),
         (["--watch", "-o", "name"], "--watch is for people"),
     ):
         done = site.run("nodes", *wrong)
         assert done.exit_code == 2
         assert words in done.output
+
+
+@pytest.mark.parametrize("name", ["", " ", "/", "n1/log", "../nodes"])
+def test_a_name_that_no_machine_can_have_asks_nothing_else(site: Site, name: str) -> None:
+    site.story.to_ready()
+    for command in (["node"], ["forget"], ["note"], ["events", "--node"]):
+        done = site.run(*command, name)
+        assert done.exit_code in (1, 2)
+        assert "has not seen a node" in done.output or "it is empty" in done.output
+    assert len(site.story.nodes) == 1
+
+
+def test_how_old_a_machine_has_to_be(site: Site) -> None:
+    for span in ("0", "59s"):
+        done = site.run("forget", "--older-than", span)
+        assert done.exit_code == 2
+        assert "a minute at least" in done.output
+    assert site.run("events", "--source", "").exit_code == 2
+
+
+def test_what_the_server_calls_wrong_is_told_in_its_words() -> None:
+    body = b'{"error":"state= is some of look,ready, not \'lost\'"}'
+    done = run_against(serve(status=400, body=body, content_type="application/json"), "nodes")
+    assert done.exit_code == 1
+    assert "state= is some of look,ready, not 'lost'" in done.output
+    assert "no bootfarm server" not in done.output
 
 
 def test_a_word_that_can_fit_no_machine_is_no_empty_list(site: Site) -> None:
@@ -496,7 +527,16 @@ def test_token_and_server_from_the_environment(site: Site, monkeypatch: pytest.M
     assert "authorization" not in site.requests[-1].headers
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://x:99999", "http://[x"])
+def test_a_password_in_the_address() -> None:
+    with pytest.raises(ServerError, match="holds a name or a password") as caught:
+        Api("http://root:calvin@10.9.0.1:8080")
+    assert "calvin" not in str(caught.value)
+    assert "BOOTFARM_TOKEN" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://x", "http://", "http://x:99999", "http://[x", "http://x#y"]
+)
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ServerError, match="is no address of a server"):
         Api(url)
