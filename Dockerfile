@@ -112,3 +112,11 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
 ENTRYPOINT ["bootfarm"]
 CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]
+# Last, so that another version makes nothing anew but this. No `licenses`: what the image holds has
+# hundreds, and `bootfarm images sbom` lists them.
+ARG BASE_IMAGE
+ARG VERSION=
+LABEL org.opencontainers.image.title="bootfarm" \
+      org.opencontainers.image.description="Boots bare machines over the network; brings their image" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
