@@ -75,12 +75,16 @@ COPY imagebuild/chroot/kernel.py imagebuild/chroot/configure.py imagebuild/chroo
      imagebuild/chroot/listing.py \
      /farm/src/imagebuild/chroot/
 COPY imagebuild/recipe/compatibility.py /farm/src/imagebuild/recipe/
+COPY imagebuild/sbom/__init__.py imagebuild/sbom/licences.py imagebuild/sbom/parts.py \
+     /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/
 COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
 COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
 RUN python3 -m imagebuild.container ltsp-image
 COPY imagebuild/store/__init__.py imagebuild/store/manifest.py imagebuild/store/images.py \
      /farm/src/imagebuild/store/
+COPY imagebuild/sbom/document.py imagebuild/sbom/spdx.py imagebuild/sbom/cyclonedx.py \
+     /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/final.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/final /farm/recipe/final
 RUN python3 -m imagebuild.container final
@@ -108,3 +112,11 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
 ENTRYPOINT ["bootfarm"]
 CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]
+# Last, so that another version makes nothing anew but this. No `licenses`: what the image holds has
+# hundreds, and `bootfarm images sbom` lists them.
+ARG BASE_IMAGE
+ARG VERSION=
+LABEL org.opencontainers.image.title="bootfarm" \
+      org.opencontainers.image.description="Boots bare machines over the network; brings their image" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"

@@ -15,7 +15,7 @@ HOUSE = Path(__file__).parent.parent
 FLOORS = [
     ["imagebuild.errors", "imagebuild.wholefile"],
     ["imagebuild.edge", "imagebuild.options"],
-    ["imagebuild.run", "imagebuild.store", "imagebuild.yamlloader"],
+    ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
     ["imagebuild.recipe"],
     ["imagebuild.apt"],
     ["imagebuild.stage"],

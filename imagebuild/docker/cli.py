@@ -4,6 +4,7 @@ The SDK takes its time to import, so only the commands that need it do.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -147,6 +148,7 @@ def build_command(
         "DEBIAN_SECURITY_MIRROR": security_mirror,
     }
     arguments.update({key: value for key, value in given.items() if value})
+    arguments.setdefault("VERSION", _find_version())
     references = tuple(parse_reference(name) for name in names)
     request = BuildRequest(parsed, references, arguments, network or "", fresh)
     _build(Engine(url), request)
@@ -163,6 +165,14 @@ def _write_context(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         return
     with write_beside(path) as file:
         write(file)
+
+
+def _find_version() -> str:
+    """bootfarm's own, for the container's label; "" where it runs from a plain directory."""
+    try:
+        return importlib.metadata.version("bootfarm")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _build(engine: "Engine", request: "BuildRequest") -> None:

@@ -1,4 +1,5 @@
-"""final: kernel, initramfs, boot loaders, squashfs and manifest as one directory for the store."""
+"""final: kernel, initramfs, boot loaders, squashfs, bill of materials and manifest as one directory
+for the store."""
 
 import json
 import os
@@ -11,15 +12,21 @@ from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import run as run_command
+from imagebuild.sbom import cyclonedx, spdx
+from imagebuild.sbom.document import About
+from imagebuild.sbom.parts import Parts
 from imagebuild.stage import Inputs, StageContext, code_files
 from imagebuild.stages import ltsp_image
 from imagebuild.stages.ltsp_base import GRUB, PLATFORMS
-from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
+from imagebuild.store.manifest import MANIFEST_NAME, SBOMS, FileEntry, Manifest
 
 NAME = "final"
 TOOLS = {"grub-mkimage": "grub-common"}
 CODE = (
     *ltsp_image.CODE,
+    "imagebuild/sbom/document.py",
+    "imagebuild/sbom/spdx.py",
+    "imagebuild/sbom/cyclonedx.py",
     "imagebuild/stages/ltsp_base.py",
     "imagebuild/store/__init__.py",
     "imagebuild/store/manifest.py",
@@ -73,16 +80,19 @@ def run(context: StageContext) -> None:
     """Make `context.product/image`, ready to be published."""
     image = context.product / IMAGE
     image.mkdir()
-    parts = context.products[ltsp_image.NAME]
+    parts_of = context.products[ltsp_image.NAME]
     for name in (ltsp_image.SQUASHFS, ltsp_image.LISTING, ltsp_image.KERNEL, ltsp_image.INITRD):
-        os.link(parts / name, image / name)
+        os.link(parts_of / name, image / name)
     for platform in PLATFORMS:
         context.say(f"boot loader {platform}")
         make_boot_loader(context, platform, image / "boot/grub" / platform)
     copy_ipxe(image / "boot/ipxe")
     context.say("digests")
-    packages = json.loads((parts / ltsp_image.PACKAGES).read_text())
-    manifest = make_manifest(context.recipe, image, packages, context.ids)
+    packages = json.loads((parts_of / ltsp_image.PACKAGES).read_text())
+    files = list_files(image)
+    parts = Parts.from_json((parts_of / ltsp_image.PARTS).read_text())
+    files |= write_boms(context.recipe, image, files, parts, context.ids)
+    manifest = make_manifest(context.recipe, files, packages, context.ids)
     (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
@@ -119,15 +129,54 @@ def boot_loader_argv(name: str, platform: str, core: Path) -> list[str]:
     return [*argv, *_PLATFORM_MODULES[platform], *MODULES.split()]
 
 
-def make_manifest(
-    recipe: Recipe, image: Path, packages: Mapping[str, str], ids: Mapping[str, str]
-) -> Manifest:
-    """The manifest of an image directory that is complete but for it."""
-    files = {
+def list_files(image: Path) -> dict[str, FileEntry]:
+    """Every file of an image's directory, by its path there."""
+    return {
         str(path.relative_to(image)): FileEntry.of(path)
         for path in sorted(image.rglob("*"))
         if path.is_file()
     }
+
+
+def write_boms(
+    recipe: Recipe,
+    image: Path,
+    files: Mapping[str, FileEntry],
+    parts: Parts,
+    ids: Mapping[str, str],
+) -> dict[str, FileEntry]:
+    """The bill of materials in each format; their entries. GRUB's modules are not named one by
+    one: what is in the image's directory besides is what a machine boots."""
+    named = (ltsp_image.SQUASHFS, ltsp_image.KERNEL, ltsp_image.INITRD)
+    loaders = (*(core for _, core in CORES.values()), *IPXE_LOADERS)
+    about = About(
+        name=recipe.name,
+        distribution=recipe.distribution,
+        release=recipe.release,
+        architecture=recipe.architecture,
+        kernel=_kernel({package.name: "" for package in parts.packages}),
+        stages=dict(ids),
+        files={
+            path: entry.sha256
+            for path, entry in files.items()
+            if path in named or path.rpartition("/")[2] in loaders
+        },
+    )
+    renderers = {"spdx": spdx.render, "cyclonedx": cyclonedx.render}
+    entries = {}
+    for kind, name in SBOMS.items():
+        (image / name).write_bytes(renderers[kind](about, parts))
+        entries[name] = FileEntry.of(image / name)
+    return entries
+
+
+def make_manifest(
+    recipe: Recipe,
+    files: Mapping[str, FileEntry],
+    packages: Mapping[str, str],
+    ids: Mapping[str, str],
+) -> Manifest:
+    """The manifest of an image directory that is complete but for it. files: all in it."""
     return Manifest(
         name=recipe.name,
         distribution=recipe.distribution,

@@ -16,6 +16,7 @@ from imagebuild.errors import BuildError
 from imagebuild.recipe import compatibility
 from imagebuild.recipe.ingredients import ContainerRuntime, Recipe, Repository
 from imagebuild.run import run as run_command
+from imagebuild.sbom.parts import Parts, list_built, list_packages
 from imagebuild.stage import Inputs, StageContext, code_files, tree_files, tree_links
 from imagebuild.stages import basesystem, builder
 
@@ -27,6 +28,9 @@ CODE = (
     "imagebuild/chroot/runtime.py",
     "imagebuild/chroot/listing.py",
     "imagebuild/recipe/compatibility.py",
+    "imagebuild/sbom/__init__.py",
+    "imagebuild/sbom/licences.py",
+    "imagebuild/sbom/parts.py",
     "imagebuild/stages/ltsp_image.py",
 )
 
@@ -35,6 +39,7 @@ LISTING = "rootfs.list"
 KERNEL = "vmlinuz"
 INITRD = "initrd.img"
 PACKAGES = "packages.json"
+PARTS = "parts.json"
 
 _READ = (
     *("container_runtime", "kubernetes", "services", "initramfs", "lts_defaults", "console"),
@@ -148,6 +153,7 @@ def run(context: StageContext) -> None:
     context.say("cleanup")
     packages = chrootapt.installed(root)
     (context.product / PACKAGES).write_text(json.dumps(packages, sort_keys=True))
+    (context.product / PARTS).write_text(list_parts(context).to_json())
     chrootapt.finish(context)
     configure.clean(root)
     configure.leave_to_boot(root)
@@ -159,6 +165,15 @@ def run(context: StageContext) -> None:
     )
     context.say("squashfs")
     squash(context)
+
+
+def list_parts(context: StageContext) -> Parts:
+    """What the bill of materials is made of."""
+    return Parts(
+        build_epoch(context.root),
+        list_packages(context.root),
+        list_built(context.products[builder.NAME] / builder.OUTPUTS),
+    )
 
 
 def settle(context: StageContext) -> None:

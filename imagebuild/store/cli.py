@@ -1,5 +1,6 @@
 """`bootfarm images`: the images of a store. The container has this command, too."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from imagebuild.options import JSON_OPTION, examples, is_data, output_options, r
 from imagebuild.store.compare import compare_images
 from imagebuild.store.images import CURRENT, Image, Store
 from imagebuild.store.inuse import GRACE_SECONDS, read_in_use
+from imagebuild.store.manifest import SBOMS
 from imagebuild.store.shown import (
     WIDTH,
     describe,
@@ -195,6 +197,52 @@ def show_command(
     width = None if wide else _columns()
     for line in render_image(found, in_use, packages=packages or wide, width=width):
         click.echo(line)
+
+
+@images_group.command(
+    "sbom",
+    epilog=examples(
+        "bootfarm images sbom amd64 >amd64.spdx.json",
+        "bootfarm images sbom amd64:canary --format cyclonedx | grype",
+    ),
+)
+@STORE_OPTION
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(SBOMS)),
+    default="spdx",
+    show_default=True,
+    help="The format: SPDX 2.3 or CycloneDX 1.6, both as JSON.",
+)
+@click.argument("image")
+def sbom_command(store_path: Path, kind: str, image: str) -> None:
+    """Print the bill of materials of IMAGE, as its build wrote it.
+
+    It has every package with its version, source package and licences (where Debian's
+    copyright file says them in machine-readable form), the files that the recipe's builds
+    made, the kernel, and the digest of the recipe.
+    """
+    found = open_store(store_path).get(*parse_reference(image))
+    sys.stdout.buffer.write(read_sbom(found, SBOMS[kind]))
+    sys.stdout.buffer.flush()
+
+
+def read_sbom(image: Image, name: str) -> bytes:
+    """A file of the image, verified; BuildError where the image brings none."""
+    entry = image.manifest.files.get(name)
+    if entry is None:
+        raise BuildError(
+            f"{short_name(image)} brings no bill of materials: an older bootfarm built it",
+            hint="build it again; `bootfarm images show --packages` has its packages",
+        )
+    data = (image.path / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BuildError(
+            f"{image.path / name} is not what the image's manifest says",
+            hint="the disk or somebody changed it: import the image again",
+        )
+    return data
 
 
 @images_group.command(

@@ -233,7 +233,7 @@ def render(
     type=click.Choice(FORMATS),
     default="text",
     show_default=True,
-    help="How problems are told.",
+    help="The format: of problems.",
 )
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option("--stdin-filename", default="", help="What - is called in messages.")

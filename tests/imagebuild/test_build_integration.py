@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from imagebuild.apt import AptView, machine_mirrors
 from imagebuild.errors import BuildError
@@ -23,6 +26,8 @@ from imagebuild.recipe.mirrors import load_recipe_with
 from imagebuild.recipe.read import load_recipe
 from imagebuild.run import Chroot, run
 from imagebuild.store.images import Image, Store
+from imagebuild.store.manifest import SBOMS
+from tests.imagebuild.sbom.test_documents import check_spdx
 
 pytestmark = [
     pytest.mark.integration,
@@ -124,6 +129,29 @@ def test_the_manifest_describes_the_image(image: Image) -> None:
     boot = {"boot/grub/i386-pc/core.0", "boot/grub/x86_64-efi/core.efi"}
     boot |= {"boot/ipxe/undionly.kpxe", "boot/ipxe/snponly.efi"}
     assert boot | {"rootfs.squashfs", "vmlinuz", "initrd.img"} <= set(manifest.files)
+
+
+def test_the_bill_of_materials_has_all_that_is_in_the_image(image: Image) -> None:
+    spdx = json.loads((image.path / SBOMS["spdx"]).read_text())
+    check_spdx(spdx)
+    text = (image.path / SBOMS["cyclonedx"]).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    named = {one["name"]: one for one in spdx["packages"]}
+    packages = {
+        one["name"]: one["versionInfo"] for one in spdx["packages"] if "externalRefs" in one
+    }
+    assert packages == dict(image.manifest.packages)
+    assert named["linux-image-cloud-amd64"]["sourceInfo"].startswith(
+        "built from the source package linux-signed-amd64 "
+    )
+    assert named["openssh-server"]["licenseDeclared"] != "NOASSERTION"
+    built = {name for name, one in named.items() if "stage builder" in one.get("sourceInfo", "")}
+    assert {"/usr/lib/bootfarm/nbdroot", "/usr/local/bin/hello"} <= built
+    assert any(name.endswith((".ko", ".ko.xz")) for name in built)
+    for path in ("rootfs.squashfs", "vmlinuz", "initrd.img", "boot/grub/i386-pc/core.0"):
+        (checksum,) = named[path]["checksums"]
+        assert checksum["checksumValue"] == image.manifest.files[path].sha256
+    assert named["small"]["versionInfo"] == image.manifest.stages["final"]
 
 
 def test_the_listing_is_the_squashfs(image: Image, root: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_server_and_examples_enter_in_the_final_stage_only() -> None:
                 assert "server" not in line.replace("${", "")
                 assert "netboot-config" not in line
                 assert not line.startswith("COPY . ")
+
+
+def test_the_container_says_what_it_is_by_ocis_names_and_last() -> None:
+    """Last: what comes behind a version is made anew with each release."""
+    lines = stages()["final"][1]
+    (label,) = [line for line in lines if line.startswith("LABEL ")]
+    assert lines[-3:] == ["ARG BASE_IMAGE", "ARG VERSION=", label]
+    prefix = "org.opencontainers.image."
+    found = dict(word.partition("=")[::2] for word in shlex.split(label)[1:])
+    assert {name.removeprefix(prefix): value for name, value in found.items()} == {
+        "title": "bootfarm",
+        "description": "Boots bare machines over the network; brings their image",
+        "version": "${VERSION}",
+        "base.name": "${BASE_IMAGE}",
+    }
+    assert all(name.startswith(prefix) for name in found)
 
 
 def test_the_fast_path_is_compiled_as_make_install_compiles_it() -> None:

@@ -5,6 +5,7 @@ are kept from run to run (tests/docker_engine.py), so only what changed is built
 """
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import os
@@ -137,6 +138,10 @@ def test_tagged_by_the_digest_of_the_node_image(
     assert built[:-1] == [f"{registry}/farm:{digest}", f"{registry}/farm:ci"]
     ids = {engine.docker("inspect", "-f", "{{.Id}}", tag).stdout for tag in built[:-1]}
     assert len(ids) == 1
+    labels = json.loads(engine.docker("inspect", "-f", "{{json .Config.Labels}}", built[0]).stdout)
+    version = importlib.metadata.version("bootfarm")
+    assert labels["org.opencontainers.image.version"] == version
+    assert labels["org.opencontainers.image.base.name"] == "bootfarm-base:bookworm"
 
 
 def test_a_server_edit_rebuilds_the_final_stage_only(

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import sys
 import tarfile
@@ -101,3 +102,16 @@ def test_without_the_sdk_its_commands_say_how_to_get_it(monkeypatch: pytest.Monk
     result = run("push", "example/farm:1")
     assert result.exit_code == 1
     assert "bootfarm[container]" in result.output
+
+
+def test_the_engine_is_told_bootfarms_version(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imagebuild.docker import cli, engine
+
+    asked: list[Any] = []
+    monkeypatch.setattr(engine, "Engine", lambda url: url)
+    monkeypatch.setattr(cli, "_build", lambda made, request: asked.append(request.arguments))
+    for words in ((), ("--build-arg", "VERSION=9")):
+        assert run("build", str(recipe), *words).exit_code == 0
+    assert [one["VERSION"] for one in asked] == [importlib.metadata.version("bootfarm"), "9"]

@@ -287,3 +287,23 @@ def test_container_is_documented_and_image_goes_on_working() -> None:
         texts = [CliRunner().invoke(main, each) for each in words]
         assert [text.exit_code for text in texts] == [0, 0]
         assert texts[0].output.replace("main container", "main image") == texts[1].output
+
+
+def test_the_bill_of_materials(store: Store) -> None:
+    old = run(store, "sbom", "amd64")
+    assert old.exit_code == 1
+    assert "brings no bill of materials: an older bootfarm built it" in old.output
+    with store.writing() as staging:
+        (staging / "sbom.spdx.json").write_text('{"spdxVersion": "SPDX-2.3"}\n')
+        (staging / "sbom.cdx.json").write_text('{"bomFormat": "CycloneDX"}\n')
+        files = {path.name: FileEntry.of(path) for path in staging.iterdir()}
+        manifest = Manifest("amd64", "debian", "bookworm", "amd64", "6.1", files=files)
+        (staging / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+        image = store.publish("amd64", staging, tags=["new"])
+    assert json.loads(run(store, "sbom", "amd64:new").output) == {"spdxVersion": "SPDX-2.3"}
+    told = run(store, "sbom", "amd64:new", "--format", "cyclonedx").output
+    assert json.loads(told) == {"bomFormat": "CycloneDX"}
+    (image.path / "sbom.spdx.json").write_text("{}")
+    broken = run(store, "sbom", "amd64:new")
+    assert broken.exit_code == 1
+    assert "is not what the image's manifest says" in broken.output
