@@ -152,8 +152,8 @@ class Api:
             )
         if status == 400:
             raise ServerError(
-                f"{self.url}: {_first_words(response, body)}",
-                hint="its version may be another one: compare `bootfarm --version`",
+                told,
+                hint=problem.hint or "its version may be another one: compare `bootfarm --version`",
             )
         if status == 421:
             raise ServerError(
@@ -210,15 +210,6 @@ def _read_problem(body: bytes) -> _Problem:
 
 def _is_json(response: http.client.HTTPResponse) -> bool:
     return "json" in response.headers.get("Content-Type", "")
-
-
-def _first_words(response: http.client.HTTPResponse, body: bytes) -> str:
-    """What the server says is wrong, in words."""
-    try:
-        said = json.loads(body)["error"] if _is_json(response) else None
-    except (ValueError, KeyError, TypeError):
-        said = None
-    return _first_line(said.encode() if isinstance(said, str) else body)
 
 
 def _first_line(body: bytes) -> str:
