@@ -75,7 +75,7 @@ BEACONS_PER_SECOND = 10.0
 """Reports of nodes, for one address; five seconds' worth may come at once."""
 LOOKS_PER_SECOND = 20.0
 """Pages and answers of the API, for one address."""
-JOINS_PER_SECOND = 2.0
+JOINS_PER_SECOND = 5.0
 """Requests for a certificate, for one address; one is asked for again while it is under way."""
 TRIES_PER_SECOND = 0.1
 """Tokens that may be tried in the form, by one address; five at once."""
