@@ -46,7 +46,7 @@ from server.web.replies import dress
 from server.web.routes import handle
 from server.web.web import Web
 
-JOINS_PER_SECOND = 2.0
+JOINS_PER_SECOND = 5.0
 """Requests for a certificate, for one address; one is asked for again while it is under way."""
 STOP_SECONDS = 4.0
 """Seconds that transfers and replies under way may take after SIGTERM."""

@@ -26,7 +26,7 @@ from tests.e2e.images import HOUSE
 from tests.e2e.waits import BOOT, read_node, wait_joined_again
 from tests.server.join.account import apply_account, make_kubeconfig
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
 
 SPECS = {name: NodeSpec(name, memory=1536).completed("") for name in ("bare", "by-containerd")}
 RACER, RACER_IP = "02:00:00:00:0a:01", "10.9.150.1"
