@@ -55,6 +55,7 @@ RUN python3 -m imagebuild.container ltsp-base
 ARG PACKAGES_AS_OF=
 COPY imagebuild/chroot/__init__.py imagebuild/chroot/apt.py imagebuild/chroot/patches.py \
      /farm/src/imagebuild/chroot/
+COPY imagebuild/dpkg.py /farm/src/imagebuild/
 COPY imagebuild/stages/basesystem.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/basesystem /farm/recipe/basesystem
 RUN python3 -m imagebuild.container basesystem

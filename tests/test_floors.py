@@ -14,7 +14,7 @@ HOUSE = Path(__file__).parent.parent
 # and do not import each other.
 FLOORS = [
     ["imagebuild.errors", "imagebuild.wholefile"],
-    ["imagebuild.edge", "imagebuild.options"],
+    ["imagebuild.dpkg", "imagebuild.edge", "imagebuild.options"],
     ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
     ["imagebuild.recipe"],
     ["imagebuild.apt"],

@@ -1,6 +1,5 @@
 """apt inside of the image's root: sources, installing, and what must not stay behind."""
 
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from imagebuild.apt import (
     render_pins,
     render_repository,
 )
-from imagebuild.errors import BuildError
+from imagebuild.dpkg import read_installed
 from imagebuild.recipe.ingredients import Recipe, Repository
 from imagebuild.stage import StageContext
 
@@ -151,19 +150,7 @@ def _repack(context: StageContext, package: str, version: str, scripts: Iterable
 
 def installed(root: Path) -> dict[str, str]:
     """Name to version of every package that dpkg's status file of `root` calls installed."""
-    packages: dict[str, str] = {}
-    status = root / "var/lib/dpkg/status"
-    try:
-        text = status.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BuildError(f"cannot read {status}: {error.strerror}") from None
-    for stanza in text.split("\n\n"):
-        fields = dict(
-            line.split(": ", 1) for line in stanza.splitlines() if re.match(r"[\w-]+: ", line)
-        )
-        if fields.get("Status", "").endswith(" installed"):
-            packages[fields["Package"]] = fields["Version"]
-    return packages
+    return {fields["Package"]: fields["Version"] for fields in read_installed(root)}
 
 
 def finish(context: StageContext) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from imagebuild.errors import BuildError
+from imagebuild.dpkg import read_installed
 from imagebuild.sbom.licences import read_licences
 
 _SOURCE: Final = re.compile(r"(\S+)(?: \((\S+)\))?")
@@ -74,17 +74,7 @@ def list_packages(root: Path) -> tuple[Package, ...]:
 
 
 def _read_status(root: Path) -> Iterator[Package]:
-    status = root / "var/lib/dpkg/status"
-    try:
-        text = status.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BuildError(f"cannot read {status}: {error.strerror}") from None
-    for stanza in text.split("\n\n"):
-        fields = dict(
-            line.split(": ", 1) for line in stanza.splitlines() if re.match(r"[\w-]+: ", line)
-        )
-        if not fields.get("Status", "").endswith(" installed"):
-            continue
+    for fields in read_installed(root):
         name, version = fields["Package"], fields["Version"]
         source = _SOURCE.match(fields.get("Source", name))
         yield Package(

@@ -15,6 +15,7 @@ CODE = (
     "imagebuild/chroot/__init__.py",
     "imagebuild/chroot/apt.py",
     "imagebuild/chroot/patches.py",
+    "imagebuild/dpkg.py",
     "imagebuild/stages/basesystem.py",
 )
 

@@ -20,7 +20,7 @@ from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_m
 from server.boot.plan import PlanError, choose_image, drop_image
 from server.boot.settlement import describe_image, settle
 from server.errors import ServerError
-from server.farm.config import load_config
+from server.farm.config import Config, load_config
 from server.farm.inventory import Inventory, load_inventory
 from server.ltsconf.conf import LtsConf, NodeId
 from server.ltsconf.errors import LtsConfError
@@ -109,6 +109,21 @@ class Scene:
     def list_nodes(self) -> list[NodeId]:
         """The nodes of the inventory."""
         return [NodeId(one.hostname, one.ip, one.mac) for one in self.inventory.machines]
+
+    def of_farm(
+        self, config: Config, images: tuple[Image, ...], secrets: Mapping[str, Any] | None
+    ) -> Scene:
+        """This scene with what farm.yaml says, and its store and secrets, as they were read."""
+        return replace(
+            self,
+            images=images,
+            default_image=config.default_image,
+            inventory=config.inventory,
+            farm=config.facts,
+            secrets=secrets,
+            unlisted=config.unlisted,
+            certificates=config.join.certificates,
+        )
 
     def find_known(self, node: NodeId) -> dict[str, Any]:
         """What templates know of a node besides its ids: the inventory's facts, and over them those
@@ -208,17 +223,7 @@ def _read_config(path: Path, scene: Scene, options: Options) -> tuple[Scene, lis
             images = tuple(Store(config.store).images())
         else:
             missing.append(f"{path}: store: {config.store} is not here")
-    scene = replace(
-        scene,
-        images=images,
-        default_image=config.default_image,
-        inventory=config.inventory,
-        farm=config.facts,
-        secrets=secrets,
-        unlisted=config.unlisted,
-        certificates=config.join.certificates,
-    )
-    return scene, missing
+    return scene.of_farm(config, images, secrets), missing
 
 
 def _find_image(options: Options, scene: Scene) -> tuple[Manifest | None, str]:

@@ -402,16 +402,8 @@ class _Check:
         images: tuple[Image, ...],
         secrets: Mapping[str, Any] | None,
     ) -> None:
-        scene = Scene(
-            Given({}, config.facts, secrets or {}, None),
-            images=images,
-            default_image=config.default_image,
-            inventory=config.inventory,
-            farm=config.facts,
-            secrets=secrets,
-            unlisted=config.unlisted,
-            certificates=config.join.certificates,
-        )
+        given = Given({}, config.facts, secrets or {}, None)
+        scene = Scene(given).of_farm(config, images, secrets)
         try:
             # Without its links, as the server reads it: includes count from where it is.
             root = Path(os.path.realpath(path)).parent

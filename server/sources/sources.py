@@ -10,7 +10,7 @@ from server.errors import ServerError
 from server.farm.config import Config
 from server.farm.extras import open_extras, refuse_own
 from server.ltsconf import LtsConfError
-from server.site import Site
+from server.site import Site, make_site
 from server.sources.farm import FarmSource
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
@@ -237,17 +237,8 @@ class Sources:
             return False
         self.audience.inventory = config.inventory
         self.audience.unlisted = config.unlisted
-        self._site = dataclasses.replace(
-            self._site,
-            extras=extras,
-            default_image=config.default_image,
-            cmdline=config.cmdline,
-            on_error=config.on_error,
-            loader=config.loader,
-            menu=config.menu,
-            unlisted=config.unlisted,
-            facts=config.facts,
-        )
+        site = self._site
+        self._site = make_site(config, site.images, site.ltsconf, site.secrets, extras)
         for action in self._adopted:
             action(config)
         return True

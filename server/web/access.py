@@ -17,6 +17,7 @@ from server.errors import ServerError
 from server.protocols.http import Request, Response
 from server.sources.stamp import Stamp
 from server.web.rendering import render
+from server.web.replies import NO_STORE, TEXT
 
 COOKIE: Final = "bootfarm"
 SHORTEST: Final = 16
@@ -27,8 +28,6 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks at the token's file."""
 COOKIE_SECONDS: Final = 30 * 86_400
 """For which a browser stays signed in: a month."""
-TEXT: Final = "text/plain; charset=utf-8"
-_NO_STORE: Final = ("Cache-Control", "no-store")
 _CHALLENGE: Final = ("WWW-Authenticate", 'Bearer realm="bootfarm"')
 _LONGEST_FILE: Final = 65536
 """Bytes of a token's file; a larger one is another file, given by mistake."""
@@ -121,7 +120,7 @@ class Access:
         if "text/html" in request.headers.get("accept", ""):
             return self._ask(request, 401, "")
         words = "this server wants a token: send `Authorization: Bearer TOKEN`"
-        return Response(401, f"{words}\n".encode(), TEXT, (_NO_STORE, _CHALLENGE))
+        return Response(401, f"{words}\n".encode(), TEXT, (NO_STORE, _CHALLENGE))
 
     def shows_token(self, request: Request) -> bool:
         """Whether the right token is in its `Authorization`, which a page that was led here
@@ -226,4 +225,4 @@ def _local(path: str) -> str:
 
 
 def _go(path: str, *headers: tuple[str, str]) -> Response:
-    return Response(303, b"", TEXT, (_NO_STORE, ("Location", path), *headers))
+    return Response(303, b"", TEXT, (NO_STORE, ("Location", path), *headers))

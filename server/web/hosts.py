@@ -19,12 +19,11 @@ from server.farm.config import Config
 from server.machines.identity import CachedFile
 from server.protocols.http import Request, Response
 from server.services.interfaces import list_addresses
+from server.web.replies import NO_STORE, TEXT
 
-TEXT: Final = "text/plain; charset=utf-8"
 HOSTS_SECONDS: Final = 5.0
 """So long a copy of the hosts file serves."""
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]*)(?::([0-9]*))?")
-_NO_STORE: Final = ("Cache-Control", "no-store")
 
 
 def split_host(header: str) -> tuple[str, str] | None:
@@ -90,7 +89,7 @@ class Hosts:
             f"this server is not known as {header[:100]!r}: ask for its address, or add the name"
             " to `http: {names: […]}` in farm.yaml\n"
         )
-        return Response(421, words.encode("utf-8", "replace"), TEXT, (_NO_STORE,))
+        return Response(421, words.encode("utf-8", "replace"), TEXT, (NO_STORE,))
 
     def refuse_foreign(self, request: Request) -> Response | None:
         """The 403 for a form that another site's page has sent; None for all else.
@@ -104,7 +103,7 @@ class Hosts:
         if same and (origin is None or self._is_ours(origin, request.headers.get("host", ""))):
             return None
         words = "this was sent by a page of another site; only this server's own may\n"
-        return Response(403, words.encode(), TEXT, (_NO_STORE,))
+        return Response(403, words.encode(), TEXT, (NO_STORE,))
 
     @staticmethod
     def is_browser(request: Request) -> bool:

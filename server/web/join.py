@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from server.protocols.http import Request, Response
+from server.web.replies import NO_STORE, TEXT
 
-TEXT: Final = "text/plain; charset=utf-8"
-_NO_STORE: Final = ("Cache-Control", "no-store")
 _STATUSES: Final[Mapping[str, int]] = {
     "join_request": 400,
     "join_twice": 409,
@@ -22,7 +21,7 @@ _STATUSES: Final[Mapping[str, int]] = {
 def render_answer(status: int, fields: Mapping[str, str]) -> Response:
     """One line a field; a line break within is a blank."""
     lines = "".join(f"{key}={' '.join(value.split())}\n" for key, value in fields.items())
-    return Response(status, lines.encode("utf-8", "replace"), TEXT, (_NO_STORE,))
+    return Response(status, lines.encode("utf-8", "replace"), TEXT, (NO_STORE,))
 
 
 def render_refusal(cause: str, words: str) -> Response:

@@ -5,6 +5,7 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -114,10 +115,8 @@ class Farm:
             connection.close()
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Farm]:
-    farm = Farm()
-    with running(
+def serve(farm: Farm, spare_local: bool) -> AbstractContextManager[HttpService]:
+    return running(
         lambda loop: HttpService(
             loop,
             address="127.0.0.1",
@@ -126,9 +125,15 @@ def service() -> Iterator[Farm]:
             emit=lambda event: None,
             limits=HttpLimits(followers_per_client=0),
             dress=dress,
-            spare_local=True,
+            spare_local=spare_local,
         )
-    ) as served:
+    )
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Farm]:
+    farm = Farm()
+    with serve(farm, spare_local=True) as served:
         farm.port = served.port
         yield farm
 
@@ -281,17 +286,7 @@ def provoke(farm: Farm) -> dict[str, Callable[[], tuple[int, Mapping[str, str], 
         return response.status, {"content-type": response.content_type}, response.body
 
     def follow() -> Any:
-        with running(
-            lambda loop: HttpService(
-                loop,
-                address="127.0.0.1",
-                port=0,
-                handle=farm.answer,
-                emit=lambda event: None,
-                limits=HttpLimits(followers_per_client=0),
-                dress=dress,
-            )
-        ) as served:
+        with serve(farm, spare_local=False) as served:
             before, farm.port = farm.port, served.port
             try:
                 return farm.ask("GET", "/api/changes")
