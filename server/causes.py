@@ -9,7 +9,7 @@ from typing import Final
 
 _JOIN: Final = (
     *("join_off", "join_request", "join_not_listed", "join_name", "join_alive"),
-    *("join_twice", "join_limit", "join_api"),
+    *("join_watched", "join_twice", "join_limit", "join_api"),
 )
 
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {

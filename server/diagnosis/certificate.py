@@ -22,6 +22,14 @@ def _refused(cause: str) -> Callable[[Case], Values | None]:
     return match
 
 
+def _watched(case: Case) -> Values | None:
+    phase = case.phase("join")
+    # An image that is older than the wait tells it as an error.
+    if phase is None or phase.status == "ok" or phase.cause != "join_watched":
+        return None
+    return {"what": phase.detail, "since": phase.last}
+
+
 RULES: Final = (
     Rule(
         id="join-off",
@@ -77,7 +85,7 @@ RULES: Final = (
         severity="error",
         when="A kubelet of the machine's name renews its lease.",
         headline="kubeadm join: a kubelet of this name is alive: no second one joins.",
-        expected="no kubelet of that name that renewed its lease within `join.lease_seconds`",
+        expected="a lease of that name that nobody renews for `join.lease_seconds`",
         seen="{what}",
         check=(
             "the boot before ended only seconds ago? then the next try succeeds",
@@ -86,6 +94,23 @@ RULES: Final = (
             _ASKS_AGAIN,
         ),
         match=_refused("join_alive"),
+    ),
+    Rule(
+        id="join-watched",
+        phase="join",
+        severity="note",
+        when="The machine's lease was not let go at its last shutdown (a power cut, a crash, an"
+        " image older than that): the server watches whether anybody renews it.",
+        headline="kubeadm join: waits some seconds, until it is sure that no kubelet of this name"
+        " is alive.",
+        expected="no renewal of the lease for `join.lease_seconds`",
+        seen="{what}",
+        check=(
+            "nothing, if the machine lost its power: it asks again by itself and joins",
+            "it stays so for minutes? then a kubelet of this name renews its lease late:"
+            " a second machine, or a starved one",
+        ),
+        match=_watched,
     ),
     Rule(
         id="join-twice",

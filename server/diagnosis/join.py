@@ -21,7 +21,7 @@ def failure(case: Case) -> tuple[str, float, int] | None:
     A try that is under way does not hide the one before it.
     """
     phase = case.phase("join")
-    if phase is None or not phase.errors:
+    if phase is None or not phase.errors or phase.error_cause == "join_watched":
         return None
     return phase.error, phase.error_at, phase.errors
 

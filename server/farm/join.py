@@ -19,8 +19,9 @@ class Join:
     certificates: whether they get any. machines: listed (in the inventory) or any whose MAC
     is known. api: host:port of the API server as machines reach it; None: as the cluster's
     cluster-info says. kubeconfig: who asks the cluster; None: the account of the pod that
-    the server runs in. lease_seconds: how young a kubelet's lease is that counts as alive.
-    per_boot: keys of one boot that get a certificate. per_minute: certificates in all.
+    the server runs in. lease_seconds: for how long a kubelet's lease is watched, and
+    must not be renewed, before another joins by its name. per_boot: keys of one boot that get
+    a certificate. per_minute: certificates in all.
     """
 
     certificates: bool = False

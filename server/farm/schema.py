@@ -68,7 +68,8 @@ ABOUT: Final[Mapping[str, str]] = {
     "join.machines": "Which: those of the inventory, or any whose MAC is known.",
     "join.api": "host:port of the API server as machines reach it; else as cluster-info says.",
     "join.kubeconfig": "Who asks the cluster; else the account of the server's own pod.",
-    "join.lease_seconds": "A kubelet that renewed its lease within so many seconds is alive.",
+    "join.lease_seconds": "For so many seconds a kubelet's lease is watched, and must not be"
+    " renewed, before its machine may join anew.",
     "join.per_boot": "Keys of one boot that get a certificate.",
     "join.per_minute": "Certificates in all.",
     "logs": "Kernel logs and syslog of nodes, over UDP.",

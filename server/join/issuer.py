@@ -17,6 +17,7 @@ from server.farm.join import Join
 from server.join.cluster import Cluster, NotIssuedError, is_of
 from server.join.policy import (
     ENDS_SOON,
+    LOOK_SECONDS,
     RENEWALS,
     Lease,
     Refusal,
@@ -36,7 +37,7 @@ KEPT_SECONDS: Final = 30.0
 ADDRESS_SECONDS: Final = 60.0
 """How long the API server's address is known that the cluster told."""
 LEASES: Final = 10_000
-"""Leases whose versions are remembered."""
+"""Leases that are watched at once."""
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +73,16 @@ class Certificate:
 Outcome = Certificate | Refusal
 
 
+@dataclass
+class _Watch:
+    """A lease that nobody renews. version: it has had since. looked: when the last answer about
+    it was there, by our clock. seconds: for how long it was seen to keep the version."""
+
+    version: str
+    looked: float
+    seconds: float = 0.0
+
+
 class Issuer:
     """Takes orders and gives outcomes; `ask` is for the loop's thread and never waits.
 
@@ -97,7 +108,7 @@ class Issuer:
         self._lock = threading.Lock()
         self._outcomes: OrderedDict[Order, tuple[float, Outcome | None]] = OrderedDict()
         self._rate = RateLimit(settings.per_minute / 60, float(settings.per_minute))
-        self._leases: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._watches: OrderedDict[str, _Watch] = OrderedDict()
         self._address: tuple[float, str] | None = None
 
     def ask(self, order: Order) -> Outcome | None:
@@ -185,28 +196,43 @@ class Issuer:
         return self._cluster.sign(csr), is_new
 
     def _check_lease(self, node: str) -> None:
-        lease = self._cluster.find_lease(node)
-        refusal = judge_lease(
-            node, lease, self._wall(), self._settings.lease_seconds, self._note_lease(node, lease)
-        )
+        asked = self._clock()
+        try:
+            lease = self._cluster.find_lease(node)
+        except NotIssuedError:
+            # While the API server is away no kubelet can renew either.
+            self._forget_watch(node)
+            raise
+        watched = self._watch(node, lease, asked)
+        refusal = judge_lease(node, lease, self._wall(), self._settings.lease_seconds, watched)
         if refusal is not None:
             raise NotIssuedError(refusal)
 
-    def _note_lease(self, node: str, lease: Lease | None) -> float:
-        """For how long the lease has had its version, as far as was looked."""
+    def _watch(self, node: str, lease: Lease | None, asked: float) -> float:
+        """For how long the lease was seen to keep its version.
+
+        asked: when the cluster was asked. The answer tells of some moment between that and
+        now, so that a look counts from the end of the one before to its own beginning.
+        """
+        if lease is None:
+            self._forget_watch(node)
+            return 0.0
         now = self._clock()
         with self._lock:
-            if lease is None:
-                self._leases.pop(node, None)
-                return 0.0
-            version, since = self._leases.get(node, ("", now))
-            if version != lease.version:
-                since = now
-            self._leases[node] = (lease.version, since)
-            self._leases.move_to_end(node)
-            if len(self._leases) > LEASES:
-                self._leases.popitem(last=False)
-            return now - since
+            watch = self._watches.get(node)
+            if watch is None or watch.version != lease.version:
+                watch = self._watches[node] = _Watch(lease.version, now)
+            else:
+                watch.seconds += min(max(asked - watch.looked, 0.0), LOOK_SECONDS)
+                watch.looked = now
+            self._watches.move_to_end(node)
+            if len(self._watches) > LEASES:
+                self._watches.popitem(last=False)
+            return watch.seconds
+
+    def _forget_watch(self, node: str) -> None:
+        with self._lock:
+            self._watches.pop(node, None)
 
     def _check_rate(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ requests that the cluster knows already. What a machine says of itself only has 
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,14 +23,25 @@ ENDS_SOON: Final = 120.0
 """Seconds that a certificate must have left to be given (again)."""
 SLACK: Final = 5.0
 """Seconds that a renewal of a lease may be late."""
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at a lease that is watched. Of a longer gap no more counts: meanwhile the
+API server may have been away, and no kubelet could renew."""
+LET_GO: Final = 0.0
+"""The renewTime (1970-01-01T00:00:00Z, to the microsecond) that a node writes into its own
+lease when its kubelet has stopped in good order. No kubelet renews with it, and only that
+node's kubelet's credentials may write it (Kubernetes' Node authorizer), which root has there."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there is no certificate. cause: one word of server.causes; words: for people."""
+    """Why there is no certificate. cause: one word of server.causes; words: for people.
+
+    wait: seconds after which it is worth asking again; 0 where nothing is known of that.
+    """
 
     cause: str
     words: str
+    wait: int = 0
 
     def __post_init__(self) -> None:
         assert self.cause in CAUSES["join"], self.cause
@@ -80,23 +92,34 @@ def judge_name(request: JoinRequest, name: str, mac: str) -> Refusal | None:
 
 
 def judge_lease(
-    node: str, lease: Lease | None, now: float, seconds: float, unchanged: float = 0.0
+    node: str, lease: Lease | None, now: float, seconds: float, watched: float = 0.0
 ) -> Refusal | None:
-    """Whether a kubelet of that name is alive: then nobody else joins by it.
+    """Whether a kubelet of that name may be alive: then nobody else joins by it.
 
-    seconds: how young a lease is that counts. unchanged: for how long, by our own clock, it
-    has had this version: a node's clock that runs ahead shall not keep it out for ever.
+    Dead is one whose lease was watched for `seconds` and not renewed, or that let it go itself.
+    How old the lease looks decides nothing but the words: the node's clock wrote it, and a
+    starved kubelet is late with it.
+
+    watched: for how long, by our own clock, the lease was seen to keep its version.
     """
-    if lease is None:
+    if lease is None or lease.renewed == LET_GO:
         return None
     bound = max(seconds, lease.duration / 4 + SLACK)
-    age = now - lease.renewed
-    if age >= bound or unchanged >= bound:
+    if watched >= bound:
         return None
+    age = now - lease.renewed
+    if age < bound:
+        return Refusal(
+            "join_alive",
+            f"kubelet of {node} renewed its lease {max(age, 0.0):.0f} s ago: it runs, so this is"
+            " no boot",
+        )
+    left = bound - watched
     return Refusal(
-        "join_alive",
-        f"kubelet of {node} renewed its lease {max(age, 0.0):.0f} s ago: it runs, so this is no"
-        " boot",
+        "join_watched",
+        f"the lease of {node}'s kubelet looks {age:.0f} s old: it counts as dead unless it renews"
+        f" within the next {math.ceil(left)} s",
+        wait=math.ceil(min(left, LOOK_SECONDS)),
     )
 
 

@@ -1,7 +1,8 @@
 """How `POST /join` is answered: lines of KEY=value, which a shell takes apart; nothing is secret.
 
 200: `node`, `api` (https://host:port), `ca` and `certificate` (PEM in base64). 202: under
-way, ask the same again. Others: `cause`, a word of server.causes, and `words` for people.
+way, ask the same again. Others: `cause`, a word of server.causes, and `words` for people, and
+`wait`, where it is known after how many seconds it is worth asking again.
 """
 
 from collections.abc import Mapping
@@ -24,9 +25,12 @@ def render_answer(status: int, fields: Mapping[str, str]) -> Response:
     return Response(status, lines.encode("utf-8", "replace"), TEXT, (NO_STORE,))
 
 
-def render_refusal(cause: str, words: str) -> Response:
-    """The answer to who gets no certificate."""
-    return render_answer(_STATUSES.get(cause, 403), {"cause": cause, "words": words})
+def render_refusal(cause: str, words: str, wait: int = 0) -> Response:
+    """The answer to who gets no certificate. wait: seconds; 0: not known."""
+    fields = {"cause": cause, "words": words}
+    if wait:
+        fields["wait"] = str(wait)
+    return render_answer(_STATUSES.get(cause, 403), fields)
 
 
 def answer_off(request: Request) -> Response:

@@ -67,7 +67,7 @@ class JoinDesk:
             headers = (*answer.headers, ("Retry-After", PAUSE))
             return Response(202, answer.body, answer.content_type, headers)
         if isinstance(outcome, Refusal):
-            return render_refusal(outcome.cause, outcome.words)
+            return render_refusal(outcome.cause, outcome.words, outcome.wait)
         fields = {
             "node": outcome.node,
             "api": outcome.api,
@@ -131,8 +131,10 @@ class JoinDesk:
         self.emit(Event(self.clock(), order.ip, "join", "issued", detail))
 
     def _tell_refusal(self, client: str, refusal: Refusal) -> None:
-        detail = {"status": "error", "message": refusal.words, "cause": refusal.cause}
-        self.emit(Event(self.clock(), client, "join", "refused", detail))
+        is_wait = refusal.cause == "join_watched"
+        what, status = ("watched", "start") if is_wait else ("refused", "error")
+        detail = {"status": status, "message": refusal.words, "cause": refusal.cause}
+        self.emit(Event(self.clock(), client, "join", what, detail))
 
 
 def open_desk(settings: Join, **parts: Any) -> JoinDesk:

@@ -36,6 +36,7 @@ class ApiServer:
     """`ready` is the Node's Ready status, None if there is no Node; `calls` what was asked.
 
     `bearers`: the tokens that it was shown. `forged`: signatures instead of good ones.
+    `leases`: whose certificate patched which lease, by which type, with what.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,6 +48,7 @@ class ApiServer:
         self.bearers: list[str] = []
         self.forged: dict[str, str] = {}
         self.patches: list[tuple[str, dict[str, Any]]] = []
+        self.leases: list[tuple[str, str, str, dict[str, Any]]] = []
         self.requests: list[bytes] = []
         self.ca = directory / "ca.pem"
         self._make_certificates()
@@ -162,6 +164,11 @@ class ApiServer:
             def do_PATCH(self) -> None:
                 outer.calls.append(f"PATCH {self.path}")
                 patch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if "/leases/" in self.path:
+                    kind = str(self.headers["Content-Type"])
+                    outer.leases.append((self.peer(), self.path, kind, patch))
+                    self.answer(200, {})
+                    return
                 outer.patches.append((self.peer(), patch))
                 outer.ready = patch["status"]["conditions"][0]["status"]
                 self.answer(200, {})

@@ -188,6 +188,45 @@ def test_refusals_are_told_in_the_servers_words(join: Join, node: Any, desk: Des
     assert len(join.tries()) == 1
 
 
+WATCHED = "the lease of worker-1's kubelet looks 89 s old: it counts as dead unless it renews"
+
+
+def test_a_lease_that_is_watched_is_waited_for_and_no_failure(
+    join: Join, node: Any, desk: Desk
+) -> None:
+    answer = f"cause=join_watched\nwords={WATCHED} within the next 15 s\n"
+    waits = ("wait=4", "wait=17", "", "wait=0", "wait=600", "wait=$(reboot)", "wait=x3")
+    desk.first = [(403, f"{answer}{wait}\n") for wait in waits]
+    done = join.run("join")
+    assert done.returncode == 0
+    assert node.read("slept").split() == ["4", "17", "5", "5", "5", "5", "3"]
+    assert errors_of(desk) == []
+    beacons = desk.beacons  # type: ignore[attr-defined]
+    told = [(b["status"], b["detail"], b["cause"]) for b in beacons if "cause" in b]
+    words = f"try 1: waits: no certificate: {WATCHED} within the next 15 s; again in 4 s"
+    assert told[0] == ("start", words, "join_watched")
+    assert len(told) == len(waits)
+    assert WATCHED in done.stderr
+    assert beacons[-1]["detail"] == "try 1: joined as worker-1 (by certificate)"
+    assert len(join.tries()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "stops"), [("join_alive", True), ("join_watched", True), ("join_limit", False)]
+)
+def test_the_kubelet_of_a_try_before_keeps_no_name_alive(
+    join: Join, node: Any, desk: Desk, cause: str, stops: bool
+) -> None:
+    """A try that failed late has left a kubelet that runs, and renews the lease of this name."""
+    node.write("etc/kubernetes/kubelet.conf", "of the try before")
+    desk.first = [(403, f"cause={cause}\nwords=no\n")]
+    node.stub("sleep", f"ls {node.root}/etc/kubernetes >{node.root}/left; kill $PPID")
+    join.run("join")
+    assert node.read("left").split() == ([] if stops else ["kubelet.conf"])
+    log = node.root / "systemctl.log"
+    assert ("stop kubelet" in (log.read_text() if log.exists() else "")) == stops
+
+
 def test_under_way_is_waited_for(join: Join, node: Any, desk: Desk) -> None:
     desk.first = [(202, "words=under way\n")] * 3
     assert join.run("join").returncode == 0

@@ -6,12 +6,14 @@ import base64
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from server.join.policy import LET_GO
 from tests.node.apiserver import TOKEN, ApiServer, openssl, sign_detached
 from tests.node.joining import Join
 
@@ -295,10 +297,45 @@ def test_shutdown_marks_the_own_node_with_kubelets_certificate(
     server = served()
     give_kubelet_its_certificate(node, api)
     api.ready = "True"
-    node.script("mark-shutdown")
+    node.stub("systemctl", "exit 3")
+    said = node.script("mark-shutdown").stdout
     ((peer, patch),) = api.patches
     assert peer == "system:node:worker-1"
     assert patch["status"]["conditions"][0]["status"] == "False"
+    assert [b["phase"] for b in server.beacons] == ["shutdown"]
+    # What kubelet cannot renew any more is let go: the boot server need not watch it.
+    ((peer, path, kind, patch),) = api.leases
+    assert peer == "system:node:worker-1"
+    assert path == "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/worker-1"
+    assert kind == "application/merge-patch+json"
+    assert patch == {"spec": {"renewTime": "1970-01-01T00:00:00.000000Z"}}
+    assert datetime.fromisoformat(patch["spec"]["renewTime"]).timestamp() == LET_GO
+    assert "let go of the own lease: HTTP 200" in said
+
+
+def test_a_living_kubelets_lease_is_not_let_go(
+    node: Any, api: ApiServer, served: Callable[[], Any]
+) -> None:
+    """The unit may be stopped by hand."""
+    served()
+    give_kubelet_its_certificate(node, api)
+    api.ready = "True"
+    node.stub("systemctl", '[ "$*" = "is-active --quiet kubelet" ]')
+    node.script("mark-shutdown")
+    assert len(api.patches) == 1
+    assert api.leases == []
+
+
+def test_shutdown_without_an_api_server_does_not_wait_twice(
+    node: Any, api: ApiServer, served: Callable[[], Any]
+) -> None:
+    server = served()
+    give_kubelet_its_certificate(node, api)
+    api.close()
+    node.stub("curl", f'echo "$*" >>{node.root}/curl.log; exec /usr/bin/curl "$@"')
+    node.stub("systemctl", "exit 3")
+    node.script("mark-shutdown")
+    assert len(node.read("curl.log").splitlines()) == 1
     assert [b["phase"] for b in server.beacons] == ["shutdown"]
 
 

@@ -44,6 +44,11 @@ def refused(cause: str) -> Callable[[], Story]:
     return lambda: Story().to_join().beacon("join", words, "error", cause=cause)
 
 
+def waiting(status: str) -> Story:
+    words = "try 1: waits: the lease of node-1's kubelet looks 89 s old; again in 5 s"
+    return Story().to_join().beacon("join", words, status, cause="join_watched")
+
+
 def rooted(words: str, cause: str = "", status: str = "error", **facts: str) -> Story:
     return Story().to_ltsconf().beacon("root", words, status, cause=cause, **facts)
 
@@ -329,6 +334,10 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         f"join-{word}": (refused(f"join_{word.replace('-', '_')}"), refused("nothing"))
         for word in CERTIFICATE
     },
+    "join-watched": (
+        lambda: waiting("start"),
+        lambda: waiting("start").beacon("join", "try 1: joined as node-1 (by certificate)"),
+    ),
     "token-expired": (
         lambda: joined("token refused: expired, unknown or wrong"),
         lambda: joined(NO_ANSWER),
@@ -610,6 +619,10 @@ START = "error execution phase kubelet-start: "
 )
 def test_what_kubeadm_says(said: str, rule: str) -> None:
     assert joined(said).rule() == rule
+
+
+def test_a_wait_that_an_older_image_tells_as_an_error() -> None:
+    assert waiting("error").rule() == "join-watched"
 
 
 def test_a_loop_of_boots() -> None:

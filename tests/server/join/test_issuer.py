@@ -113,27 +113,127 @@ def test_as_many_keys_as_the_farm_gives_a_boot() -> None:
 def test_a_living_kubelet_of_that_name() -> None:
     api = FakeApi()
     api.renew("node-1", age=11.0)
-    clock = Clock()
-    issuer = make_issuer(api, clock)
+    issuer = make_issuer(api)
     assert refused(issuer.issue(order())) == "join_alive"
     assert api.csrs == {}
-    # Of another name, or long ago: it may.
+    # Of another name, or let go by the node itself: it may.
     api.renew("node-2", age=1.0)
-    api.renew("node-1", age=89.0)
+    api.renew("node-1", age=NOW)
     issued(issuer.issue(order()))
 
 
+def watch(issuer: Issuer, clock: Clock, one: Order, looks: int = 3, pause: float = 5.0) -> None:
+    """So many looks at a lease that nobody renews; the next one finds it dead, or not."""
+    for _ in range(looks):
+        assert refused(issuer.issue(one)) == "join_watched"
+        clock.now += pause
+
+
+@pytest.mark.parametrize("age", [15.0, 89.0, 7200.0])
+def test_an_old_lease_is_watched_before_it_counts_as_dead(age: float) -> None:
+    """The clocks of node and server decide nothing: a starved kubelet renews late."""
+    api, clock = FakeApi(), Clock()
+    api.renew("node-1", age=age)
+    issuer, asked = make_issuer(api, clock), order()
+    outcome = issuer.issue(asked)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.cause, outcome.wait) == ("join_watched", 5)
+    assert "unless it renews within the next 15 s" in outcome.words
+    clock.now += 5.0
+    watch(issuer, clock, asked, 2)
+    assert api.csrs == {}
+    issued(issuer.issue(asked))
+
+
+def test_a_kubelet_that_renews_late_is_never_taken_for_dead() -> None:
+    """As the rack saw it: each renewal is already old when somebody on the node asks."""
+    api, clock = FakeApi(), Clock()
+    issuer, asked = make_issuer(api, clock), order()
+    for number in range(20):
+        api.renew("node-1", age=16.0 + number, version=str(number))
+        watch(issuer, clock, asked)
+    assert api.csrs == {}
+
+
+def test_a_clock_that_is_set_back_or_ahead_makes_nobody_dead() -> None:
+    api, clock, wall = FakeApi(), Clock(), [NOW]
+    issuer, asked = make_issuer(api, clock, wall=lambda: wall[0]), order()
+    api.renew("node-1", age=1.0)
+    assert refused(issuer.issue(asked)) == "join_alive"
+    wall[0] += 86_400.0  # the server's
+    assert refused(issuer.issue(asked)) == "join_watched"
+    api.renew("node-1", age=86_400.0, version="2")  # the node's
+    assert refused(issuer.issue(asked)) == "join_watched"
+
+
+def test_two_looks_far_apart_are_no_watch() -> None:
+    """The API server may have been away between them, and no kubelet could renew."""
+    api, clock = FakeApi(), Clock()
+    api.renew("node-1", age=89.0)
+    issuer, asked = make_issuer(api, clock), order()
+    watch(issuer, clock, asked, 3, pause=3600.0)
+    issued(issuer.issue(asked))
+
+
+def test_a_look_without_an_answer_ends_the_watch() -> None:
+    api, clock = FakeApi(), Clock()
+    api.renew("node-1", age=89.0)
+    issuer, asked = make_issuer(api, clock), order()
+    watch(issuer, clock, asked)
+    api.statuses["GET", LEASES] = (503, {})
+    assert refused(issuer.issue(asked)) == "join_api"
+    api.statuses.clear()
+    watch(issuer, clock, asked)
+    issued(issuer.issue(asked))
+
+
+def test_a_slow_answer_counts_by_when_it_was_asked_for() -> None:
+    """What the API server read at once may come late to a server that is starved itself."""
+    api, clock = FakeApi(), Clock()
+    api.renew("node-1", age=89.0)
+    issuer, asked = make_issuer(api, clock), order()
+
+    def be_slow(method: str, path: str) -> None:
+        if path.startswith(LEASES):
+            clock.now += 60.0
+
+    object.__setattr__(api, "before", be_slow)
+    watch(issuer, clock, asked, 20, pause=0.0)
+    assert api.csrs == {}
+
+
+def test_each_server_watches_for_itself_and_anew_after_a_restart() -> None:
+    api, clock = FakeApi(), Clock()
+    api.renew("node-1", age=89.0)
+    first, second, asked = make_issuer(api, clock), make_issuer(api, clock), order()
+    watch(first, clock, asked)
+    watch(second, clock, asked)
+    pem = issued(first.issue(asked)).pem
+    assert issued(second.issue(asked)).pem == pem, "which the cluster has by now"
+
+
+def test_as_many_leases_are_watched_as_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.join.issuer.LEASES", 2)
+    api, clock = FakeApi(), Clock()
+    issuer = make_issuer(api, clock)
+    orders = [order(make_request(f"node-{number}")) for number in range(3)]
+    for number in range(3):
+        api.renew(f"node-{number}", age=89.0)
+    watch(issuer, clock, orders[0])
+    watch(issuer, clock, orders[1], 1)
+    watch(issuer, clock, orders[2], 1)
+    watch(issuer, clock, orders[0])  # it was forgotten, which costs a wait
+    issued(issuer.issue(orders[0]))
+
+
 def test_a_lease_from_the_future_holds_for_as_long_as_it_is_renewed() -> None:
-    api = FakeApi()
-    clock = Clock()
+    api, clock = FakeApi(), Clock()
     issuer = make_issuer(api, clock)
     for version in ("1", "2"):
         api.renew("node-1", age=-3600.0, version=version)
-        clock.now += 60.0
-        assert refused(issuer.issue(order())) == "join_alive"
-    clock.now += 14.0
-    assert refused(issuer.issue(order())) == "join_alive"
-    clock.now += 1.0
+        for _ in range(3):
+            assert refused(issuer.issue(order())) == "join_alive"
+            clock.now += 5.0
     issued(issuer.issue(order()))
 
 
@@ -320,7 +420,7 @@ def test_a_refusal_is_looked_at_anew() -> None:
     issuer = Issuer(Cluster(api), Join(True), wall=lambda: NOW)
     asked = order()
     assert refused(wait_outcome(issuer, asked)) == "join_alive"
-    api.renew("node-1", age=100.0)
+    api.renew("node-1", age=NOW)
     issued(wait_outcome(issuer, asked))
 
 

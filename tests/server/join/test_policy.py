@@ -95,32 +95,46 @@ def test_a_request_is_for_its_sender() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "unchanged", "refused"),
+    ("age", "watched", "cause"),
     [
-        (0.0, 0.0, True),
-        (11.0, 0.0, True),
-        (14.9, 0.0, True),
-        (15.0, 0.0, False),
-        (900.0, 0.0, False),
-        # The node's clock runs ahead: it is alive for as long as it renews, and no longer.
-        (-5.0, 0.0, True),
-        (-7200.0, 14.0, True),
-        (-7200.0, 15.0, False),
+        (0.0, 0.0, "join_alive"),
+        (14.9, 14.9, "join_alive"),
+        # However old it looks by the clocks of node and server: a starved kubelet is late, and a
+        # clock may be wrong.
+        (15.0, 0.0, "join_watched"),
+        (900.0, 14.9, "join_watched"),
+        (NOW - 1, 14.9, "join_watched"),
+        # The node's clock runs ahead.
+        (-5.0, 0.0, "join_alive"),
+        (-7200.0, 14.0, "join_alive"),
     ],
 )
-def test_a_living_kubelet(age: float, unchanged: float, refused: bool) -> None:
-    refusal = judge_lease("node-1", Lease("7", NOW - age), NOW, 15.0, unchanged)
-    assert (refusal is not None) == refused
-    if refusal is not None:
-        assert refusal.cause == "join_alive"
+def test_a_kubelet_that_may_live(age: float, watched: float, cause: str) -> None:
+    lease = Lease("7", NOW - age)
+    refusal = judge_lease("node-1", lease, NOW, 15.0, watched)
+    assert refusal is not None
+    assert refusal.cause == cause
+    if cause == "join_alive":
         assert f"renewed its lease {max(age, 0):.0f} s ago" in refusal.words
+        assert refusal.wait == 0
+    else:
+        assert f"looks {age:.0f} s old" in refusal.words
+        assert refusal.wait == min(5, 15 - int(watched))
+    assert judge_lease("node-1", lease, NOW, 15.0, 15.0) is None, "watched for long enough"
+
+
+def test_a_lease_that_its_own_node_let_go() -> None:
+    assert judge_lease("node-1", Lease("7", 0.0), NOW, 15.0) is None
+    # Not what a kubelet writes whose clock begins with the epoch.
+    for renewed in (0.000001, 1.0, -1.0):
+        assert cause_of(judge_lease("node-1", Lease("7", renewed), NOW, 15.0)) == "join_watched"
 
 
 def test_a_kubelet_that_renews_more_rarely() -> None:
     lease = Lease("7", NOW - 30.0, 120.0)  # each 30 seconds
-    assert judge_lease("node-1", lease, NOW, 15.0) is not None
-    assert judge_lease("node-1", lease, NOW + 5.0, 15.0) is None
-    assert judge_lease("node-1", dataclasses.replace(lease, duration=40.0), NOW, 15.0) is None
+    assert cause_of(judge_lease("node-1", lease, NOW, 15.0, 34.9)) == "join_alive"
+    assert judge_lease("node-1", lease, NOW, 15.0, 35.0) is None
+    assert judge_lease("node-1", dataclasses.replace(lease, duration=40.0), NOW, 15.0, 15.0) is None
     assert judge_lease("node-1", None, NOW, 15.0) is None
 
 

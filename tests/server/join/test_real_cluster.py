@@ -4,35 +4,46 @@ import functools
 import http.client
 import itertools
 import json
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from rack.controlplane import ControlPlane, JoinFacts
 from rack.kubernetes.source import build
 from rack.namespace import Namespace
-from rack.network import set_up_network
+from rack.network import SERVER_IP, SUBNET, host_argv, plug_in, set_up_network
+from rack.process import wait_for
+from rack.server import BOOTFARM
 from server.doctor.joining import check_join
 from server.doctor.target import Survey, Target
 from server.farm.join import Join
 from server.join.cluster import CSRS, SIGNER, Cluster
 from server.join.issuer import Certificate, Issuer, Order, Outcome
 from server.join.policy import Refusal
+from server.join.request import parse_request
 from server.join.rights import DANGEROUS, NEEDED
 from server.kubernetes.api import Api
 from server.kubernetes.kubeconfig import open_kubeconfig
 from tests.server.join.account import K8S, apply_account, make_kubeconfig
-from tests.server.join.cluster import MAC, make_request
+from tests.server.join.cluster import FORM, MAC, encode_form, make_csr, make_request
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+HOUSE = Path(__file__).parents[3]
+BOOTFARM_LIB = HOUSE / "imagebuild/rootfs/usr/lib/bootfarm"
+IP = "10.9.0.11"
 Right = tuple[str, str, str, str, str]
 """Verb, API group, resource with its subresource, namespace, name."""
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -59,6 +70,7 @@ class RealCluster:
     facts: JoinFacts
     account: Api
     admin: Api
+    kubeconfig: Path
 
     def inside(self, do: Callable[[], Any]) -> Any:
         """What `do` gives, in the machines' network."""
@@ -93,13 +105,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
             facts,
             open_kubeconfig(kubeconfig),
             open_kubeconfig(control_plane.kubeconfig),
+            kubeconfig,
         )
     finally:
         namespace.close()
 
 
 def order(node: str = "node-1", boot: str = "") -> Order:
-    return Order("10.9.0.11", MAC, make_request(node, boot or str(uuid.uuid4())))
+    return Order(IP, MAC, make_request(node, boot or str(uuid.uuid4())))
 
 
 class Reviewer:
@@ -246,6 +259,117 @@ def test_a_living_kubelets_lease(cluster: RealCluster) -> None:
     assert refused.cause == "join_alive"
     cluster.inside(lambda: cluster.admin.call("DELETE", f"{path}/node-9"))
     assert isinstance(cluster.inside(lambda: cluster.issuer().issue(order("node-9"))), Certificate)
+
+
+EXPIRE = """
+. "$1/lib/kube.sh"
+expire_lease "https://$2" "$3" "$4/out" --cacert "$4/ca.pem" --cert "$4/cert.pem" --key "$4/key.pem"
+"""
+
+
+def test_a_lease_is_watched_unless_its_own_node_lets_it_go(
+    cluster: RealCluster, tmp_path: Path
+) -> None:
+    """The node's own shell, with the certificate of a kubelet, before the real authorizer."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = encode_form(str(uuid.uuid4()), make_csr("node-8", key=key))
+    first = cluster.inside(
+        lambda: cluster.issuer().issue(Order(IP, MAC, parse_request(FORM, form)))
+    )
+    assert isinstance(first, Certificate), first
+    (tmp_path / "ca.pem").write_text(first.authority)
+    (tmp_path / "cert.pem").write_text(first.pem)
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+    for name in ("node-8", "node-9"):
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": "kube-node-lease"},
+            "spec": {"leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"},
+        }
+        assert cluster.inside(lambda body=lease: cluster.admin.call("POST", path, body))[0] == 201
+
+    def let_go(name: str) -> str:
+        words = (str(BOOTFARM_LIB), cluster.facts.api, name, str(tmp_path))
+        return cluster.namespace.run(["sh", "-c", EXPIRE, "node", *words])
+
+    issuer = cluster.issuer()
+    outcome = cluster.inside(lambda: issuer.issue(order("node-8")))
+    assert isinstance(outcome, Refusal)
+    assert (outcome.cause, outcome.wait) == ("join_watched", 5)
+    # Somebody else's certificate lets go of nothing.
+    assert let_go("node-9") == "403"
+    outcome = cluster.inside(lambda: issuer.issue(order("node-9")))
+    assert isinstance(outcome, Refusal)
+    assert outcome.cause == "join_watched"
+    assert let_go("node-8") == "200"
+    assert isinstance(cluster.inside(lambda: issuer.issue(order("node-8"))), Certificate)
+
+
+RACERS = 4
+PORTS = (8080, 8081)
+
+
+def test_40_races_over_http_never_give_two(cluster: RealCluster, tmp_path: Path) -> None:
+    """Two servers of their own processes, and machines of the inventory that ask both at once."""
+    macs = [f"02:00:00:00:0a:0{number}" for number in range(RACERS)]
+    kubeconfig = tmp_path / "join.kubeconfig"
+    kubeconfig.write_text(cluster.kubeconfig.read_text())
+    config = {
+        "inventory": [{"mac": mac, "hostname": f"http-{mac[-1]}"} for mac in macs],
+        "join": {"certificates": True, "kubeconfig": str(kubeconfig)},
+    }
+    (tmp_path / "farm.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "lts.conf").write_text("[default]\n")
+    (tmp_path / "store").mkdir()
+    before = cluster.count()
+    for port in PORTS:
+        argv = [
+            *(*BOOTFARM, "serve", "--services", "http", "--http-port", str(port)),
+            *("--store", str(tmp_path / "store"), "--lts-conf", str(tmp_path / "lts.conf")),
+            *("--config", str(tmp_path / "farm.yaml"), "--state", str(tmp_path / str(port))),
+        ]
+        server = cluster.namespace.start(f"server {port}", argv, tmp_path / f"{port}.log")
+
+        def answers(port: int = port) -> bool:
+            try:
+                cluster.namespace.connect(SERVER_IP, port, 1.0).close()
+            except OSError:
+                return False
+            return True
+
+        wait_for(answers, 60, f"the server on port {port}", processes=(server,))
+    urls = [f"http://{SERVER_IP}:{port}/join" for port in PORTS]
+    with ThreadPoolExecutor(RACERS) as pool:
+        said = list(pool.map(lambda mac: race_over_http(cluster, tmp_path, mac, urls), macs))
+    races = [json.loads(line) for lines in said for line in lines.splitlines()]
+    assert len(races) == 40
+    for race in races:
+        assert len(race["certificates"]) == 1, race
+        assert sorted(race["statuses"]) == ([200, 200] if race["same"] else [200, 409]), race
+        assert set(race["causes"]) == ({""} if race["same"] else {"", "join_twice"}), race
+    assert len({certificate for race in races for certificate in race["certificates"]}) == 40
+    assert cluster.count() == before + 40
+
+
+def race_over_http(cluster: RealCluster, directory: Path, mac: str, urls: list[str]) -> str:
+    """A machine of that MAC races ten times; what it prints."""
+    cable, pid_file = f"racer{mac[-1]}", directory / f"{mac[-1]}.pid"
+    address = f"10.9.150.{mac[-1]}1/{SUBNET.prefixlen}"
+    argv = host_argv(pid_file, cable, (address,), ["sleep", "900"])
+    machine = cluster.namespace.start(cable, argv, directory / f"{cable}.log")
+    wait_for(pid_file.exists, 30, "the racing machine", processes=(machine,), interval=0.05)
+    plug_in(cluster.namespace, pid_file, cable)
+    enter = ["nsenter", "--target", pid_file.read_text().strip(), "--net"]
+    cluster.namespace.run([*enter, "ip", "link", "set", "dev", cable, "address", mac])
+    return cluster.namespace.run(
+        [*enter, sys.executable, "-m", "tests.e2e.racer", f"http-{mac[-1]}", "10", *urls],
+        env={"PYTHONPATH": str(HOUSE)},
+        timeout=600.0,
+    )
 
 
 def test_without_k8s_join_it_says_so(cluster: RealCluster, tmp_path: Path) -> None:

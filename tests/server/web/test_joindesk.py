@@ -203,6 +203,22 @@ def test_a_living_kubelet_and_what_is_told_of_it(site: Site) -> None:
     assert len(site.node().past) == 0
 
 
+def test_a_lease_that_is_watched_is_no_failure(site: Site) -> None:
+    site.begin()
+    site.api.leases["node-1"] = {
+        "metadata": {"resourceVersion": "1"},
+        "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"},
+    }
+    response = site.ask(make_csr("node-1"))
+    assert response.status == 403
+    found = fields(response)
+    assert (found["cause"], found["wait"]) == ("join_watched", "5")
+    event = site.events[-1]
+    assert (event.phase, event.detail["status"]) == ("watched", "start")
+    assert event.detail["message"] == found["words"]
+    assert site.node().boot.error() == ""
+
+
 def test_the_cluster_is_away(site: Site) -> None:
     site.begin()
     site.api.settings["down"] = True
@@ -250,6 +266,7 @@ def test_each_refusal_has_its_status() -> None:
     statuses = {cause: render_refusal(cause, "x").status for cause in CAUSES["join"]}
     assert statuses == {
         **dict.fromkeys(("join_off", "join_not_listed", "join_name", "join_alive"), 403),
+        "join_watched": 403,
         "join_request": 400,
         "join_twice": 409,
         "join_limit": 429,

@@ -38,7 +38,8 @@ answer_field() {
 }
 
 # ask_for_certificate DIR: ca.pem and cert.pem in DIR, the API server in join_server. Fails with a
-# reason on standard output, and its cause in DIR/cause.
+# reason on standard output, its cause in DIR/cause, and in DIR/wait the seconds after which the
+# boot server says that it is worth asking again.
 ask_for_certificate() {
     ask_url=http://$(state_get server):$(state_get http || echo 8080)/join
     ask_boot=$(state_get boot-id)
@@ -69,6 +70,7 @@ ask_for_certificate() {
         ask_words=$(answer_field "$1/answer" words)
         if [ -n "$ask_words" ]; then
             answer_field "$1/answer" cause | tr -cd 'a-z_' >"$1/cause"
+            answer_field "$1/answer" wait | tr -cd 0-9 >"$1/wait"
             echo "no certificate: $ask_words"
         else
             echo "the boot server gives no certificates (HTTP $ask_code; is it older than this image?)"

@@ -39,6 +39,18 @@ mark_node() {
         --data-binary "@$mark_patch" "$@"
 }
 
+# expire_lease SERVER NODE OUTPUT [CURL OPTIONS]: lets go of the own kubelet's lease: a renewTime
+# with which no kubelet renews. The boot server then knows at once that it does not run. Only the
+# node's own credentials may do so. Prints the HTTP status.
+expire_lease() {
+    expire_url=$1/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/$2
+    expire_output=$3
+    shift 3
+    kube_call PATCH "$expire_url" "$expire_output" \
+        --header 'Content-Type: application/merge-patch+json' \
+        --data '{"spec":{"renewTime":"1970-01-01T00:00:00.000000Z"}}' "$@"
+}
+
 # kubeadm's name for this node, unless --node-name says another.
 own_node_name() {
     uname -n | tr '[:upper:]' '[:lower:]'

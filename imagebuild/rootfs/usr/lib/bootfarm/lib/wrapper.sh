@@ -96,6 +96,7 @@ remove_leftovers() {
 prepare() {
     : >"$1/reason"
     : >"$1/cause"
+    : >"$1/wait"
     if [ -n "$JOIN_BARE" ]; then
         prepare_certificate "$1"
         return
@@ -226,7 +227,13 @@ try_join() {
     case $try_code in
     0) ;;
     1) echo "the own Node is not marked: $try_reason" ;;
-    2) return 1 ;;
+    2)
+        case $try_cause in
+        # Perhaps it is the kubelet that a try before started: it would renew the lease for ever.
+        join_alive | join_watched) remove_leftovers ;;
+        esac
+        return 1
+        ;;
     *) return 2 ;;
     esac
     remove_leftovers
@@ -247,6 +254,19 @@ mends() {
     [ -s "$BOOTFARM_STATE/kubelet-mended" ] || return 0
     printf '; the kubelet-config of the cluster names '
     sort -u "$BOOTFARM_STATE/kubelet-mended" | tr '\n' ';' | sed 's/;$//;s/;/; /g'
+}
+
+# watch_lease DIR: waits for as long as the boot server says, which watches whether a kubelet of
+# this name renews its lease. That is no failure, and counts as the same try.
+watch_lease() {
+    watch_wait=$(cat "$1/wait")
+    case $watch_wait in
+    [1-9] | [1-5][0-9]) ;;
+    *) watch_wait=$WAIT_SECONDS ;;
+    esac
+    echo "kubeadm join, try $join_try: $try_reason; again in $watch_wait s" >&2
+    report join start "try $join_try: waits: $try_reason; again in $watch_wait s" join_watched
+    sleep "$watch_wait"
 }
 
 # join KUBEADM ARGS: tries until joined or refused.
@@ -273,6 +293,10 @@ join() {
             return 1
             ;;
         esac
+        if [ "$try_cause" = join_watched ]; then
+            watch_lease "$join_dir"
+            continue
+        fi
         echo "kubeadm join, try $join_try: $try_reason; again in $join_wait s" >&2
         report join error "try $join_try: $try_reason; again in $join_wait s" "$try_cause"
         sleep "$join_wait"
