@@ -1,12 +1,17 @@
-"""Rules for joining Kubernetes: what the kubeadm wrapper reports of each try."""
+"""Rules for joining Kubernetes: what the kubeadm wrapper reports of each try.
 
+What the wrapper itself finds comes as a cause. The patterns here are for what others said
+(kubeadm, kubelet, curl), which it hands on as the fact `said`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from server.diagnosis.case import Case, name_count, search
 from server.diagnosis.rule import Rule, Values
 from server.quantities import name_span
 
-_TRY: Final = r"^try \d+: "
 _NEW_LINE: Final = (
     "make a new one where admin.conf is: `kubeadm token create --print-join-command`",
     "put the printed line into lts.conf (RCFILE_*, or the secrets of its template)",
@@ -14,40 +19,74 @@ _NEW_LINE: Final = (
 )
 
 
-def failure(case: Case) -> tuple[str, float, int] | None:
-    """The last try to join that failed, unless one succeeded since: its words, when, how many
-    failed.
+_OPEN: Final = ("", "join_away")
+"""Causes with which others' words may still say more."""
 
-    A try that is under way does not hide the one before it.
+
+@dataclass(frozen=True)
+class Failure:
+    """The last try to join that failed. text: the wrapper's words for people.
+
+    said: what others said of it; of an image that tells no such thing the whole text. cause: a
+    word of server.causes, or "". since: when. tries: how many failed since one succeeded.
     """
+
+    text: str
+    said: str
+    cause: str
+    since: float
+    tries: int
+
+    def values(self) -> Values:
+        """What the rules' words are filled with."""
+        return {"what": self.text, "since": self.since, "tries": name_count(self.tries)}
+
+
+def find_failure(case: Case) -> Failure | None:
+    """The last failure, unless a try succeeded since. One that is under way does not hide it."""
     phase = case.phase("join")
     if phase is None or not phase.errors or phase.error_cause == "join_watched":
         return None
-    return phase.error, phase.error_at, phase.errors
+    text = _strip(phase.error)
+    said = str(case.boot.facts.get("said", text))
+    return Failure(text, said, phase.error_cause, phase.error_at, phase.errors)
 
 
-def _search(case: Case, pattern: str) -> Values | None:
-    found = failure(case)
-    if found is None:
-        return None
-    text, since, tries = found
-    if not search(pattern, text):
-        return None
-    words = text
-    if match := search(_TRY, words):
+def _strip(words: str) -> str:
+    """Without which try it was and when the next one is."""
+    if match := search(r"^try \d+: ", words):
         words = words[match.end() :]
     words = words.removesuffix("; not trying again")
     if match := search(r"; again in \d+ s$", words):
         words = words[: match.start()]
-    return {"what": words, "since": since, "tries": name_count(tries)}
+    return words
+
+
+def _find(case: Case, cause: str = "", pattern: str | None = None) -> Failure | None:
+    """The last failure, if it has that cause, or if others' words decide and have the pattern."""
+    found = find_failure(case)
+    if found is None or (cause and found.cause == cause):
+        return found
+    if pattern is None or found.cause not in _OPEN:
+        return None
+    return found if search(pattern, found.said) else None
+
+
+def _holds(cause: str = "", pattern: str | None = None) -> Callable[[Case], Values | None]:
+    """A rule's condition: by its cause, or by others' words."""
+
+    def match(case: Case) -> Values | None:
+        found = _find(case, cause, pattern)
+        return None if found is None else found.values()
+
+    return match
 
 
 def _token_expired(case: Case) -> Values | None:
-    values = _search(case, "token refused|JWS|token id .* is invalid|Unauthorized|HTTP 401")
-    if values is None:
+    found = _find(case, "join_token", "JWS|token id .* is invalid|Unauthorized")
+    if found is None:
         return None
-    match = search(r"has no token ([a-z0-9]{6})\b", str(values["what"]))
-    token = match[1] if match else ""
+    token = str(case.boot.facts.get("bootstrap", ""))
     ended = case.farm.tokens.get(token)
     if ended is None:
         worked = _last_success(case, token)
@@ -61,92 +100,66 @@ def _token_expired(case: Case) -> Values | None:
         state = f"token expired {name_span(case.now - ended)} ago"
     else:
         state = f"token refused, though it ends only in {name_span(ended - case.now)}"
-    return {**values, "state": state, "token": token or "of its RCFILE_* line"}
+    return {**found.values(), "state": state, "token": token or "of its RCFILE_* line"}
 
 
 def _last_success(case: Case, token: str) -> float | None:
     """When this machine last joined with this token, as the timeline of its earlier boots says."""
     for boot in reversed(case.node.past):
         phase = boot.phases.get("join")
-        if phase is not None and phase.status == "ok" and f"(token {token})" in phase.detail:
+        if phase is not None and phase.status == "ok" and boot.facts.get("bootstrap") == token:
             return phase.last
     return None
 
 
-def _ca_hash(case: Case) -> Values | None:
-    return _search(case, "CA hash refused|are pinned")
-
-
-def _clock(case: Case) -> Values | None:
-    return _search(case, "not yet valid|certificate has expired|clock|is before|is after")
-
-
-def _x509(case: Case) -> Values | None:
-    return _search(case, "x509|certificate")
-
-
 def _kubelet_words(case: Case) -> Values | None:
-    values = _search(case, "^try [0-9]+: kubelet does not run: ")
-    if values is None:
+    found = find_failure(case)
+    if found is None or found.cause != "join_kubelet":
         return None
-    return {**values, "words": str(values["what"]).removeprefix("kubelet does not run: ")}
+    return {**found.values(), "words": found.said}
 
 
 def _swap(case: Case) -> Values | None:
-    return _search(case, "kubelet does not run: .*running with swap on")
+    values = _kubelet_words(case)
+    return values if values and search("running with swap on", str(values["words"])) else None
 
 
 def _kubelet_option(case: Case) -> Values | None:
-    values = _search(
-        case,
-        "kubelet does not run: .*(unknown flag|feature gate|cannot set feature gate)",
-    )
+    values = _kubelet_words(case)
     if values is None:
         return None
     match = search(
-        r"(unknown flag: \S+|(?:unrecognized|unknown) feature gate: \S+|feature gate.*)",
-        str(values["what"]),
+        r"(unknown flag: \S+|(?:unrecognized|unknown) feature gate: \S+|(?:cannot set )?feature"
+        r" gate.*)",
+        str(values["words"]),
     )
-    return {**values, "words": match[1] if match else values["what"]}
+    return {**values, "words": match[1]} if match else None
 
 
 def _sockets(case: Case) -> Values | None:
-    values = _search(case, "found multiple CRI (?:endpoints|sockets)")
-    if values is None:
+    found = _find(case, pattern="found multiple CRI (?:endpoints|sockets)")
+    if found is None:
         return None
-    match = search(r"CRI (?:endpoints|sockets).*?: *(\S*/\S+, \S*/.*)$", str(values["what"]))
-    return {**values, "sockets": match[1] if match else "see below"}
+    match = search(r"CRI (?:endpoints|sockets).*?: *(\S*/\S+, \S*/.*)$", found.said)
+    return {**found.values(), "sockets": match[1] if match else "see below"}
 
 
 def _runtime(case: Case) -> Values | None:
-    values = _search(
+    found = _find(
         case,
-        r"could not connect to the container runtime|container runtime is not running"
+        pattern=r"could not connect to the container runtime|container runtime is not running"
         r"|validate service connection|unknown service runtime\.v1",
     )
-    if values is None:
+    if found is None:
         return None
-    text = str(values["what"])
-    match = search(r"dial unix (\S+?):|endpoint \"(?:unix://)?([^\"]+)\"", text)
+    match = search(r"dial unix (\S+?):|endpoint \"(?:unix://)?([^\"]+)\"", found.said)
     socket = (match[1] or match[2]) if match else "its socket"
     answer = "does not answer"
-    if search("no such file or directory", text):
+    if search("no such file or directory", found.said):
         answer = "is not there"
-    elif search("Unimplemented|unknown service", text):
+    elif search("Unimplemented|unknown service", found.said):
         answer = "speaks no CRI (its plugin is disabled)"
-    return {**values, "socket": socket, "answer": answer}
-
-
-def _skew(case: Case) -> Values | None:
-    return _search(
-        case,
-        r"kubelet version is (?:higher|lower)|the kubelet version|\[ERROR KubeletVersion\]"
-        r"|only supports deploying clusters with the control plane version",
-    )
-
-
-def _not_approved(case: Case) -> Values | None:
-    return _search(case, "waiting for TLS bootstrap|was not approved and signed")
+    return {**found.values(), "socket": socket, "answer": answer}
 
 
 _KUBELET_PORT: Final = r"waiting for the kubelet to start|127\.0\.0\.1:10248|localhost:10248"
@@ -154,58 +167,47 @@ _KUBELET_PORT: Final = r"waiting for the kubelet to start|127\.0\.0\.1:10248|loc
 
 
 def _unreachable(case: Case) -> Values | None:
-    if _search(case, _KUBELET_PORT):
+    if _find(case, pattern=_KUBELET_PORT):
         return None
-    values = _search(
+    found = _find(
         case,
-        "no answer from the API server|connection refused|connect: |i/o timeout|no route to host"
+        "join_away",
+        "connection refused|connect: |i/o timeout|no route to host"
         "|could not resolve|no such host|context deadline exceeded|TLS handshake timeout"
         "|Client.Timeout|request canceled|network is unreachable"
         "|identity of the API Server: timed out",
     )
-    if values is None:
+    if found is None:
         return None
-    text = str(values["what"])
-    match = search(r"connect to (\S+) port (\d+)", text) or search(
-        r"dial tcp ([0-9.]+|\[[0-9a-f:]+\]):(\d+)", text
+    match = search(r"connect to (\S+) port (\d+)", found.said) or search(
+        r"dial tcp ([0-9.]+|\[[0-9a-f:]+\]):(\d+)", found.said
     )
     place = f" at {match[1]} port {match[2]}" if match else ""
-    return {**values, "place": place}
+    return {**found.values(), "place": place}
 
 
 def _name_used(case: Case) -> Values | None:
-    values = _search(
-        case, 'a Node with name .* already exists|node with name .* and status "Ready"'
+    found = _find(
+        case, pattern='a Node with name .* already exists|node with name .* and status "Ready"'
     )
-    if values is None:
+    if found is None:
         return None
-    match = search(r'name "?([^" ]+)"?', str(values["what"]))
-    return {**values, "name": match[1] if match else (case.node.hostname or "its name")}
+    match = search(r'name "?([^" ]+)"?', found.said)
+    return {**found.values(), "name": match[1] if match else (case.node.hostname or "its name")}
 
 
 def _preflight(case: Case) -> Values | None:
-    values = _search(case, r"\[ERROR [^\]]+\]")
-    if values is None:
+    found = _find(case, pattern=r"\[ERROR [^\]]+\]")
+    if found is None:
         return None
-    match = search(r"\[ERROR ([^\]]+)\]:? *(.*)", str(values["what"]))
+    match = search(r"\[ERROR ([^\]]+)\]:? *(.*)", found.said)
     assert match is not None
-    return {**values, "test": match[1], "words": match[2] or "no more was said"}
-
-
-def _command(case: Case) -> Values | None:
-    return _search(case, "command line refused|unknown flag")
-
-
-def _forbidden(case: Case) -> Values | None:
-    return _search(case, "forbidden|HTTP 403")
-
-
-def _kubelet(case: Case) -> Values | None:
-    return _search(case, "kubelet|timed out waiting|crisocket")
+    return {**found.values(), "test": match[1], "words": match[2] or "no more was said"}
 
 
 def _failed(case: Case) -> Values | None:
-    return _search(case, "")
+    found = find_failure(case)
+    return None if found is None else found.values()
 
 
 RULES: Final = (
@@ -296,7 +298,11 @@ RULES: Final = (
             "`kubectl version` against kubelet's version in `bootfarm images list`",
             "another image for this machine: IMAGE in lts.conf; or upgrade the control plane first",
         ),
-        match=_skew,
+        match=_holds(
+            pattern=r"kubelet version is (?:higher|lower)|the kubelet version"
+            r"|\[ERROR KubeletVersion\]"
+            r"|only supports deploying clusters with the control plane version"
+        ),
     ),
     Rule(
         id="not-approved",
@@ -311,7 +317,7 @@ RULES: Final = (
             "`kubeadm init phase bootstrap-token` makes the bindings that approve by themselves",
             "does kube-controller-manager run, with the cluster's signing key?",
         ),
-        match=_not_approved,
+        match=_holds(pattern="waiting for TLS bootstrap"),
     ),
     Rule(
         id="token-expired",
@@ -338,7 +344,7 @@ RULES: Final = (
             "does the join line name the address of the right cluster?",
             *_NEW_LINE,
         ),
-        match=_ca_hash,
+        match=_holds("join_ca", "are pinned"),
     ),
     Rule(
         id="clock-skew",
@@ -354,7 +360,7 @@ RULES: Final = (
             "`kubeadm certs check-expiration` on the control plane",
             "TIMESERVER in lts.conf",
         ),
-        match=_clock,
+        match=_holds(pattern="not yet valid|certificate has expired|clock|is before|is after"),
     ),
     Rule(
         id="api-unreachable",
@@ -415,7 +421,7 @@ RULES: Final = (
             "quotes and line ends of the RCFILE_* line in lts.conf",
             "flags that this version of kubeadm does not have",
         ),
-        match=_command,
+        match=_holds("join_line", "unknown flag"),
     ),
     Rule(
         id="join-forbidden",
@@ -429,7 +435,7 @@ RULES: Final = (
             "`kubeadm init phase bootstrap-token` on the control plane makes it anew",
             "the token's groups: system:bootstrappers:kubeadm:default-node-token",
         ),
-        match=_forbidden,
+        match=_holds("join_forbidden", "forbidden"),
     ),
     Rule(
         id="join-certificate",
@@ -444,7 +450,7 @@ RULES: Final = (
             " (`openssl s_client -connect ADDRESS:6443`)",
             "a proxy in between: NO_PROXY",
         ),
-        match=_x509,
+        match=_holds(pattern="x509|certificate"),
     ),
     Rule(
         id="kubelet-failed",
@@ -459,7 +465,7 @@ RULES: Final = (
             "kubelet's and the runtime's cgroup driver must be the same (systemd)",
             "swap must be off",
         ),
-        match=_kubelet,
+        match=_holds(pattern="kubelet|timed out waiting|crisocket"),
     ),
     Rule(
         id="join-failed",

@@ -14,7 +14,7 @@ FACTS = (
     *("firmware", "architecture", "uuid", "dhcp_server", "address", "relay"),
     *("memory", "serial", "panic", "cards"),
     *("ram_image", "ram_system", "ram_free", "ram_total"),
-    *("rcfile", "exit", "last"),
+    *("rcfile", "exit", "last", "said", "bootstrap"),
     *("join_issued", "join_ms", "join_until", JOIN_KEYS),
 )
 """What a boot remembers of its events: of DHCP's, and of the node's own words."""

@@ -13,7 +13,10 @@ PHASES = frozenset(phases.PHASES[phases.PHASES.index("initramfs") :])
 """Those that the node itself sees; the ones before them are firmware's and loader's."""
 STATUSES = frozenset(("start", "ok", "error"))
 FACTS = frozenset(
-    ("cards", "ram_image", "ram_system", "ram_free", "ram_total", "rcfile", "exit", "last")
+    (
+        *("cards", "ram_image", "ram_system", "ram_free", "ram_total", "rcfile", "exit", "last"),
+        *("said", "bootstrap"),
+    )
 )
 """What a cause is about, where it is about something; docs/contracts.md says which."""
 FIELDS = FACTS | {SPACE, "mac", "phase", "status", "detail", "boot", "memory", "serial", "cause"}

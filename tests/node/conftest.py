@@ -117,6 +117,7 @@ class Node:
 class Server:
     """A bootfarm server's HTTP as a node sees it: `answers` by path, `beacons` as they came.
 
+    unknown: fields of a beacon that are refused, as an older server does.
     join: answers `POST /join` from its fields: status and text.
     """
 
@@ -124,6 +125,7 @@ class Server:
         self.answers: dict[str, bytes] = {}
         self.beacons: list[dict[str, str]] = []
         self.asked: list[str] = []
+        self.unknown: set[str] = set()
         self.join: Callable[[dict[str, str]], tuple[int, str]] | None = None
         outer = self
 
@@ -151,6 +153,9 @@ class Server:
                     return
                 if self.path != "/beacon":
                     self.send_error(404)
+                    return
+                if outer.unknown & set(fields):
+                    self.send_error(400)
                     return
                 outer.beacons.append(fields)
                 self.send_response(204)

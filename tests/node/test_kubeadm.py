@@ -20,6 +20,11 @@ from tests.node.joining import Join
 pytestmark = pytest.mark.integration
 
 
+def cause_of(beacon: dict[str, str]) -> tuple[str, str, str]:
+    """Of a try that failed: its cause, what others said, the public half of the token."""
+    return beacon.get("cause", ""), beacon["said"], beacon["bootstrap"]
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -108,9 +113,13 @@ def test_tries_again_and_cleans_up_after_a_try_that_failed(
     done = join.run(*join.line())
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(join.tries()) == 3
-    errors = [b["detail"] for b in server.beacons if b["status"] == "error"]
+    errors = [b for b in server.beacons if b["status"] == "error"]
     reason = "error execution phase kubelet-start: timed out waiting for the condition"
-    assert errors == [f"try 1: {reason}; again in 5 s", f"try 2: {reason}; again in 10 s"]
+    assert [b["detail"] for b in errors] == [
+        f"try 1: {reason}; again in 5 s",
+        f"try 2: {reason}; again in 10 s",
+    ]
+    assert {cause_of(b) for b in errors} == {("", reason, "abcdef")}
     assert node.read("slept").split() == ["5", "10"]
     assert "stop kubelet" in node.read("systemctl.log")
     assert "kubelet says why" in done.stdout
@@ -145,16 +154,18 @@ def test_wrong_ca_hash_fails_at_once(join: Join, served: Callable[[], Any]) -> N
     assert join.api.ca_hash() in done.stderr
     assert server.beacons[-1]["status"] == "error"
     assert "not trying again" in server.beacons[-1]["detail"]
+    assert cause_of(server.beacons[-1]) == ("join_ca", "", "abcdef")
 
 
 def test_unknown_token_fails_after_the_clusters_signer_had_time(
     join: Join, node: Any, served: Callable[[], Any]
 ) -> None:
-    served()
+    server = served()
     done = join.run(*join.line(token="zzzzzz.0123456789abcdef"))
     assert done.returncode == 1
     assert join.tries() == []
     assert "token refused: the cluster has no token zzzzzz" in done.stderr
+    assert cause_of(server.beacons[-1]) == ("join_token", "", "zzzzzz")
     assert node.read("slept").split() == ["5", "10"]
 
 
@@ -181,19 +192,23 @@ def test_token_whose_secret_is_wrong_is_refused(join: Join) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "why"),
+    ("says", "why", "cause"),
     [
-        ('none of the public keys "sha256:1" are pinned', "CA hash refused"),
-        ("failed to verify JWS signature of received cluster info object", "token refused"),
-        ("unknown flag: --tokn", "command line refused"),
+        ('none of the public keys "sha256:1" are pinned', "CA hash refused", "join_ca"),
+        ("failed to verify JWS signature of received object", "token refused", "join_token"),
+        ("unknown flag: --tokn", "command line refused", "join_line"),
     ],
 )
-def test_refusals_that_only_kubeadm_sees(join: Join, says: str, why: str) -> None:
+def test_refusals_that_only_kubeadm_sees(
+    join: Join, served: Callable[[], Any], says: str, why: str, cause: str
+) -> None:
+    server = served()
     join.kubeadm(f"echo 'error: {says}' >&2; exit 1")
     done = join.run(*join.line())
     assert done.returncode == 1
     assert why in done.stderr
     assert len(join.tries()) == 1
+    assert cause_of(server.beacons[-1]) == (cause, f"error: {says}", "abcdef")
 
 
 def test_api_server_that_is_away_is_waited_for_without_kubeadm(
@@ -207,6 +222,9 @@ def test_api_server_that_is_away_is_waited_for_without_kubeadm(
     assert join.tries() == []
     assert node.read("slept").split() == ["5", "10", "20"]
     assert "no answer from the API server" in server.beacons[1]["detail"]
+    cause, said, _ = cause_of(server.beacons[1])
+    assert cause == "join_away"
+    assert said.startswith("curl: (7) ")
 
 
 def test_node_name_and_equals_signs(join: Join) -> None:
@@ -528,8 +546,10 @@ def test_why_kubelet_ended_is_told_and_not_that_kubeadm_waited(
     )
     assert join.run(*join.line()).returncode == 0
     words = "kubelet does not run: running with swap on is not supported, please disable swap"
-    errors = [b["detail"] for b in server.beacons if b["status"] == "error"]
-    assert errors == [f"try 1: {words}; again in 5 s"]
+    (error,) = [b for b in server.beacons if b["status"] == "error"]
+    assert error["detail"] == f"try 1: {words}; again in 5 s"
+    said = words.removeprefix("kubelet does not run: ")
+    assert cause_of(error) == ("join_kubelet", said, "abcdef")
 
 
 SANDBOX = (

@@ -103,7 +103,7 @@ def test_report_fits_into_the_servers_4_kib(node: Any, served: Callable[[], Any]
     node.script("report", "root", "error", "é" * 5000, "exit", *facts)
     (beacon,) = server.beacons
     assert len(beacon["detail"].encode(errors="replace")) <= 1000
-    assert len(beacon["last"].encode(errors="replace")) <= 200
+    assert len(beacon["last"].encode(errors="replace")) <= 300
     assert len(urllib.parse.urlencode(beacon)) <= 4096
 
 
@@ -115,6 +115,19 @@ def test_report_carries_a_cause_and_its_facts(node: Any, served: Callable[[], An
     assert (beacon["cause"], beacon["rcfile"], beacon["last"]) == ("exit", "RCFILE_1", last)
     node.script("report", "root", "error", "words", "")
     assert "cause" not in server.beacons[1]
+
+
+def test_a_server_that_does_not_know_a_fact_gets_the_report_without(
+    node: Any, served: Callable[[], Any]
+) -> None:
+    server = served()
+    server.unknown.add("said")
+    node.script("report", "join", "error", "words", "join_token", "said=x", "bootstrap=y")
+    node.script("report", "rcfile", "error", "words", "exit", "exit=1")
+    first, second = server.beacons
+    assert (first["detail"], first["cause"]) == ("words", "join_token")
+    assert not {"said", "bootstrap"} & set(first)
+    assert second["exit"] == "1"
 
 
 def test_report_never_fails(node: Any) -> None:

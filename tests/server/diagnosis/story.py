@@ -99,6 +99,12 @@ class Story:
         self.to_systemd(root, **facts).beacon("rcfile", "RCFILE_07_JOIN", status="start")
         return self.beacon("join", "try 1", status="start")
 
+    def failed_join(self, cause: str = "", said: str = "", bootstrap: str = "") -> "Story":
+        """A try that failed, as the wrapper tells it; said: what others said of it."""
+        words = f"try 1: {said or cause or 'no reason'}; again in 5 s"
+        facts = {"cause": cause, "said": said, "bootstrap": bootstrap}
+        return self.beacon("join", words, "error", **facts)
+
     def to_ready(self, root: str = "live NBD", **facts: str) -> "Story":
         self.to_join(root, **facts).beacon("join", "try 1: joined as node-1")
         self.beacon("rcfile", "RCFILE_07_JOIN: exit 0").all_lines()

@@ -78,7 +78,7 @@ def test_what_a_node_says_is_never_a_template() -> None:
 
 
 def test_a_finding_ends_with_the_next_boot() -> None:
-    story = Story().to_join().beacon("join", "try 1: no answer from the API server: x", "error")
+    story = Story().to_join().failed_join("join_away")
     assert story.rule() == "api-unreachable"
     story.to_menu()
     assert story.rule() is None

@@ -10,10 +10,6 @@ TOO_LARGE = {
     "cause": "too_large",
     **{"ram_image": "1894", "ram_system": "256", "ram_free": "1741", "ram_total": "2048"},
 }
-NO_TOKEN = (
-    "try 3: token refused: the cluster has no token abcdef (expired, or never made); not trying"
-    " again"
-)
 
 
 def test_bios_loader_on_a_uefi_machine_by_option_93() -> None:
@@ -136,7 +132,7 @@ def test_another_trouble_with_the_root_is_not_the_port() -> None:
 
 
 def test_token_expired() -> None:
-    story = Story().to_join().beacon("join", NO_TOKEN, "error")
+    story = Story().to_join().failed_join("join_token", bootstrap="abcdef")
     found = story.finding()
     assert found is not None
     assert found.rule == "token-expired"
@@ -148,38 +144,35 @@ def test_token_expired() -> None:
 
 def test_token_expired_says_when_that_is_known() -> None:
     farm = FarmFacts(tokens={"abcdef": START - 3 * 3600})
-    found = Story(farm).to_join().beacon("join", NO_TOKEN, "error").finding()
+    found = Story(farm).to_join().failed_join("join_token", bootstrap="abcdef").finding()
     assert found is not None
     assert found.headline == "kubeadm join: token expired 3 h ago."
     farm = FarmFacts(tokens={"abcdef": START + 3 * 3600})
-    found = Story(farm).to_join().beacon("join", NO_TOKEN, "error").finding()
+    found = Story(farm).to_join().failed_join("join_token", bootstrap="abcdef").finding()
     assert found is not None
     assert "ends only in 3 h" in found.headline
 
 
 def test_a_token_that_worked_once_says_when() -> None:
-    story = Story().to_join().beacon("join", "try 1: joined as node-1 (token abcdef)").wait(10_800)
+    story = Story().to_join().beacon("join", "try 1: joined", bootstrap="abcdef").wait(10_800)
     story.to_loader().see("beacon", "join", status="start", boot="two", detail="try 1")
-    story.see("beacon", "join", status="error", boot="two", detail=NO_TOKEN)
+    refused = {"status": "error", "boot": "two", "detail": "try 1: x", "cause": "join_token"}
+    story.see("beacon", "join", **refused, bootstrap="abcdef")
     found = story.finding()
     assert found is not None
     assert found.rule == "token-expired"
     assert found.headline == (
         "kubeadm join: token expired or deleted; with it this machine joined 3 h ago."
     )
-    other = NO_TOKEN.replace("abcdef", "fedcba")
-    story.see("beacon", "join", status="error", boot="two", detail=other)
+    story.see("beacon", "join", **refused, bootstrap="fedcba")
     found = story.finding()
     assert found is not None
     assert found.headline == "kubeadm join: token expired or never made."
 
 
 def test_api_server_unreachable_also_while_the_next_try_runs() -> None:
-    said = (
-        "try 1: no answer from the API server: curl: (7) Failed to connect to 10.9.0.20 port 6443"
-        " after 0 ms: Connection refused; again in 5 s"
-    )
-    story = Story().to_join().beacon("join", said, "error")
+    said = "curl: (7) Failed to connect to 10.9.0.20 port 6443 after 0 ms: Connection refused"
+    story = Story().to_join().failed_join("join_away", said)
     found = story.finding()
     assert found is not None
     assert found.rule == "api-unreachable"

@@ -94,17 +94,30 @@ def sections(text: str) -> dict[str, str]:
     return {name: body for name, _, body in (part.partition("\n") for part in parts)}
 
 
-def wrapper_words(recorded: dict[str, str], directory: Path) -> str:
-    """What the wrapper reports of it, by its own functions."""
+FOUND = {
+    "no answer from the API server: ": "join_away",
+    "token refused: ": "join_token",
+    "CA hash refused: ": "join_ca",
+}
+"""What the wrapper found by itself: how it says so, and the cause that goes with it
+(tests/node/test_kubeadm.py)."""
+
+
+def wrapper_report(recorded: dict[str, str], directory: Path) -> tuple[str, str, str]:
+    """What the wrapper reports of it, by its own functions: words, cause, what others said."""
     if "wrapper" in recorded:
-        return recorded["wrapper"].strip()
-    return shell(recorded, "refusal kubeadm || failure_words kubeadm kubelet", directory)
+        words = recorded["wrapper"].strip()
+        ((begin, cause),) = ((one, FOUND[one]) for one in FOUND if words.startswith(one))
+        return words, cause, words.removeprefix(begin) if cause == "join_away" else ""
+    words = shell(recorded, "judge_try . || true", directory)
+    cause, said = ((directory / name).read_text().strip() for name in ("cause", "said"))
+    return words, cause, said
 
 
 def shell(recorded: dict[str, str], command: str, directory: Path) -> str:
     """The output of a command of joinwords.sh, the parts being files of their names."""
-    for name in ("kubeadm", "kubelet"):
-        (directory / name).write_text(recorded.get(name, ""))
+    for name, part in (("join.log", "kubeadm"), ("kubelet.log", "kubelet")):
+        (directory / name).write_text(recorded.get(part, ""))
     script = f'. "{WORDS}"; {command}'
     done = subprocess.run(
         ["dash", "-c", script], cwd=directory, capture_output=True, text=True, check=True
@@ -122,9 +135,9 @@ def test_every_recording_has_its_rule() -> None:
 def test_recorded(name: str, tmp_path: Path) -> None:
     text = (RECORDED / f"{name}.log").read_text()
     assert text.startswith(f"# Kubernetes {name.partition('/')[0]}, recorded ")
-    words = wrapper_words(sections(text), tmp_path)
+    words, cause, said = wrapper_report(sections(text), tmp_path)
     assert 0 < len(words) <= 340, "a page's detail has 400 characters"
-    found = Story().to_join().beacon("join", f"try 1: {words}; again in 5 s", "error").finding()
+    found = Story().to_join().failed_join(cause, said[:300]).finding()
     assert found is not None
     assert found.rule == RULES[name], words
     assert HEADLINES.get(name, "") in found.headline
@@ -134,7 +147,7 @@ def test_recorded(name: str, tmp_path: Path) -> None:
 def test_recorded_after_the_join(name: str, tmp_path: Path) -> None:
     function, report, cause, rule, headline = AFTER_JOIN[name]
     text = (RECORDED / f"{name}.log").read_text()
-    words = shell(sections(text), f"{function} kubelet", tmp_path)
+    words = shell(sections(text), f"{function} kubelet.log", tmp_path)
     assert 0 < len(words) <= 340
     story = Story().to_ready().beacon("ready", f"{report}{words}", "error", cause=cause)
     found = story.finding()

@@ -31,6 +31,7 @@ from tests.server.diagnosis.story import BIOS, MAC, Story
 from tests.server.services.running import running
 
 SAID = "try 1: token refused: the cluster has no token abcdef (expired, or never made)"
+REFUSED = {"cause": "join_token", "said": "", "bootstrap": "abcdef"}
 
 
 class Site:
@@ -116,7 +117,7 @@ def run_against(server: http.server.HTTPServer, *words: str) -> Result:
 
 def test_nodes(site: Site) -> None:
     assert site.run("nodes").output.endswith("\n0 nodes, 0 ready, 0 with an error or stalled\n")
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("join", SAID, "error", **REFUSED)
     done = site.run("nodes")
     assert done.exit_code == 0, done.output
     assert "! kubeadm join: token expired or never made." in done.output
@@ -130,7 +131,7 @@ def test_nodes(site: Site) -> None:
 
 
 def test_nodes_as_json_is_what_the_api_has(site: Site) -> None:
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("join", SAID, "error", **REFUSED)
     (node,) = json.loads(site.run("nodes", "--json").output)
     assert node == Api(site.url).get("/api/nodes")[0]
     assert node["finding"]["rule"] == "token-expired"
@@ -138,7 +139,7 @@ def test_nodes_as_json_is_what_the_api_has(site: Site) -> None:
 
 
 def test_a_node_and_events_in_the_other_formats(site: Site) -> None:
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("join", SAID, "error", **REFUSED)
     for event in site.story.seen[-2:]:
         site.feed.record(event, site.story.node)
     whole = Api(site.url).get(f"/api/nodes/{MAC}")
@@ -184,7 +185,7 @@ def test_a_path_that_the_server_has_not_is_no_missing_node() -> None:
     ],
 )
 def test_node_by_any_of_its_names(site: Site, name: str) -> None:
-    site.story.to_join().beacon("network", serial="SN-1").beacon("join", SAID, "error")
+    site.story.to_join().beacon("network", serial="SN-1").beacon("join", SAID, "error", **REFUSED)
     done = site.run("node", name, "--events", "3")
     assert done.exit_code == 0, done.output
     assert "to check:" in done.output
@@ -237,7 +238,7 @@ def test_events(site: Site) -> None:
 
 
 def test_events_that_are_wanted(site: Site) -> None:
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("join", SAID, "error", **REFUSED)
     for event in site.story.seen:
         site.feed.record(event, site.story.node)
     (line,) = site.run("events", "--errors").stdout.splitlines()
@@ -254,7 +255,7 @@ def test_events_that_are_wanted(site: Site) -> None:
 
 
 def test_filters_are_the_servers(site: Site) -> None:
-    site.story.to_join().beacon("join", SAID, "error")
+    site.story.to_join().beacon("join", SAID, "error", **REFUSED)
     assert "node-1" in site.run("nodes", "--state", "look,ready").output
     assert "node-1" not in site.run("nodes", "--states", "ready,off").output
     assert "node-1" in site.run("nodes", "--phase", "join", "--cause", "token-expired").output

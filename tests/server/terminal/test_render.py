@@ -20,6 +20,7 @@ from server.terminal.words import make_table, name_amount, name_rate, name_secon
 from tests.server.diagnosis.story import START, Story
 
 SAID = "try 1: token refused: the cluster has no token abcdef (expired, or never made)"
+REFUSED = {"cause": "join_token", "said": "", "bootstrap": "abcdef"}
 
 
 def answer(story: Story) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def test_bar(phase: str | None, severity: str | None, bar: str) -> None:
 
 
 def test_nodes_are_a_table_and_a_count() -> None:
-    bad = Story().to_join().beacon("join", SAID, "error")
+    bad = Story().to_join().beacon("join", SAID, "error", **REFUSED)
     good = Story().to_ready()
     seen = {"mac": None, "ip": "10.9.0.99", "hostname": None, "phase": None, "finding": None}
     lines = render_nodes([answer(bad), answer(good), seen], bad.now + 90, unicode=False)
@@ -64,14 +65,14 @@ def test_nodes_are_a_table_and_a_count() -> None:
 
 
 def test_a_narrow_terminal_cuts_lines() -> None:
-    bad = answer(Story().to_join().beacon("join", SAID, "error"))
+    bad = answer(Story().to_join().beacon("join", SAID, "error", **REFUSED))
     lines = render_nodes([bad], START, width=60)
     assert len(lines[1]) == 60
     assert lines[1].endswith("…")
 
 
 def many(count: int) -> list[dict[str, Any]]:
-    bad = answer(Story().to_join().beacon("join", SAID, "error"))
+    bad = answer(Story().to_join().beacon("join", SAID, "error", **REFUSED))
     return [
         {**bad, "hostname": f"rack-1-node-{n:03}", "state": "look", "tags": ["current"]}
         for n in range(count)
@@ -121,7 +122,9 @@ def test_a_machine_that_was_never_seen() -> None:
 def test_one_node_with_its_timeline() -> None:
     story = Story().dhcp(firmware="x86 BIOS", address="10.9.0.11", dhcp_server="10.9.0.3")
     story.tftp("/ltsp/amd64/@x/initrd.img", bytes=14 << 20, seconds=7.0, retries=3)
-    story.beacon("initramfs", "6.1.0", memory=2048, serial="SN1").beacon("join", SAID, "error")
+    story.beacon("initramfs", "6.1.0", memory=2048, serial="SN1").beacon(
+        "join", SAID, "error", **REFUSED
+    )
     lines = render_node(answer(story), story.now + 5, unicode=False, events=2)
     text = "\n".join(lines)
     assert lines[0] == "node-1  52:54:00:00:00:01  10.9.0.11"

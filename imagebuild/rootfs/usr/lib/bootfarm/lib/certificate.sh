@@ -2,7 +2,7 @@
 # The line `kubeadm join` without a token: the node makes a key and a request, and the boot server,
 # which knows the machine, has the cluster sign it. All that it answers is public; the key is
 # root's alone, in memory, and leaves this machine never. Sourced after state.sh, kube.sh, ownnode.sh
-# and joinargs.sh.
+# joinargs.sh and joinwords.sh.
 
 JOIN_PLACE=$BOOTFARM_STATE/join
 # Looks, while the boot server waits for the cluster, two seconds apart.
@@ -64,7 +64,11 @@ ask_for_certificate() {
         fi
         echo "the boot server's answer is no certificate for this machine's key"
         ;;
-    000) echo "no answer from the boot server: $(cat "$1/answer.err")" ;;
+    000)
+        ask_words=$(cat "$1/answer.err")
+        blame "$1" join_server "$ask_words"
+        echo "no answer from the boot server: $ask_words"
+        ;;
     202) echo "the boot server's certificate is still under way" ;;
     *)
         ask_words=$(answer_field "$1/answer" words)
@@ -98,6 +102,7 @@ take_answer() {
 prepare_certificate() {
     if prepare_fault=$(bare_fault); then
         echo "command line refused: $prepare_fault" >"$1/reason"
+        blame "$1" join_line
         return 3
     fi
     if ! make_request "$JOIN_NODE"; then

@@ -1,18 +1,25 @@
 # shellcheck shell=sh
-# What kubeadm and kubelet say when a join fails, in the one line that the server's page shows.
+# What kubeadm and kubelet say when a join fails: the cause (a word of server/causes.py, by which
+# the server's diagnosis goes), their own words, and the one line that the server's page shows.
 # tests/server/diagnosis/recorded has what they really said, by version. Sourced.
 
-# refusal LOG: why kubeadm will never succeed with these words; fails if it may.
+# blame DIR CAUSE [WORDS]: notes in DIR/cause why a try fails, in DIR/said what others said of it.
+blame() {
+    echo "$2" >"$1/cause"
+    printf '%s\n' "${3-}" >"$1/said"
+}
+
+# refusal LOG: the cause for which kubeadm will never succeed; fails if it may.
 refusal() {
     if grep -q 'none of the public keys .* are pinned' "$1"; then
-        echo "CA hash refused"
+        echo join_ca
     elif grep -q -e 'could not find a JWS signature' -e 'failed to verify JWS signature' \
         -e 'token id .* is invalid for this cluster' "$1"; then
-        echo "token refused: expired, unknown or wrong"
+        echo join_token
     elif grep -q -e 'unknown flag:' -e 'unknown shorthand flag' -e 'the bootstrap token is invalid' \
         -e 'was not of the form' -e 'discovery: Invalid value' -e 'caCertHashes: Invalid value' \
         -e 'uses an old API spec' -e 'can not mix .--config. with' "$1"; then
-        echo "command line refused: $(last_error "$1")"
+        echo join_line
     else
         return 1
     fi
@@ -58,14 +65,29 @@ kubelet_words() {
     [ -n "$kubelet_last" ] && printf '%s\n' "$kubelet_last"
 }
 
-# failure_words LOG KUBELETLOG: why a try failed that may be repeated.
-failure_words() {
-    if grep -qF -e 'Starting the kubelet' -e 'Waiting for the kubelet' -e kubelet-check "$1" &&
-        words_kubelet=$(kubelet_words "$2"); then
-        echo "kubelet does not run: $words_kubelet"
-        return
+# judge_try DIR: a try of kubeadm that failed, by DIR/join.log and DIR/kubelet.log: its cause, if
+# it is known, in DIR/cause, kubeadm's or kubelet's words in DIR/said, and a line for people on
+# standard output. Fails if kubeadm may succeed with the next try.
+judge_try() {
+    judge_said=$(last_error "$1/join.log")
+    if judge_cause=$(refusal "$1/join.log"); then
+        blame "$1" "$judge_cause" "$judge_said"
+        case $judge_cause in
+        join_ca) echo "CA hash refused" ;;
+        join_token) echo "token refused: expired, unknown or wrong" ;;
+        *) echo "command line refused: $judge_said" ;;
+        esac
+        return 0
     fi
-    last_error "$1"
+    if grep -qF -e 'Starting the kubelet' -e 'Waiting for the kubelet' -e kubelet-check \
+        "$1/join.log" && judge_kubelet=$(kubelet_words "$1/kubelet.log"); then
+        blame "$1" join_kubelet "$judge_kubelet"
+        echo "kubelet does not run: $judge_kubelet"
+    else
+        blame "$1" "" "$judge_said"
+        printf '%s\n' "$judge_said"
+    fi
+    return 1
 }
 
 # sandbox_words LOG: why kubelet could not begin a pod, whatever is in it; fails if it could.

@@ -3,7 +3,7 @@
 # With a client certificate of its own the node marks its status Ready=Unknown: Node, labels and
 # taints are kept. It has that from the boot server, or gets it by CSR with the join token, which
 # kubeadm's default RBAC approves.
-# Sourced after kube.sh.
+# Sourced after kube.sh and joinwords.sh.
 
 # csr_object CSRFILE: for the signer of kubelets' client certificates.
 csr_object() {
@@ -58,6 +58,7 @@ unready_own_node() {
     404) return 0 ;;
     401)
         echo "token refused: the API server does not take it (HTTP 401)"
+        blame "$5" join_token
         return 3
         ;;
     200) [ "$(node_ready_status "$5/node.json")" = True ] || return 0 ;;
@@ -81,7 +82,9 @@ unready_by_certificate() {
     200) [ "$(node_ready_status "$6/node.json")" = True ] || return 0 ;;
     403) ;; # may not look; marking does no harm
     000)
-        echo "no answer from the API server: $(cat "$6/node.json.err")"
+        own_said=$(cat "$6/node.json.err")
+        echo "no answer from the API server: $own_said"
+        blame "$6" join_away "$own_said"
         return 2
         ;;
     *)

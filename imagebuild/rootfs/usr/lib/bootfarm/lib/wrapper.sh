@@ -10,12 +10,12 @@ BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 . "$BOOTFARM_LIB/lib/kube.sh"
 . "$BOOTFARM_LIB/lib/runtime.sh"
 . "$BOOTFARM_LIB/lib/joinargs.sh"
+. "$BOOTFARM_LIB/lib/joinwords.sh"
 . "$BOOTFARM_LIB/lib/jws.sh"
 . "$BOOTFARM_LIB/lib/clusterinfo.sh"
 . "$BOOTFARM_LIB/lib/ownnode.sh"
 . "$BOOTFARM_LIB/lib/certificate.sh"
 . "$BOOTFARM_LIB/lib/discovery.sh"
-. "$BOOTFARM_LIB/lib/joinwords.sh"
 
 KUBERNETES=$BOOTFARM_ROOT/etc/kubernetes
 KUBELET=$BOOTFARM_ROOT/var/lib/kubelet
@@ -92,11 +92,12 @@ remove_leftovers() {
 }
 
 # prepare DIR: what must be so before kubeadm runs. 0 go; 1 go, but the own Node is not marked;
-# 2 wait and look again; 3 refused for good. DIR/reason says why, DIR/cause in one word.
+# 2 wait and look again; 3 refused for good. DIR/reason says why, DIR/cause in one word, DIR/said
+# what others said of it.
 prepare() {
     : >"$1/reason"
-    : >"$1/cause"
     : >"$1/wait"
+    blame "$1" ""
     if [ -n "$JOIN_BARE" ]; then
         prepare_certificate "$1"
         return
@@ -106,6 +107,7 @@ prepare() {
     fi
     if [ -z "$JOIN_CONFIG" ] && prepare_fault=$(line_fault); then
         echo "command line refused: $prepare_fault" >"$1/reason"
+        blame "$1" join_line
         return 3
     fi
     [ -n "$JOIN_ENDPOINT" ] || return 0
@@ -113,12 +115,17 @@ prepare() {
         "https://$JOIN_ENDPOINT/api/v1/namespaces/kube-public/configmaps/cluster-info?pretty=false" \
         "$1/info.json" --insecure)
     if [ "$info_code" = 000 ]; then
-        echo "no answer from the API server: $(cat "$1/info.json.err")" >"$1/reason"
+        prepare_said=$(cat "$1/info.json.err")
+        echo "no answer from the API server: $prepare_said" >"$1/reason"
+        blame "$1" join_away "$prepare_said"
         return 2
     fi
     if [ "$info_code" != 200 ] || ! cluster_info_ca "$1/info.json" "$1/ca.pem"; then
         echo "the API server shows no cluster-info (HTTP $info_code), without which no token" \
             "can be used" >"$1/reason"
+        case $info_code in
+        401 | 403) blame "$1" join_forbidden ;;
+        esac
         return 2
     fi
     prepare_trust "$1" || return
@@ -135,12 +142,14 @@ prepare_trust() {
         ! is_pinned "$(ca_hash "$1/ca.pem")" "$JOIN_HASHES"; then
         echo "CA hash refused: the cluster's CA is $(ca_hash "$1/ca.pem"), not$JOIN_HASHES" \
             >"$1/reason"
+        blame "$1" join_ca
         return 3
     fi
     if is_signed_with "$1/info.json" "$JOIN_TOKEN" "$1"; then
         token_misses=0
         return 0
     fi
+    blame "$1" join_token
     if has_signature "$1/info.json" "${JOIN_TOKEN%%.*}"; then
         echo "token refused: cluster-info is not signed with the secret half of token" \
             "${JOIN_TOKEN%%.*} (another token of that name, or not the cluster answers)" \
@@ -214,8 +223,8 @@ discovery_for_line() {
     return 1
 }
 
-# try_join DIR KUBEADM ARGS: 0 joined, 1 try again, 2 refused; try_reason says why, try_cause in one
-# word of the boot server's where there is one.
+# try_join DIR KUBEADM ARGS: 0 joined, 1 try again, 2 refused; try_reason says why, DIR/cause in one
+# word, DIR/said in others' words.
 try_join() {
     try_dir=$1
     try_kubeadm=$2
@@ -223,12 +232,11 @@ try_join() {
     prepare "$try_dir"
     try_code=$?
     try_reason=$(cat "$try_dir/reason")
-    try_cause=$(cat "$try_dir/cause")
     case $try_code in
     0) ;;
     1) echo "the own Node is not marked: $try_reason" ;;
     2)
-        case $try_cause in
+        case $(cat "$try_dir/cause") in
         # Perhaps it is the kubelet that a try before started: it would renew the lease for ever.
         join_alive | join_watched) remove_leftovers ;;
         esac
@@ -240,13 +248,19 @@ try_join() {
     if run_line "$@"; then
         return 0
     fi
-    try_reason=$(refusal "$try_dir/join.log") && return 2
     journalctl --boot --unit kubelet --lines 500 --no-pager --output cat \
         >"$try_dir/kubelet.log" 2>/dev/null
+    try_reason=$(judge_try "$try_dir") && return 2
     echo "kubelet's last lines:"
     tail -n 15 "$try_dir/kubelet.log"
-    try_reason=$(failure_words "$try_dir/join.log" "$try_dir/kubelet.log")
     return 1
+}
+
+# report_failure DETAIL: a try that failed, with its cause, what others said of it, and the public
+# half of the line's token.
+report_failure() {
+    report join error "$1" "$(cat "$try_dir/cause")" \
+        "said=$(shortened 300 <"$try_dir/said")" "bootstrap=${JOIN_TOKEN%%.*}"
 }
 
 # mends: what kubelet-config had to add to the cluster's configuration.
@@ -284,21 +298,22 @@ join() {
         0)
             # the token's public half: when it is refused one day, its last success is known
             report join ok \
-                "try $join_try: joined as $JOIN_NODE${JOIN_BARE:+ (by certificate)}${JOIN_TOKEN:+ (token ${JOIN_TOKEN%%.*})}$(mends)"
+                "try $join_try: joined as $JOIN_NODE${JOIN_BARE:+ (by certificate)}${JOIN_TOKEN:+ (token ${JOIN_TOKEN%%.*})}$(mends)" \
+                "" "bootstrap=${JOIN_TOKEN%%.*}"
             return 0
             ;;
         2)
             echo "kubeadm join: $try_reason" >&2
-            report join error "try $join_try: $try_reason; not trying again" "$try_cause"
+            report_failure "try $join_try: $try_reason; not trying again"
             return 1
             ;;
         esac
-        if [ "$try_cause" = join_watched ]; then
+        if [ "$(cat "$join_dir/cause")" = join_watched ]; then
             watch_lease "$join_dir"
             continue
         fi
         echo "kubeadm join, try $join_try: $try_reason; again in $join_wait s" >&2
-        report join error "try $join_try: $try_reason; again in $join_wait s" "$try_cause"
+        report_failure "try $join_try: $try_reason; again in $join_wait s"
         sleep "$join_wait"
         join_try=$((join_try + 1))
         join_wait=$((join_wait * 2))
