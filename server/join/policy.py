@@ -96,25 +96,25 @@ def judge_lease(
 ) -> Refusal | None:
     """Whether a kubelet of that name may be alive: then nobody else joins by it.
 
-    Dead is one whose lease was watched for `seconds` and not renewed, or that let it go itself.
-    How old the lease looks decides nothing but the words: the node's clock wrote it, and a
-    starved kubelet is late with it.
+    Dead is one whose lease was watched for `seconds` without a renewal and has expired, by what
+    it says or by what was watched, or that let it go itself. What it says alone decides nothing:
+    the node's clock wrote it, and a starved kubelet is late with it.
 
     watched: for how long, by our own clock, the lease was seen to keep its version.
     """
     if lease is None or lease.renewed == LET_GO:
         return None
     bound = max(seconds, lease.duration / 4 + SLACK)
-    if watched >= bound:
-        return None
     age = now - lease.renewed
+    left = max(bound - watched, lease.duration - max(age, watched))
+    if left <= 0:
+        return None
     if age < bound:
         return Refusal(
             "join_alive",
             f"kubelet of {node} renewed its lease {max(age, 0.0):.0f} s ago: it runs, so this is"
             " no boot",
         )
-    left = bound - watched
     return Refusal(
         "join_watched",
         f"the lease of {node}'s kubelet looks {age:.0f} s old: it counts as dead unless it renews"

@@ -95,21 +95,23 @@ def test_a_request_is_for_its_sender() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "watched", "cause"),
+    ("age", "watched", "cause", "left"),
     [
-        (0.0, 0.0, "join_alive"),
-        (14.9, 14.9, "join_alive"),
+        (0.0, 0.0, "join_alive", 40),
+        (14.9, 39.9, "join_alive", 1),
         # However old it looks by the clocks of node and server: a starved kubelet is late, and a
         # clock may be wrong.
-        (15.0, 0.0, "join_watched"),
-        (900.0, 14.9, "join_watched"),
-        (NOW - 1, 14.9, "join_watched"),
+        (15.0, 0.0, "join_watched", 25),
+        (39.0, 15.0, "join_watched", 1),
+        (40.0, 0.0, "join_watched", 15),
+        (900.0, 14.5, "join_watched", 1),
+        (NOW - 1, 14.5, "join_watched", 1),
         # The node's clock runs ahead.
-        (-5.0, 0.0, "join_alive"),
-        (-7200.0, 14.0, "join_alive"),
+        (-5.0, 0.0, "join_alive", 40),
+        (-7200.0, 39.5, "join_alive", 1),
     ],
 )
-def test_a_kubelet_that_may_live(age: float, watched: float, cause: str) -> None:
+def test_a_kubelet_that_may_live(age: float, watched: float, cause: str, left: int) -> None:
     lease = Lease("7", NOW - age)
     refusal = judge_lease("node-1", lease, NOW, 15.0, watched)
     assert refusal is not None
@@ -119,8 +121,9 @@ def test_a_kubelet_that_may_live(age: float, watched: float, cause: str) -> None
         assert refusal.wait == 0
     else:
         assert f"looks {age:.0f} s old" in refusal.words
-        assert refusal.wait == min(5, 15 - int(watched))
-    assert judge_lease("node-1", lease, NOW, 15.0, 15.0) is None, "watched for long enough"
+        assert f"within the next {left} s" in refusal.words
+        assert refusal.wait == min(5, left)
+    assert judge_lease("node-1", lease, NOW + left, 15.0, watched + left) is None
 
 
 def test_a_lease_that_its_own_node_let_go() -> None:
@@ -132,9 +135,10 @@ def test_a_lease_that_its_own_node_let_go() -> None:
 
 def test_a_kubelet_that_renews_more_rarely() -> None:
     lease = Lease("7", NOW - 30.0, 120.0)  # each 30 seconds
-    assert cause_of(judge_lease("node-1", lease, NOW, 15.0, 34.9)) == "join_alive"
-    assert judge_lease("node-1", lease, NOW, 15.0, 35.0) is None
-    assert judge_lease("node-1", dataclasses.replace(lease, duration=40.0), NOW, 15.0, 15.0) is None
+    assert cause_of(judge_lease("node-1", lease, NOW + 90.0, 15.0, 34.9)) == "join_watched"
+    assert judge_lease("node-1", lease, NOW + 90.0, 15.0, 35.0) is None
+    usual = dataclasses.replace(lease, duration=40.0)
+    assert judge_lease("node-1", usual, NOW + 10.0, 15.0, 15.0) is None
     assert judge_lease("node-1", None, NOW, 15.0) is None
 
 
