@@ -143,9 +143,9 @@ class Issuer:
         while True:
             order = self._orders.get()
             outcome = self.issue(order)
+            self._done(order, outcome)  # it stands in the timeline when the machine gets it
             with self._lock:
                 self._outcomes[order] = (self._clock(), outcome)
-            self._done(order, outcome)
 
     def issue(self, order: Order) -> Outcome:
         """The outcome, now; may take seconds. Raises nothing."""

@@ -323,7 +323,7 @@ def test_40_races_over_http_never_give_two(cluster: RealCluster, tmp_path: Path)
         "join": {"certificates": True, "kubeconfig": str(kubeconfig)},
     }
     (tmp_path / "farm.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "lts.conf").write_text("[default]\n")
+    (tmp_path / "lts.conf").write_text("[default]\nTIMEZONE = UTC\n")
     (tmp_path / "store").mkdir()
     before = cluster.count()
     for port in PORTS:

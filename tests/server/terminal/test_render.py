@@ -137,7 +137,7 @@ def test_one_node_with_its_timeline() -> None:
     row = next(line for line in lines if line.startswith("initrd "))
     assert " ".join(row.split()) == "initrd ok +0.0 s 7.0 s 14 MiB 2 MiB/s 3"
     assert "Its last 2 events:" in text
-    assert lines[-1].endswith(f"beacon  join  error  {SAID}")
+    assert lines[-1].endswith(f"beacon  join  error  {SAID}  cause=join_token bootstrap=abcdef")
 
 
 def test_one_node_says_how_full_its_file_systems_are() -> None:
