@@ -290,7 +290,8 @@ def test_a_lease_is_watched_unless_its_own_node_lets_it_go(
             "metadata": {"name": name, "namespace": "kube-node-lease"},
             "spec": {"leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"},
         }
-        assert cluster.inside(lambda body=lease: cluster.admin.call("POST", path, body))[0] == 201
+        make = functools.partial(cluster.admin.call, "POST", path, lease)
+        assert cluster.inside(make)[0] == 201
 
     def let_go(name: str) -> str:
         words = (str(BOOTFARM_LIB), cluster.facts.api, name, str(tmp_path))
