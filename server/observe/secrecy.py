@@ -17,7 +17,7 @@ from server.ltsconf.redact import list_values
 MASK: Final = "(secret)"
 SHORTEST: Final = 6
 """Characters of a secret, or of a line of one, that is looked for inside of longer texts."""
-_FREE_TEXT: Final = ("detail", "message", "error", "words", "last")
+_FREE_TEXT: Final = ("detail", "message", "error", "words", "last", "said", "bootstrap")
 _NAME = re.compile(
     r"(^|_)(TOKEN|PASSWORD|PASSWD|PASSPHRASE|PASS|PW|SECRET|CREDENTIALS?|PSK|(?:PRIVATE_?|API_?"
     r"|ACCESS_?|CERTIFICATE_?|SSH_?|WPA_?|ENCRYPTION_?)KEY|AUTH)S?(_|$|\d)"

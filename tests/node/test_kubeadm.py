@@ -393,18 +393,24 @@ def test_a_line_that_asks_for_no_pin_trusts_the_signature(join: Join) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "why", "bootstrap"),
     [
-        (["--token", "zzzzzz.98765", "10.9.0.20:6443"], "not of the form"),
-        (["--token", TOKEN, "10.9.0.20"], "no API server"),
+        (["--token", "zzzzzz.98765", "10.9.0.20:6443"], "not of the form", "zzzzzz"),
+        (["--token", "98765-a-password", "10.9.0.20:6443"], "not of the form", ""),
+        (["--token", TOKEN, "10.9.0.20"], "no API server", "abcdef"),
     ],
 )
-def test_lines_that_kubeadm_would_refuse(join: Join, words: list[str], why: str) -> None:
+def test_lines_that_kubeadm_would_refuse(
+    join: Join, served: Callable[[], Any], words: list[str], why: str, bootstrap: str
+) -> None:
+    server = served()
     done = join.run("join", *words, "--discovery-token-ca-cert-hash", "sha256:1")
     assert done.returncode == 1
     assert why in done.stderr
     assert "98765" not in done.stderr
     assert join.tries() == []
+    assert "98765" not in str(server.beacons)
+    assert cause_of(server.beacons[-1]) == ("join_line", "", bootstrap)
 
 
 def test_flags_that_are_unknown_here_go_through(join: Join) -> None:

@@ -111,6 +111,19 @@ def test_of_an_event_only_free_texts_are_masked() -> None:
     assert told.detail["detail"] == "--token amd64"
 
 
+def test_what_others_said_of_a_join_is_masked_as_the_words_are() -> None:
+    secrecy = Secrecy(lambda: {"join": "abcdef.0123456789abcdef"})
+    said = {"said": "unknown flag: --x --token y", "bootstrap": "abcdef.0123456789abcdef"}
+    told = Event(1.0, "10.9.0.1", "beacon", "join", {**said, "status": "error"})
+    assert secrecy.mask_event(told).detail == {
+        "said": f"unknown flag: --x --token {MASK}",
+        "bootstrap": MASK,
+        "status": "error",
+    }
+    known = Event(1.0, "10.9.0.1", "beacon", "join", {"bootstrap": "abcdef"})
+    assert secrecy.mask_event(known) is known, "the public half"
+
+
 def test_new_secrets_count_at_once() -> None:
     present: list[dict[str, str]] = [{}]
     secrecy = Secrecy(lambda: present[0])

@@ -256,11 +256,18 @@ try_join() {
     return 1
 }
 
+# token_name: the public half of the line's token; nothing of what is no token.
+token_name() {
+    case ${JOIN_TOKEN-} in
+    [a-z0-9][a-z0-9][a-z0-9][a-z0-9][a-z0-9][a-z0-9].*) printf '%s' "${JOIN_TOKEN%%.*}" ;;
+    esac
+}
+
 # report_failure DETAIL: a try that failed, with its cause, what others said of it, and the public
 # half of the line's token.
 report_failure() {
     report join error "$1" "$(cat "$try_dir/cause")" \
-        "said=$(shortened 300 <"$try_dir/said")" "bootstrap=${JOIN_TOKEN%%.*}"
+        "said=$(shortened 300 <"$try_dir/said")" "bootstrap=$(token_name)"
 }
 
 # mends: what kubelet-config had to add to the cluster's configuration.
@@ -299,7 +306,7 @@ join() {
             # the token's public half: when it is refused one day, its last success is known
             report join ok \
                 "try $join_try: joined as $JOIN_NODE${JOIN_BARE:+ (by certificate)}${JOIN_TOKEN:+ (token ${JOIN_TOKEN%%.*})}$(mends)" \
-                "" "bootstrap=${JOIN_TOKEN%%.*}"
+                "" "bootstrap=$(token_name)"
             return 0
             ;;
         2)
