@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from server.content import BytesContent, NotFound, Refused
 from server.ltsconf import parse_flat
@@ -20,6 +21,9 @@ _PLAYERS = {"bootfarm-simulate": "simulate", "bootfarm-doctor": "doctor"}
 
 def handle(web: Web, request: Request) -> Response:
     """The answer to one request."""
+    if request.path.startswith("//"):
+        # Loaders put a slash between the server's name and a path that begins with one.
+        request = replace(request, path="/" + request.path.lstrip("/"))
     return dress(request, _handle(web, request))
 
 

@@ -102,6 +102,7 @@ def test_boot_tree(site: Site) -> None:
     assert kernel.etag
     assert kernel.etag != conf.etag
     assert site.ask("/ltsp/amd64/vmlinuz", "HEAD").transfer == ""
+    assert site.ask("//ltsp/amd64/vmlinuz").body == kernel.body, "as GRUB and some firmware ask"
     assert site.ask("/ltsp/amd64/nothing").status == 404
     assert site.ask("/ltsp/amd64/refused").status == 403
 
