@@ -450,5 +450,5 @@ def test_a_refusal_is_told_with_its_reason(response: Response, why: str) -> None
     core = HttpCore("10.9.0.11", LIMITS, 0.0)
     core.receive_data(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", 0.0)
     asked = Request("GET", "/x", {}, {}, b"", "10.9.0.11")
-    assert core.next_request(0.0) is not None
+    assert core.next_request()[0] is not None
     assert core.respond(asked, response, 0.0, WALL).why == why
