@@ -30,8 +30,8 @@ _MAX_ANSWER = 64 * 2**20
 class Given:
     """What a template may use besides the node: from --fact, --secrets and --image."""
 
-    node: Mapping[str, str] = field(default_factory=dict)
-    farm: Mapping[str, str] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+    farm: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict)
     image: Mapping[str, Any] | None = None
 

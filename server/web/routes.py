@@ -21,9 +21,10 @@ _PLAYERS = {"bootfarm-simulate": "simulate", "bootfarm-doctor": "doctor"}
 
 def handle(web: Web, request: Request) -> Response:
     """The answer to one request."""
-    if request.path.startswith("//"):
+    plain = "/" + request.path.lstrip("/")
+    if plain != request.path and plain.startswith("/ltsp/"):
         # Loaders put a slash between the server's name and a path that begins with one.
-        request = replace(request, path="/" + request.path.lstrip("/"))
+        request = replace(request, path=plain)
     return dress(request, _handle(web, request))
 
 
