@@ -188,7 +188,7 @@ _TYPES = (
 _NUMBERED = re.compile(r"(ext|nfs|cifs|tmpfs|xfs)[0-9]+")
 _LATEST = {"ext": "ext4", "nfs": "nfs", "cifs": "cifs", "tmpfs": "tmpfs", "xfs": "xfs"}
 _UUID = re.compile(r'"?[0-9A-Fa-f]+(-[0-9A-Fa-f]+)*"?')
-_SPAN = re.compile(r"(infinity|([0-9]+(\.[0-9]+)?[a-zµ]*)+)")
+_SPAN = re.compile(r"infinity|([0-9]+(\.[0-9]+)?[a-zµ]+)*([0-9]+(\.[0-9]+)?[a-zµ]*)")
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=(.*)")
 
 
