@@ -15,9 +15,10 @@ import click
 from imagebuild.errors import BuildError
 from imagebuild.options import JSON_OPTION, examples, is_data, output_options, render_data
 from imagebuild.store.compare import compare_images
+from imagebuild.store.damage import find_damage
 from imagebuild.store.images import CURRENT, Image, Store
 from imagebuild.store.inuse import GRACE_SECONDS, read_in_use
-from imagebuild.store.manifest import SBOMS
+from imagebuild.store.manifest import SBOMS, is_digest
 from imagebuild.store.shown import (
     WIDTH,
     describe,
@@ -141,9 +142,26 @@ def list_command(store_path: Path, states: tuple[Path, ...], no_server: bool, ou
 
     With --output wide, json or yaml also when it was published, and (where --state
     says) whether nodes read it.
+
+    Exit status 1 where an image is damaged: its manifest, or a file that is missing or has
+    another size.
     """
     store = open_store(store_path)
-    images = store.images()
+    _list(store, store.images(), states, no_server, output)
+    if damage := find_damage(store):
+        tell_damage(damage)
+        raise SystemExit(1)
+
+
+def tell_damage(damage: Sequence[BuildError]) -> None:
+    """What is wrong with a store, an error a line and its hint, to people."""
+    for error in damage:
+        error.show()
+
+
+def _list(
+    store: Store, images: Sequence[Image], states: Sequence[Path], no_server: bool, output: str
+) -> None:
     if output == "name":
         for image in images:
             click.echo(f"{image.name}@{image.digest}")
@@ -321,7 +339,13 @@ def rm_command(
             f"{image!r}: which one?", hint=f"{name}:TAG removes a tag, {name}@DIGEST an image"
         )
     store = open_store(store_path)
-    found = store.get(name, reference)
+    try:
+        found = store.get(name, reference)
+    except BuildError:
+        if not (force and "@" in image and store.remove_damaged(name, reference)):
+            raise
+        click.echo(f"removed {image}, which was damaged")
+        return
     if not force:
         _refuse_removal(found, reference, states, no_server)
     removed = store.remove(name, reference, force=force)
@@ -329,6 +353,21 @@ def rm_command(
         click.echo(f"removed the tag {name}:{reference} of {removed.digest}")
     else:
         click.echo(f"removed {name}@{removed.digest} ({format_size(removed.size)})")
+
+
+def _find_digest(store: Store, text: str) -> str:
+    """The whole digest of `text`, a digest or its first 12 digits or more; BuildError where no
+    image has it: one that is misspelt would spare nothing."""
+    digest = text.rpartition("@")[2]
+    found = {one.digest for one in store.images() if one.digest.startswith(digest)}
+    if len(digest) >= 12 and len(found) == 1:
+        return found.pop()
+    if is_digest(digest):
+        return digest  # gone already
+    raise BuildError(
+        f"--in-use {text!r} is no digest of an image in the store",
+        hint="give 12 digits of it at least; `bootfarm images list` shows them",
+    )
 
 
 def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_server: bool) -> None:
@@ -387,8 +426,9 @@ def gc_command(
             "cannot tell which images nodes still read",
             hint="give --state DIR as `bootfarm serve` has it, or --no-server if there is none",
         )
-    spared |= set(in_use)
     store = open_store(store_path)
+    spared |= {_find_digest(store, text) for text in in_use}
+    tell_damage(find_damage(store))
     if dry_run:
         for image in store.images():
             if not image.tags and image.digest in spared:

@@ -25,6 +25,7 @@ from imagebuild.store.manifest import (
     FileEntry,
     Manifest,
     ManifestError,
+    find_lack,
     is_digest,
     is_image_name,
     parse_manifest,
@@ -164,9 +165,11 @@ class Store:
         with self._locked():
             target = self._images / name / digest
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
+            if self._is_whole(name, digest):
                 shutil.rmtree(source)
             else:
+                if target.exists():
+                    self._delete(target)
                 self._move_in(source, target)
             for tag in sorted(tags):
                 self._set_tag(name, tag, digest)
@@ -175,12 +178,12 @@ class Store:
     def import_image(self, directory: Path | str, *, tags: Collection[str] = (CURRENT,)) -> Image:
         """Copy an image's directory (`.../<digest>/`) from elsewhere into this store.
 
-        The source stays as it is. An image that is here already is not copied again.
+        The source stays as it is. An image that is here already, and whole as far as its
+        files' sizes tell, is not copied again.
         """
         source = Path(directory)
         manifest = _read_manifest(source)
-        existing = self._images / manifest.name / manifest.digest
-        if existing.exists():
+        if self._is_whole(manifest.name, manifest.digest):
             for tag in tags:
                 self.tag(manifest.name, manifest.digest, tag)
             return self.get(manifest.name, manifest.digest)
@@ -241,8 +244,24 @@ class Store:
                 )
             for tag in image.tags:
                 self._tag_path(name, tag).unlink()
-            self._delete(image)
+            self._delete(image.path)
         return image
+
+    def remove_damaged(self, name: str, digest: str) -> bool:
+        """Take away an image that cannot be loaded, and its tags; False where there is none.
+
+        digest: whole, or its first 12 digits or more.
+        """
+        with self._locked():
+            tags = self._tags(name)
+            try:
+                digest = self._resolve(name, digest, {})
+            except StoreError:
+                return False
+            for tag in (tag for tag, target in tags.items() if target == digest):
+                self._tag_path(name, tag).unlink()
+            self._delete(self._images / name / digest)
+        return True
 
     def collect_garbage(self, in_use: Collection[str] = (), *, dry_run: bool = False) -> Collected:
         """Remove images that no tag names and no node uses, and dead writers' directories.
@@ -256,7 +275,7 @@ class Store:
             for image in self.images():
                 if not image.tags and image.digest not in in_use:
                     if not dry_run:
-                        self._delete(image)
+                        self._delete(image.path)
                     removed.append(image)
                     freed += image.size
             abandoned = 0
@@ -318,7 +337,7 @@ class Store:
         if manifest.digest != digest:
             raise StoreError(
                 f"{path / MANIFEST_NAME} does not match its digest: the image is damaged",
-                hint=f"remove {path} and build or import the image again",
+                hint=mend(name, digest),
             )
         mine = tuple(sorted(tag for tag, target in tags.items() if target == digest))
         return Image(name, digest, mine, path, manifest, manifest.size)
@@ -353,11 +372,27 @@ class Store:
             source.rename(target)
         _sync_directory(target.parent)
 
-    def _delete(self, image: Image) -> None:
-        """Rename it out of sight in one step, then remove it from the disk."""
+    def _is_whole(self, name: str, digest: str) -> bool:
+        """Whether the image is here, and whole as far as its files' sizes tell."""
+        try:
+            image = self._load(name, digest, {})
+            return not find_lack(image.path, image.manifest)
+        except BuildError:
+            return False
+
+    def _delete(self, path: Path) -> None:
+        """Rename an image out of sight in one step, then remove it from the disk."""
         with self.writing() as staging:
-            image.path.rename(staging / "image")
-            _sync_directory(image.path.parent)
+            path.rename(staging / "image")
+            _sync_directory(path.parent)
+
+
+def mend(name: str, digest: str) -> str:
+    """The remedy for an image that is damaged."""
+    return (
+        "build or import it again, which replaces it, or take it away:"
+        f" bootfarm images rm {name}@{digest[:12]} --force"
+    )
 
 
 _NAME_HINT = "lower-case letters, digits, dots, dashes and underscores, at most 63"

@@ -199,3 +199,16 @@ class _Reader:
                 raise ManifestError(f"{where}: sha256 is not 64 hex digits")
             entries[path] = FileEntry(size, sha256)
         return entries
+
+
+def find_lack(directory: Path, manifest: Manifest) -> str:
+    """Which file of an image's directory is not there, or has another size than the manifest
+    says; or "". Contents are not read."""
+    for path, entry in manifest.files.items():
+        try:
+            size = (directory / path).stat().st_size
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        if size != entry.size:
+            return f"{path} has {size:,} bytes, and its manifest says {entry.size:,}"
+    return ""

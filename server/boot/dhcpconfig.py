@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from imagebuild.store.manifest import is_image_name
-from server.addresses import parse_ip
+from server.addresses import explain_no_host, parse_ip
 from server.boot.loaders import GRUB_BIOS, GRUB_UEFI, IPXE_BIOS, IPXE_SCRIPT, IPXE_UEFI
 from server.boot.templates import render as render_template
 from server.errors import ServerError
@@ -83,14 +83,23 @@ def render(kind: str, settings: DhcpSettings) -> str:
     )
 
 
+def check_address(flag: str, value: str) -> None:
+    """Raise ServerError for what is no machine's address."""
+    if (ip := parse_ip(value)) is None:
+        raise ServerError(f"{flag} {value!r} is not an IPv4 address", hint="as 10.9.0.2")
+    if why := explain_no_host(ip):
+        raise ServerError(f"{flag} {ip} {why}", hint="as 10.9.0.2")
+
+
 def _check(settings: DhcpSettings) -> None:
     for flag, value in (
         ("--server", settings.server),
         ("--router", settings.router),
         *(("--dns", address) for address in settings.dns),
     ):
-        if value is not None and parse_ip(value) is None:
-            raise ServerError(f"{flag} {value!r} is not an IPv4 address", hint="as 10.9.0.2")
+        if value is None:
+            continue
+        check_address(flag, value)
     if not is_image_name(settings.name):
         raise ServerError(f"--name {settings.name!r} is not an image name", hint="as amd64")
     for flag, word in (("--domain", settings.domain), ("--interface", settings.interface)):
@@ -118,3 +127,15 @@ def _check(settings: DhcpSettings) -> None:
                 f"inventory: {machine.ip} of {machine.mac} is not in {settings.subnet}",
                 hint="give the right --subnet, or one inventory for each subnet",
             )
+    if settings.range is not None:
+        low, high = (ipaddress.IPv4Address(ip) for ip in settings.range)
+        for ip, whose in taken.items():
+            if ip and low <= ipaddress.IPv4Address(ip) <= high:
+                raise ServerError(
+                    f"--range holds {ip}, which is {whose}", hint="give a range without it"
+                )
+    if settings.router and ipaddress.IPv4Address(settings.router) not in settings.subnet:
+        raise ServerError(
+            f"--router {settings.router} is not in {settings.subnet}: no machine could reach it",
+            hint="give the right --subnet",
+        )

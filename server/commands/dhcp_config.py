@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 
 from imagebuild.options import Renamed, examples
-from server.boot.dhcpconfig import KINDS, DhcpSettings, parse_range, parse_subnet, render
+from server.boot.dhcpconfig import (
+    KINDS,
+    DhcpSettings,
+    check_address,
+    parse_range,
+    parse_subnet,
+    render,
+)
 from server.farm.inventory import Inventory, load_inventory
 
 _FILE = click.Path(path_type=Path)
@@ -40,9 +47,17 @@ _FILE = click.Path(path_type=Path)
 @click.option("--domain", default="example.org", show_default=True, help="Domain name of nodes.")
 @click.option("--interface", metavar="NIC", help="The network card: serve on it only.")
 @click.option("--bind", is_flag=True, help="dnsmasq: a whole configuration, on that card alone.")
-@click.option("--lease-time", default=0, metavar="SECONDS", help="0: for ever.  [default: 0]")
+@click.option(
+    "--lease-time",
+    type=click.IntRange(0, 4_294_967_294),
+    default=0,
+    metavar="SECONDS",
+    help="0: for ever.  [default: 0]",
+)
 @click.option(
     "--http-port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
     default=8080,
     show_default=True,
     help="HTTP's port: for iPXE and UEFI HTTP Boot.",
@@ -79,6 +94,7 @@ def dhcp_config_command(
 
     KIND is the DHCP server: isc (dhcpd), dnsmasq or kea.
     """
+    check_address("--server", server)
     network = parse_subnet(subnet or f"{server}/24")
     settings = DhcpSettings(
         server=server,

@@ -129,7 +129,11 @@ class Scene:
         """What templates know of a node besides its ids: the inventory's facts, and over them those
         of --fact."""
         machine = self.inventory.by_mac.get(node.mac) if node.mac else None
-        return {**(machine.known if machine else {}), **self.given.node}
+        known = machine.known if machine else {}
+        given = dict(self.given.node)
+        if "labels" in given:
+            given["labels"] = {**known.get("labels", {}), **given["labels"]}
+        return {**known, **given}
 
     def make_conf(self, text: Text, node: NodeId) -> LtsConf:
         """What counts for a node: rendered, if it is a template. Raises LtsConfError."""

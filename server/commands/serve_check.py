@@ -307,7 +307,8 @@ class _Check:
         for problem in store.problems:
             self._add(
                 f"{self._place('store')}: {problem}",
-                "build or import it again, then `bootfarm images rm` that digest",
+                "build or import it again, which replaces it, or take it away: `bootfarm images"
+                " rm --force`",
             )
         if not images:
             if not has_extras:

@@ -17,6 +17,8 @@ _OWN: Final = {
     "bootfarm.on_error": ("shell", "reboot"),
 }
 """Our own parameters that people may set, and their values."""
+_MACHINE_ID: Final = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}|firmware")
+"""machine-id(5), kernel-command-line(7); systemd takes no notice of any other."""
 
 
 def explain_ipxe(text: str) -> str | None:
@@ -43,6 +45,8 @@ def check_parameters(text: str) -> Wrong | None:
         if key.startswith("bootfarm.") and key not in _OWN:
             known = ", ".join(f"{name}={'|'.join(values)}" for name, values in _OWN.items())
             return f"{key[:40]!r} is no parameter of bootfarm's", f"There is {known}."
+        if key == "systemd.machine_id" and not _MACHINE_ID.fullmatch(value):
+            return f"systemd.machine_id is {value[:40]!r}", "Write 32 hexadecimal digits."
         if key in _OWN and value not in _OWN[key]:
             choices = " or ".join(_OWN[key])
             return f"{key} is {value[:40]!r}", f"Write {choices}."

@@ -30,6 +30,7 @@ from server.ltsconf.shapes import (
     check_timezone,
     check_words,
 )
+from server.ltsconf.shell import check_quotes, turns_swap_on
 from server.ltsconf.variables import (
     DESKTOP,
     FALSE_WORDS,
@@ -56,6 +57,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 _IMAGE = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})?(:[A-Za-z0-9._-]+|@[0-9a-f]{12,64})?")
 _TIME_OPTIONS = frozenset(("iburst", "burst", "prefer", "minpoll", "maxpoll", "server", "pool"))
 _UNITS = ("service", "timer", "socket", "target", "mount", "automount", "path", "slice", "swap")
+_IDENTITY = re.compile(r"(?:^|\s)(systemd\.machine_id|systemd\.hostname)=(?!firmware)")
 _KO = re.compile(r"\.ko(\.(gz|xz|zst))?$")
 
 
@@ -95,9 +97,8 @@ def check_entry(
     # A value that reads otherwise than it looks gets one remark, not two.
     if variable is not None and not computed and not odd:
         yield from check_value(variable, key, head)
-    if variable is not None and variable.kind == "command":
-        for wrong, remedy in check_kubeadm(head):
-            yield "error", "bad-value", f"{key}: {wrong}", remedy
+    if variable is not None and variable.kind in ("command", "crontab"):
+        yield from _check_command(key, head, is_crontab=variable.kind == "crontab")
     wide = section.name.lower() == DEFAULT or is_glob(section.name)
     if key == "HOSTNAME" and wide and not computed:
         yield (
@@ -106,6 +107,29 @@ def check_entry(
             "HOSTNAME in a section for many nodes gives all of them the same name",
             "Put it into the sections of single nodes, or use HOSTNAME_BASE.",
         )
+    if key == "KERNEL_CMDLINE" and wide and not computed and (shared := _IDENTITY.search(head)):
+        yield (
+            "warning",
+            "identity-for-many",
+            f"{shared[1]}= in a section for many nodes gives all of them the same identity",
+            "Put it into the sections of single nodes; without it each machine has its own.",
+        )
+
+
+def _check_command(key: str, command: str, *, is_crontab: bool = False) -> Iterator[Remark]:
+    """Remarks on what a shell runs."""
+    if not is_crontab:
+        for wrong, remedy in check_kubeadm(command):
+            yield "error", "bad-value", f"{key}: {wrong}", remedy
+    if turns_swap_on(command):
+        yield (
+            "error",
+            "swap-variable",
+            f"{key} turns swap on, and kubelet refuses to start with swap",
+            "Remove swapon from the line.",
+        )
+    if (open_quote := check_quotes(command)) is not None:
+        yield "error", "bad-value", f"{key}: {open_quote[0]}", open_quote[1]
 
 
 def _is_computed(document: Document, entry: Entry, value: str, *, rendered: bool) -> bool:
@@ -129,8 +153,7 @@ def check_setting(key: str, value: str) -> Iterator[Remark]:
     if variable is not None:
         yield from check_value(variable, key, value[:_LONGEST])
         if variable.kind == "command":
-            for wrong, remedy in check_kubeadm(value[:_LONGEST]):
-                yield "error", "bad-value", f"{key}: {wrong}", remedy
+            yield from _check_command(key, value[:_LONGEST])
 
 
 def check_default(key: str, value: str) -> tuple[str, str] | None:
@@ -206,6 +229,8 @@ def suggest(key: str) -> str:
     if len(key) > 64:
         return ""
     names = [v.name for v in VARIABLES if not v.is_family and v.name != "LIKE"]
+    if f"{key}_" in (v.prefix for v in VARIABLES if v.is_family):
+        return f"{key}_01"  # of a family, without its number
     match = get_close_matches(key, names, 1, 0.8)
     if match:
         return match[0]

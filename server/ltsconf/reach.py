@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.ltsconf.glob import Token, is_glob, parse_glob
 
 _LABEL = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_()-")
@@ -142,6 +143,9 @@ def explain_unreachable(name: bytes) -> tuple[str, str] | None:
     right = _respell_mac(text)
     if right is not None:
         return "a MAC address has colons in lts.conf", f"Write [{right}]."
+    mac, ip = parse_mac(text), parse_ip(text)
+    if why := explain_no_card(mac) if mac else explain_no_host(ip) if ip else "":
+        return f"it {why}", "Write the address of one machine, or a glob, for instance [10.9.0.*]."
     if can_match(name):
         return None
     if re.fullmatch(r"[0-9.]+/[0-9]+|[0-9]+(\.[0-9]+){3}-[0-9.]+", text):

@@ -17,6 +17,7 @@ from server.ltsconf.files import make_reader, read_main
 from server.ltsconf.interface import Conf, parse_conf
 from server.ltsconf.lint import lint
 from server.ltsconf.manifest import ManifestText, is_manifest, read_manifest
+from server.ltsconf.names import NODE_NAMES
 from server.ltsconf.problem import Outcome, Problem
 from server.ltsconf.scan import Included, ReadInclude
 from server.ltsconf.template import LtsTemplate, is_template, make_facts
@@ -29,8 +30,8 @@ _MAX_ANSWER = 64 * 2**20
 class Given:
     """What a template may use besides the node: from --fact, --secrets and --image."""
 
-    node: Mapping[str, str] = field(default_factory=dict)
-    farm: Mapping[str, str] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+    farm: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict)
     image: Mapping[str, Any] | None = None
 
@@ -146,9 +147,10 @@ def fetch_nodes(url: str) -> list[NodeId]:
         ) from None
 
 
-def parse_facts(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """`node.x=y` and `farm.x=y` words as two mappings."""
-    found: dict[str, dict[str, str]] = {"node": {}, "farm": {}}
+def parse_facts(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`node.x=y`, `node.labels.x=y` and `farm.x=y` words as two mappings; LtsConfError for a name
+    that no node has."""
+    found: dict[str, dict[str, Any]] = {"node": {}, "farm": {}}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         kind, dot, rest = name.partition(".")
@@ -157,5 +159,19 @@ def parse_facts(pairs: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]
                 f"--fact {pair!r} is not understood",
                 hint="Write --fact node.serial=ABC123 or --fact farm.site=west.",
             )
-        found[kind][rest] = value
+        first, *more = rest.split(".")
+        if kind == "node" and (first not in NODE_NAMES or len(more) != (first == "labels")):
+            raise LtsConfError(
+                f"--fact {name}: no node has that",
+                hint=f"There are {', '.join(NODE_NAMES)}; a label is node.labels.NAME=VALUE.",
+            )
+        place = found[kind]
+        for word in (first, *more)[:-1]:
+            place = place.setdefault(word, {})
+            if not isinstance(place, dict):
+                raise LtsConfError(
+                    f"--fact {name}: another --fact gives {word} a value of its own",
+                    hint="Leave one of the two out.",
+                )
+        place[(first, *more)[-1]] = value
     return found["node"], found["farm"]

@@ -22,6 +22,10 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _NUMBERS = re.compile(r"[0-9.]+")
 _SIZE = re.compile(r"[0-9]+[kKmMgGtTpPeE]?|[0-9]{1,3}%")
 _SIZES = ("size", "nr_blocks", "nr_inodes")
+_SPANS = (
+    *("x-systemd.device-timeout", "x-systemd.mount-timeout", "x-systemd.idle-timeout"),
+    "x-systemd.automount-timeout",
+)
 _MODE = re.compile(r"[0-7]{1,4}")
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,-]*")
 _ACCOUNTS_TEXT = """
@@ -164,6 +168,8 @@ def check_fstab_line(value: str) -> Wrong | None:
         is_size = equals and name in _SIZES and fields[2] in ("tmpfs", "ramfs", "hugetlbfs")
         if is_size and not _is_size(text):
             return f"{option!r} is no size", "Write a number with k, m or g, or with %."
+        if name in _SPANS and not _SPAN.fullmatch(text):
+            return f"{option[:60]!r} is no span of time", f"Write seconds, as {name}=90s."
         if equals and name == "mode" and not _MODE.fullmatch(text):
             return f"{option!r} is no mode", "Write octal digits, as mode=0755."
     for name, field in zip(("dump", "pass"), fields[4:], strict=False):
@@ -175,7 +181,14 @@ def check_fstab_line(value: str) -> Wrong | None:
 _SYSTEM_TEXT = "/ /bin /dev /etc /lib /lib64 /proc /root/.ssh /rofs /run /sbin /sys /usr"
 _SYSTEM = frozenset(_SYSTEM_TEXT.split())
 _ON_DISK = ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "f2fs", "exfat", "ntfs3", "iso9660")
-_TYPES = (*_ON_DISK, "nfs", "nfs4", "cifs", "tmpfs", "ramfs", "overlay", "swap", "ceph", "9p")
+_TYPES = (
+    *(*_ON_DISK, "nfs", "nfs4", "cifs", "tmpfs", "ramfs", "overlay", "swap", "ceph", "9p"),
+    *("ntfs", "zfs", "erofs", "squashfs", "devtmpfs", "hugetlbfs"),
+)
+_NUMBERED = re.compile(r"(ext|nfs|cifs|tmpfs|xfs)[0-9]+")
+_LATEST = {"ext": "ext4", "nfs": "nfs", "cifs": "cifs", "tmpfs": "tmpfs", "xfs": "xfs"}
+_UUID = re.compile(r'"?[0-9A-Fa-f]+(-[0-9A-Fa-f]+)*"?')
+_SPAN = re.compile(r"infinity|([0-9]+(\.[0-9]+)?[a-zµ]+)*([0-9]+(\.[0-9]+)?[a-zµ]*)")
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=(.*)")
 
 
@@ -193,12 +206,17 @@ def _check_source(source: str, kind: str) -> Wrong | None:
     """What is wrong with the first field, as far as the type of the file system tells."""
     if not _TYPE.fullmatch(kind):
         return f"{kind!r} is no type of file system", "Write its name, as ext4, nfs or tmpfs."
+    if (numbered := _NUMBERED.fullmatch(kind)) and kind not in _TYPES:
+        return f"{kind!r} is no type of file system", f"Did you mean {_LATEST[numbered[1]]}?"
     close = get_close_matches(kind, _TYPES, 1, 0.8)
     if kind not in _TYPES and close and kind.rstrip("0123456789") not in _TYPES:
         return f"{kind!r} is no type of file system", f"Did you mean {close[0]}?"
     tag = _TAG.fullmatch(source)
     if tag is not None and not tag[2].strip('"'):
         return f"{source!r} names nothing", f"Write {tag[1]}= and what `blkid` shows."
+    if tag is not None and tag[1] in ("UUID", "PARTUUID") and not _UUID.fullmatch(tag[2]):
+        why = f"{source[:60]!r} is no {tag[1]}: that has digits, a to f and dashes"
+        return why, "Write what `blkid` shows, or LABEL=, if it is a label."
     if kind in ("nfs", "nfs4") and ":/" not in source:
         return f"{source[:60]!r} is no directory of an NFS server", "Write it as 10.9.0.1:/srv/x."
     if kind == "cifs" and not source.startswith("//"):
@@ -324,7 +342,9 @@ def _is_cron_field(word: str, low: int, high: int, names: Iterable[str]) -> bool
     known = list(names)
     for part in word.split(","):
         span, slash, step = part.partition("/")
-        if slash and not (step.isdecimal() and 0 < int(step[:6]) <= 10000):
+        # A step beyond the field's values comes true once an hour, day or year: */90 is no
+        # hour and a half.
+        if slash and not (step.isdecimal() and 0 < int(step[:6]) <= high - low + 1):
             return False
         if span == "*":
             continue
@@ -452,6 +472,8 @@ def _check_endpoint(words: list[str]) -> Wrong | None:
         return f"{words[0][:80]!r} is no host:port", "Write it without https:// and path."
     if colon and not (port.isdecimal() and 0 < int(port[:6]) <= 65535) and "]" not in port:
         return f"{words[0][:80]!r} has no port", "Write host:6443."
+    if not colon and "." in words[0] and not check_host(words[0]):
+        return f"{words[0][:80]!r} has no port", f"Write {words[0][:80]}:6443."
     return None
 
 

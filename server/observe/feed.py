@@ -26,10 +26,11 @@ Push = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One event. data: its JSON, one line without an end."""
+    """One event. source: of the event. data: its JSON, one line without an end."""
 
     number: int
     key: str
+    source: str
     data: bytes
 
     def message(self) -> bytes:
@@ -38,30 +39,30 @@ class Entry:
 
 
 class _Followers:
-    """The functions that get messages as they come, each those of one node or all."""
+    """The functions that get messages as they come, each those of one node and source, or all."""
 
     def __init__(self) -> None:
-        self._pushes: dict[int, tuple[str, Push]] = {}
+        self._pushes: dict[int, tuple[str, str, Push]] = {}
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._pushes)
 
-    def add(self, push: Push, node: str) -> Callable[[], None]:
-        """node: its key, or "" for all. The result ends it."""
+    def add(self, push: Push, node: str, source: str = "") -> Callable[[], None]:
+        """node: its key, source: an event's; "" for all. The result ends it."""
         self._next += 1
         number = self._next
-        self._pushes[number] = (node, push)
+        self._pushes[number] = (node, source, push)
 
         def leave() -> None:
             self._pushes.pop(number, None)
 
         return leave
 
-    def push(self, message: bytes, keys: Collection[str] | None) -> None:
+    def push(self, message: bytes, keys: Collection[str] | None, source: str = "") -> None:
         """Give a message about these nodes (None: about any) to the followers that want it."""
-        for node, push in list(self._pushes.values()):
-            if node == "" or keys is None or node in keys:
+        for node, wanted, push in list(self._pushes.values()):
+            if wanted in ("", source) and (node == "" or keys is None or node in keys):
                 push(message)
 
 
@@ -87,33 +88,38 @@ class Feed:
             "what": event.phase[:20],
             "detail": bound_detail(event.detail),
         }
-        entry = Entry(self._number, key, json.dumps(fields, separators=(",", ":")).encode())
+        data = json.dumps(fields, separators=(",", ":")).encode()
+        entry = Entry(self._number, key, fields["source"], data)
         self._ring.append(entry)
         if not self._followers:
             return
-        self._followers.push(entry.message(), {key})
+        self._followers.push(entry.message(), {key}, entry.source)
 
-    def last(self, *, since: int = 0, node: str = "", limit: int = RING) -> list[Entry]:
-        """Entries, oldest first: those after number `since`, of one node, at most the last `limit`.
+    def last(
+        self, *, since: int = 0, node: str = "", source: str = "", limit: int = RING
+    ) -> list[Entry]:
+        """Entries, oldest first: those after number `since`, of one node, of one source, at most
+        the last `limit`.
 
         A `since` from the future is that of a server before this one: it gets all.
         """
         if since > self._number:
             since = 0
-        newest = islice(self._match(since, node), limit)
+        newest = islice(self._match(since, node, source), limit)
         return list(reversed(list(newest)))
 
-    def _match(self, since: int, node: str) -> Iterator[Entry]:
+    def _match(self, since: int, node: str, source: str) -> Iterator[Entry]:
         """Entries after `since` that fit, the newest first."""
         for entry in reversed(self._ring):
             if entry.number <= since:
                 return
-            if node in ("", entry.key):
+            if node in ("", entry.key) and source in ("", entry.source):
                 yield entry
 
-    def follow(self, push: Push, node: str = "") -> Callable[[], None]:
-        """Give each further entry (of one node, if it is named) to `push`; the result ends it."""
-        return self._followers.add(push, node)
+    def follow(self, push: Push, node: str = "", source: str = "") -> Callable[[], None]:
+        """Give each further entry (of one node or source, if named) to `push`; the result ends
+        it."""
+        return self._followers.add(push, node, source)
 
     def __len__(self) -> int:
         return len(self._ring)

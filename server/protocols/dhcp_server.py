@@ -139,7 +139,11 @@ class DhcpServer:
         """The plan with full mode's grant, refusal or silence; an Outcome when that is all."""
         table, mac, kind = pool.table, request.mac, request.type
         if request.giaddr != ANY and not _is_in(request.giaddr, pool):
-            return Outcome()  # relayed from a network that is not ours to serve
+            # A network that is not ours to serve. Only a machine that wants to boot is told of.
+            why = f"its relay {request.giaddr} is not in {pool.network.subnet}: only there does"
+            why += " `dhcp: full` give addresses; elsewhere use `--dhcp proxy`"
+            boots = plan.loaders is not None or plan.refusal
+            return _silent(plan, why, "refused") if boots else Outcome()
         wanted = request.address(Option.REQUESTED_ADDRESS)
         if kind in _NO_ADDRESS_NEEDED:
             return self._take_back(pool, request, wanted, now)

@@ -128,13 +128,15 @@ Part = bytes | FileRange
 
 @dataclass
 class Reply:
-    """What to send for one request, in order. length: of the body that is sent."""
+    """What to send for one request, in order. length: of the body that is sent. why: a refusal's
+    first line."""
 
     status: int
     parts: list[Part]
     length: int
     transfer: str = ""
     stream: Subscribe | None = None
+    why: str = ""
 
 
 class Outflow:
@@ -233,6 +235,14 @@ def find_doubled(target: bytes) -> tuple[str, ...]:
 def _say(error: h11.RemoteProtocolError) -> str:
     """What h11 found, without the bytes as Python writes them."""
     return str(error).partition(": bytearray(")[0]
+
+
+def _explain(response: Response) -> str:
+    """What a refusal says, in one line; "" for what is none, or no text."""
+    is_text = response.content_type.startswith("text/plain")
+    if response.status < 400 or not is_text or not isinstance(response.body, bytes):
+        return ""
+    return response.body[:400].decode("utf-8", "replace").partition("\n")[0].strip()
 
 
 class HttpCore:
@@ -363,7 +373,7 @@ class HttpCore:
         parts = self._frame(request.method, status, headers, body)
         self._deadline = now + self._limits.stall_seconds
         sent = sum(len(part) for part in parts[1:])
-        return Reply(status, parts, sent, response.transfer)
+        return Reply(status, parts, sent, response.transfer, why=_explain(response))
 
     def _begin_stream(self, request: Request, response: Response, now: float, wall: float) -> Reply:
         """Head and first bytes of a reply without an end (chunked, RFC 9112 section 7.1)."""

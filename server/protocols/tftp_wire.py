@@ -51,7 +51,7 @@ class RequestError(Exception):
 class Request:
     """A read request.
 
-    path: as sent, but with a leading slash, no doubled ones, and slashes for
+    path: as sent, but with a leading slash, no doubled ones, no lone dots, and slashes for
     backslashes. netascii: else octet. options: names in lower case, in the order of the packet.
     """
 
@@ -79,7 +79,8 @@ def parse_request(packet: bytes) -> Request:
     # Firmware that copies DHCP's file name without its end sends its 0xff end mark too.
     # Windows' loaders, and DHCP servers there, write paths with backslashes.
     name = fields[0].rstrip(b"\xff").replace(b"\\", b"/").decode(errors="backslashreplace")
-    path = "/" + "/".join(part for part in name.split("/") if part)
+    # A lone dot is the folder itself: ./pxelinux.0 is what some DHCP servers name.
+    path = "/" + "/".join(part for part in name.split("/") if part not in ("", "."))
     options: dict[str, str] = {}
     for index in range(2, len(fields) - 1, 2):
         option = fields[index].decode("latin-1").lower()

@@ -480,7 +480,8 @@ class Connection:
         }
         if failure or reply.status >= 400:
             detail["status"] = "error"
-            detail["message"] = failure or f"answered with {reply.status}"
+            why = f": {reply.why}" if reply.why else ""
+            detail["message"] = failure or f"answered with {reply.status}{why}"
             detail["cause"] = "hung_up" if failure else _CAUSES.get(reply.status, "refused")
         self._emit(detail)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from imagebuild.store.images import CURRENT, PREVIOUS, Image, Store
-from imagebuild.store.manifest import is_digest, is_image_name
+from imagebuild.store.manifest import find_lack, is_digest, is_image_name
 from server.sources.stamp import Stamp
 from server.troubles import Trouble
 
@@ -167,6 +167,10 @@ class StoreSource:
             f"image {name}@{digest[:12]} in {self.path} is damaged and not served"
             for name, digest in _list_digests(self.path)
             if (name, digest) not in loaded
+        ) + tuple(
+            f"image {image.name}@{image.digest[:12]} in {self.path} is damaged: {lack}"
+            for image in images
+            if (lack := find_lack(image.path, image.manifest))
         )
         return True
 

@@ -3,6 +3,7 @@
 ROUTES is the only list: requests are answered by it, and openapi.py writes it down.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -37,13 +38,33 @@ def answer_api(web: Web, request: Request) -> Response:
         words = "too many requests from this address; slow down"
         return refuse("too_many_requests", words, headers=(("Retry-After", "2"),))
     if route is not None:
-        return route.answer(web, request, key)
+        return _answer(web, request, route, key)
     path = request.path[:200]
     if not methods:
         return refuse("no_such_path", f"the API has no path {path!r}")
     allowed = ", ".join(methods)
     words = f"{request.method} is not for {path}"
     return refuse("method_not_allowed", words, headers=(("Allow", allowed),))
+
+
+def _answer(web: Web, request: Request, route: Route, key: str) -> Response:
+    """The route's answer. What changes something takes no word that it does not know: a filter
+    that is misspelt would change more than was meant. Elsewhere such a word is told."""
+    strange = [word for word in request.query if not any(one.has(word) for one in route.takes)]
+    if route.changes and (strange or request.doubled):
+        return refuse("bad_query", _explain_strange(route, strange, request.doubled))
+    answer = route.answer(web, request, key)
+    if not strange or route.tells or answer.status != 200:
+        return answer
+    notes = note_header([f"{word[:60]!r} counts for nothing" for word in sorted(strange)])
+    return replace(answer, headers=(*answer.headers, *notes))
+
+
+def _explain_strange(route: Route, strange: Sequence[str], doubled: Sequence[str]) -> str:
+    if not strange:
+        return f"{doubled[0][:60]!r} stands more than once"
+    takes = ", ".join(one.name for one in route.takes) or "none"
+    return f"{strange[0][:60]!r} is no word of this query: it takes {takes}; nothing was changed"
 
 
 def find_route(method: str, path: str) -> tuple[Route | None, str, tuple[str, ...]]:
@@ -169,6 +190,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "nodes",
         (*queries.FILTERS, queries.SORT, queries.LIMIT_NODES),
         ("bad_query",),
+        tells=True,
     ),
     Route(
         "DELETE",
@@ -208,7 +230,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         _forget,
         "forgotten",
         (),
-        ("no_such_node",),
+        ("bad_query", "no_such_node"),
     ),
     Route(
         "GET",
@@ -229,6 +251,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "overview",
         queries.FILTERS,
         ("bad_query",),
+        tells=True,
     ),
     Route(
         "GET",
@@ -237,7 +260,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         "The last events of all services, oldest first; with follow=1 those that come.",
         _events,
         "events",
-        (queries.NODE, queries.SINCE, queries.LIMIT_EVENTS, queries.FOLLOW),
+        (
+            *(queries.NODE, queries.SOURCE, queries.SINCE, queries.LIMIT_EVENTS),
+            queries.FOLLOW,
+        ),
         ("bad_query",),
         streams="event",
     ),

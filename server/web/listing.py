@@ -269,20 +269,24 @@ def _pack_group(group: Group) -> dict[str, Any]:
 def forget_many(
     nodes: Nodes, query: Mapping[str, str], now: float, forget: Callable[[str], bool]
 ) -> int | str:
-    """Forget the nodes silent for `older_than` seconds, or with `state=played` what is played.
+    """Forget the nodes silent for `older_than` seconds, with `state=played` what is played, with
+    both what is played and was silent for so long.
 
     How many these were, or what is wrong with the query.
     """
-    older = query.get("older_than", "")
-    if query.get("state") == PLAYED:
-        keys = [node.key for node in nodes.newest() if node.played]
-    elif older:
-        seconds = read_number(older, -1)
-        if seconds < 60:
-            return "older_than= is a number of seconds, 60 at least"
-        keys = [node.key for node in nodes.newest() if now - node.last_seen > seconds]
-    else:
+    older, state = query.get("older_than", ""), query.get("state", "")
+    if not older and not state:
         return "say which: older_than=SECONDS, state=played, or /api/nodes/<mac>"
+    if state not in ("", PLAYED):
+        return f"state= is {PLAYED} here, not {state[:40]!r}: nothing was forgotten"
+    seconds = read_number(older, -1)
+    if older and seconds < 60:
+        return "older_than= is a number of seconds, 60 at least"
+    keys = [
+        node.key
+        for node in nodes.newest()
+        if (node.played or not state) and now - node.last_seen > seconds
+    ]
     return sum(map(forget, keys))
 
 

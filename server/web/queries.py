@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from server.causes import CAUSES
 from server.diagnosis import RULES
 from server.nodes.node import NOTE_MAX
 from server.nodes.phases import PHASES
@@ -25,6 +26,10 @@ class Query:
     about: str
     schema: Mapping[str, Any]
     prefix: str = ""
+
+    def has(self, word: str) -> bool:
+        """Whether a query's word is this one."""
+        return word.startswith(self.prefix) if self.prefix else word == self.name
 
 
 STATE: Final = Query(
@@ -80,6 +85,7 @@ MAINTENANCE: Final = Query(
     {"enum": [0, 1]},
 )
 NODE: Final = Query("node", "Of this machine only: its MAC, or its IP.", {"type": "string"})
+SOURCE: Final = Query("source", "Of this source only.", {"enum": list(CAUSES)})
 SINCE: Final = Query(
     "since",
     "Only those after the event with this id; a stream takes Last-Event-ID, too.",

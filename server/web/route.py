@@ -22,7 +22,7 @@ class Route:
     answers.SHAPES; "" for text. streams: the shape of each message, where it may go on as
     server-sent events; without a shape it does nothing else. errors: codes of replies.KINDS
     that are this route's own. is_open: for everybody, and not counted against the limit of
-    requests.
+    requests. tells: the answer itself says which words of a query count for nothing.
     """
 
     method: str
@@ -35,6 +35,7 @@ class Route:
     errors: tuple[str, ...] = ()
     streams: str = ""
     is_open: bool = False
+    tells: bool = False
 
     @property
     def changes(self) -> bool:

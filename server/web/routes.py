@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from server.content import BytesContent, NotFound, Refused
 from server.ltsconf import parse_flat
@@ -20,6 +21,10 @@ _PLAYERS = {"bootfarm-simulate": "simulate", "bootfarm-doctor": "doctor"}
 
 def handle(web: Web, request: Request) -> Response:
     """The answer to one request."""
+    plain = "/" + request.path.lstrip("/")
+    if plain != request.path and plain.startswith("/ltsp/"):
+        # Loaders put a slash between the server's name and a path that begins with one.
+        request = replace(request, path=plain)
     return dress(request, _handle(web, request))
 
 

@@ -164,3 +164,30 @@ def test_kea_is_json_but_for_its_first_line() -> None:
         comment, _, rest = render("kea", settings).partition("\n")
         assert comment.startswith("//")
         assert json.loads(rest)["Dhcp4"]["subnet4"][0]["subnet"] == str(settings.subnet)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--range", "10.9.0.1-10.9.0.99"], "--range holds 10.9.0.1, which is the boot server's"),
+        (["--range", "10.9.0.200-10.9.0.255"], "10.9.0.255, which is the broadcast address"),
+        (
+            ["--range", "10.9.0.2-10.9.0.99", "--router", "10.9.0.9"],
+            "--range holds 10.9.0.9, which is the router's",
+        ),
+        (["--router", "10.8.0.1"], "--router 10.8.0.1 is not in 10.9.0.0/24"),
+        (["--router", "224.0.0.1"], "--router 224.0.0.1 is a group's"),
+        (["--server", "10.9.0.300"], "--server '10.9.0.300' is not an IPv4 address"),
+        (["--server", "0.0.0.0"], "--server 0.0.0.0 is no machine's"),
+        (["--http-port", "0"], "0 is not in the range 1<=x<=65535"),
+        (["--lease-time", "-5"], "-5 is not in the range"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_would_give_a_machine_the_wrong_address_is_refused(
+    kind: str, words: list[str], says: str
+) -> None:
+    server = [] if "--server" in words else ["--server", "10.9.0.1"]
+    result = CliRunner().invoke(dhcp_config_command, [kind, *server, *words])
+    assert result.exit_code in (1, 2)
+    assert says in result.output

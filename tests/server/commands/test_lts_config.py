@@ -392,3 +392,27 @@ def test_what_a_line_without_a_token_cannot_say(farm: Path) -> None:
     assert "RCFILE_01: kubeadm join without a token takes no --node-name" in result.stdout
     assert "RCFILE_02: kubeadm join without a token takes no --control-plane" in result.stdout
     assert "RCFILE_03" not in result.stdout
+
+
+def test_what_a_template_computes_for_a_machine_is_checked(farm: Path) -> None:
+    """Values that only a rendering knows: of an expression, a fact, a secret."""
+    (farm / "farm.yaml").write_text(FARM.replace("facts: {", "facts: {site: lab, "))
+    (farm / "lts.conf").write_text(
+        "# jinja2\n[default]\n"
+        "TIMEZONE = {{ 'Europe/Pragu' if node.hostname == 'r1-n002' else 'UTC' }}\n"
+        "DNS_SERVER = {{ farm.site }}\n"
+        'RCFILE_01 = "kubeadm join {{ farm.api }} --token {{ secrets.join_token }}"\n'
+    )
+    result = run("check", "lts.conf", "--config", "farm.yaml")
+    assert result.exit_code == 1
+    assert "lts.conf:3:1: error: TIMEZONE: 'Europe/Pragu' is no time zone (1: r1-n002)" in (
+        result.stdout
+    )
+    assert "lts.conf:4:1: error: DNS_SERVER: 'lab' is no IP address (3: " in result.stdout
+    assert "2 errors, 0 warnings" in result.stderr
+    (farm / "sec" / "join_token").write_text("abcdef.01234secret\n")
+    result = run("check", "lts.conf", "--config", "farm.yaml")
+    assert "lts.conf:5:1: error: RCFILE_01: behind --token stands something else (3:" in (
+        result.stdout
+    )
+    assert "01234secret" not in result.output

@@ -96,6 +96,20 @@ def test_a_rendered_value_says_so(tmp_path: Path) -> None:
     assert "rendered from the template" in result.stdout
 
 
+def test_facts_are_those_that_nodes_have(tmp_path: Path) -> None:
+    path = tmp_path / "lts.conf"
+    path.write_text("# jinja2\n[default]\nHOSTNAME_BASE = {{ node.labels.rack }}-\n")
+    who = ("--mac", "52:54:00:00:00:01")
+    result = run("render", path, *who, "--fact", "node.labels.rack=r1")
+    assert result.stdout.endswith("HOSTNAME_BASE = r1-\n")
+    for fact in ("node.label.rack=r1", "node.labels=r1", "node.serail=x", "node.serial.x=y"):
+        result = run("render", path, *who, "--fact", fact)
+        assert result.exit_code == 1
+        assert f"--fact {fact.partition('=')[0]}: no node has that" in result.output
+    result = run("render", path, *who, "--fact", "farm.a=1", "--fact", "farm.a.b=2")
+    assert "another --fact gives a a value of its own" in result.output
+
+
 def test_diff(conf: Path, tmp_path: Path) -> None:
     new = tmp_path / "new.conf"
     new.write_text(CONF.replace("10.9.0.2", "10.9.0.5") + "RCFILE_01 = x\n")

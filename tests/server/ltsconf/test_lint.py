@@ -130,6 +130,42 @@ def places(text: str) -> list[tuple[str, int]]:
         ('[default]\nCRONTAB_01 = "0 0 * * 0 0 run"\n', [("bad-value", 2)]),
         ('[default]\nCRONTAB_01 = "0 0 * * * date +%s"\n', [("bad-value", 2)]),
         ('[default]\nCRONTAB_01 = "0 0 * * * date +\\%s"\n', []),
+        ('[default]\nFSTAB_01 = "/dev/sda1 /data ext5 nofail 0 0"\n', [("bad-value", 2)]),
+        ('[default]\nFSTAB_01 = "s:/x /data nfs3 nofail 0 0"\n', [("bad-value", 2)]),
+        ('[default]\nFSTAB_01 = "/dev/sda1 /data ntfs nofail 0 0"\n', []),
+        ('[default]\nFSTAB_01 = "UUID=data /data ext4 nofail 0 0"\n', [("bad-value", 2)]),
+        ('[default]\nFSTAB_01 = "UUID=2B1E-44AF /data vfat nofail 0 0"\n', []),
+        ('[default]\nFSTAB_01 = "PARTUUID=2b1e44af-01 /data ext4 nofail 0 0"\n', []),
+        (
+            '[default]\nFSTAB_01 = "LABEL=a /b ext4 nofail,x-systemd.device-timeout=soon 0 0"\n',
+            [("bad-value", 2)],
+        ),
+        (
+            '[default]\nFSTAB_01 = "LABEL=a /b ext4 nofail,x-systemd.device-timeout=1min30s 0 0"\n',
+            [],
+        ),
+        ('[default]\nCRONTAB_01 = "*/90 * * * * run"\n', [("bad-value", 2)]),
+        ('[default]\nCRONTAB_01 = "*/60 * * * * run"\n', []),
+        ('[default]\nCRONTAB_01 = "0 4 * * * echo \'a"\n', [("bad-value", 2)]),
+        ('[default]\nRCFILE_01 = "echo \'a b"\n', [("bad-value", 2)]),
+        ('[default]\nRCFILE_01 = "echo a\\\\"\n', []),
+        ('[default]\nRCFILE_01 = "echo \'a b\' \\""\n', []),
+        ('[default]\nRCFILE_01 = "echo "$(echo "it\'s")""\n', []),
+        ('[default]\nPREINIT_01 = "mkswap /x && swapon /x"\n', [("swap-variable", 2)]),
+        ('[default]\nPREINIT_01 = "swapon --show; swapoff -a; echo swapon"\n', []),
+        ('[default]\nRCFILE_01 = "kubeadm join 10.9.0.20 --v=5"\n', [("bad-value", 2)]),
+        (
+            '[default]\nKERNEL_CMDLINE = "systemd.machine_id=0123456789abcdef0123456789abcdef"\n',
+            [("identity-for-many", 2)],
+        ),
+        (
+            '[pc7]\nKERNEL_CMDLINE = "systemd.machine_id=0123456789abcdef0123456789abcdef"\n',
+            [],
+        ),
+        ('[pc7]\nKERNEL_CMDLINE = "systemd.machine_id=pc7"\n', [("bad-value", 2)]),
+        ('[pc*]\nKERNEL_CMDLINE = "systemd.hostname=pc7"\n', [("identity-for-many", 2)]),
+        ("[0.0.0.0]\nTIMEZONE = UTC\n", [("unreachable-section", 1)]),
+        ("[ff:ff:ff:ff:ff:ff]\nTIMEZONE = UTC\n", [("unreachable-section", 1)]),
         ('[default]\nREGISTRY_MIRRORS = "a=https://m:99999"\n', [("bad-value", 2)]),
         ('[default]\nREGISTRY_MIRRORS = "a=https://m a=https://m"\n', [("bad-value", 2)]),
         ('[default]\nRCFILE_01 = "kubeadm join https://a:6443"\n', [("bad-value", 2)]),
@@ -329,3 +365,11 @@ def test_a_disk_without_nofail_is_mended_in_the_remedy() -> None:
     assert "FSTAB_07: without nofail a machine on which LABEL=data is missing" in problem.message
     assert problem.hint.startswith('Write "LABEL=data /srv/data ext4 noatime,nofail 0 2";')
     assert find('[default]\nFSTAB_07 = "LABEL=data /srv/data ext4 noatime,nofail 0 2"\n') == []
+
+
+def test_a_family_without_its_number_is_named_with_one() -> None:
+    for key in ("FSTAB", "HOSTS", "MODULE", "CRONTAB"):
+        (found,) = [
+            one for one in find(f"[default]\n{key} = x\n") if one.code == "unknown-variable"
+        ]
+        assert found.hint.startswith(f"Did you mean {key}_01? ")

@@ -199,6 +199,11 @@ def test_inform_is_answered_to_the_asker_without_a_lease() -> None:
 def test_a_relay_of_another_network_is_not_served() -> None:
     server = make()
     assert send(server, ask(MessageType.DISCOVER, giaddr="10.8.0.1")) == Outcome()
+    dropped = send(server, ask(MessageType.DISCOVER, giaddr="10.8.0.1", pxe=True))
+    assert dropped.send is None
+    assert dropped.events[0].detail["status"] == "error"
+    said = str(dropped.events[0].detail["message"])
+    assert said.startswith("its relay 10.8.0.1 is not in 10.9.0.0/16: only there does")
     outcome = send(server, ask(MessageType.DISCOVER, giaddr="10.9.7.1"))
     assert outcome.send is not None
     assert outcome.send[1] == ("10.9.7.1", 67)

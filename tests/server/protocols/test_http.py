@@ -435,3 +435,20 @@ def test_keys_that_stand_twice_are_known(target: bytes, doubled: tuple[str, ...]
     request, _ = core.next_request()
     assert request is not None
     assert request.doubled == doubled
+
+
+@pytest.mark.parametrize(
+    ("response", "why"),
+    [
+        (Response(404, b"no such image\n", "text/plain; charset=utf-8"), "no such image"),
+        (Response(403, b"not listed\nmore\n", "text/plain"), "not listed"),
+        (Response(404, b"<p>lost", "text/html"), ""),
+        (Response(200, b"words\n", "text/plain"), ""),
+    ],
+)
+def test_a_refusal_is_told_with_its_reason(response: Response, why: str) -> None:
+    core = HttpCore("10.9.0.11", LIMITS, 0.0)
+    core.receive_data(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", 0.0)
+    asked = Request("GET", "/x", {}, {}, b"", "10.9.0.11")
+    assert core.next_request()[0] is not None
+    assert core.respond(asked, response, 0.0, WALL).why == why

@@ -25,6 +25,8 @@ from server.protocols.tftp_wire import (
         (b"\0\1/a/b\0octet\0", Request("/a/b", False, {})),
         (b"\0\1a/b\0OCTET\0", Request("/a/b", False, {})),
         (b"\0\1//a//b\0NetASCII\0", Request("/a/b", True, {})),
+        (b"\0\1./a/./b\0octet\0", Request("/a/b", False, {})),
+        (b"\0\1/a/../b\0octet\0", Request("/a/../b", False, {})),
         # tftp-hpa, with options
         (
             b"\0\1k\0octet\0tsize\x000\0blksize\x001428\0",

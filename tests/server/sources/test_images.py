@@ -33,6 +33,16 @@ def test_a_damaged_image_is_told_of_and_the_others_are_served(tmp_path: Path) ->
     assert bad.digest[:12] in source.problems[0]
 
 
+def test_an_image_that_lacks_a_file_is_told_of(tmp_path: Path) -> None:
+    publish(tmp_path)
+    image = Store(tmp_path).get("amd64")
+    (image.path / "rootfs.squashfs").unlink()
+    source = StoreSource(tmp_path)
+    assert source.poll()
+    (problem,) = source.problems
+    assert problem.endswith("is damaged: rootfs.squashfs cannot be read: No such file or directory")
+
+
 def test_a_store_that_vanishes_keeps_what_was_on_offer(tmp_path: Path) -> None:
     store = tmp_path / "store"
     publish(store)

@@ -396,3 +396,31 @@ def test_queries_of_any_kind_get_what_the_document_says(
     headers = {"content-type": response.content_type}
     assert refused((response.status, headers, response.body)) in list_errors(route)
     assert not is_right or (route.name == "annotateNode" and not query), query
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("DELETE", "/api/nodes", {"older_than": "60", "label.rack": "r1"}),
+        ("DELETE", "/api/nodes", {"older_than": "60", "state": "look"}),
+        ("DELETE", "/api/nodes/{node}", {"older_than": "60"}),
+        ("PUT", "/api/nodes/{node}", {"note": "x", "maintenence": "1"}),
+        ("PUT", "/api/nodes/{node}", {"note": "x", "maintenance": "yes"}),
+    ],
+)
+def test_what_changes_something_takes_no_word_that_it_does_not_know(
+    farm: Farm, method: str, path: str, query: dict[str, str]
+) -> None:
+    """Or a filter that is none would forget the whole farm."""
+    before = [node.key for node in farm.story.nodes.newest()]
+    assert refused(farm.ask(method, fill(path), query)) == "bad_query"
+    assert [node.key for node in farm.story.nodes.newest()] == before
+    assert farm.web.overview.find(MAC).note != "x"  # type: ignore[union-attr]
+    doubled = Request(method, fill(path), {}, {}, b"", "127.0.0.1", doubled=("state",))
+    assert farm.answer(doubled).status == 400
+
+
+def test_a_word_that_counts_for_nothing_is_told(farm: Farm) -> None:
+    for path in (f"/api/nodes/{MAC}", f"/api/nodes/{MAC}/log", "/api/changes", "/api/openapi.json"):
+        status, headers, _ = farm.ask("GET", path, {"limit": "1"})
+        assert (status, headers["x-bootfarm-note"]) == (200, "'limit' counts for nothing")

@@ -54,3 +54,39 @@ def test_a_stream_begins_with_what_was_missed_and_goes_on(feed: Feed) -> None:
 @pytest.mark.parametrize("query", [{"since": "x"}, {"limit": "-1"}, {"since": "9" * 99}])
 def test_what_is_no_number_is_told(feed: Feed, query: dict[str, str]) -> None:
     assert ask(feed, query).status == 400
+
+
+def test_a_source_is_a_filter_of_list_and_stream(feed: Feed) -> None:
+    feed.record(Event(5.0, "", "dhcp", "dhcp", {}), None)
+    assert numbers(ask(feed, {"source": "dhcp"})) == [5]
+    assert numbers(ask(feed, {"source": "tftp", "limit": "1"})) == [4]
+    assert numbers(ask(feed, {"source": ""})) == [1, 2, 3, 4, 5]
+    response = ask(feed, {"source": "dhcp", "follow": "1", "since": "0"})
+    assert isinstance(response.body, bytes)
+    assert response.body.count(b"id: ") == 1
+    assert response.stream is not None
+    seen: list[bytes] = []
+    leave = response.stream(seen.append)
+    feed.record(Event(6.0, "", "nbd", "attach", {}), None)
+    feed.record(Event(7.0, "", "dhcp", "dhcp", {}), None)
+    leave()
+    assert [one.partition(b"\n")[0] for one in seen] == [b"id: 7"]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"source": "tfpt"}, "no source of events; did you mean 'tftp'?"),
+        ({"sorce": "tftp"}, "'sorce' is no word of this query; did you mean 'source'?"),
+        ({"errors": "1"}, "it takes follow, since, node, source, limit"),
+        ({"follow": "false"}, "follow= is 0 or 1"),
+    ],
+)
+def test_a_filter_that_is_none_gives_no_other_events(
+    feed: Feed, query: dict[str, str], words: str
+) -> None:
+    response = ask(feed, query)
+    assert (response.status, response.content_type) == (400, "application/problem+json")
+    assert isinstance(response.body, bytes)
+    assert words in json.loads(response.body)["detail"]
+    assert response.stream is None
