@@ -18,6 +18,7 @@ import click
 
 from container.healthcheck import healthcheck_command
 from imagebuild.errors import BuildError
+from imagebuild.store import bundlecli
 from imagebuild.store import cli as store_cli
 from imagebuild.store.images import CURRENT, Image, Store
 from imagebuild.wholefile import write_whole
@@ -118,7 +119,10 @@ def _import_for(words: dict[str, Any], baked: Path) -> str:
     return ""
 
 
-def make_door(commands: Sequence[click.Command] = (*COMMANDS, *store_cli.COMMANDS)) -> click.Group:
+ALL = (*COMMANDS, *store_cli.COMMANDS, *bundlecli.COMMANDS)
+
+
+def make_door(commands: Sequence[click.Command] = ALL) -> click.Group:
     """The click group of the container."""
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})

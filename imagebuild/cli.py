@@ -21,6 +21,7 @@ from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
 from imagebuild.recipe.keys import describe
 from imagebuild.recipe.mirrors import load_recipe_with
+from imagebuild.store import bundlecli
 from imagebuild.store import cli as store_cli
 from imagebuild.store.cli import STORE_OPTION
 from imagebuild.store.images import CURRENT, Store
@@ -164,4 +165,9 @@ def recipe_schema() -> None:
     click.echo(json.dumps(describe(), indent=2, ensure_ascii=False))
 
 
-COMMANDS: list[click.Command] = [build_command, *store_cli.COMMANDS, *docker_cli.COMMANDS]
+COMMANDS: list[click.Command] = [
+    build_command,
+    *store_cli.COMMANDS,
+    *bundlecli.COMMANDS,
+    *docker_cli.COMMANDS,
+]

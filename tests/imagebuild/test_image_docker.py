@@ -192,8 +192,9 @@ def test_nothing_of_the_build_is_in_the_final_image(engine: Engine, built: list[
     )
     done = engine.docker("run", "--rm", "--entrypoint", "sh", built[0], "-c", script)
     assert done.stdout.split() == [
-        *("__init__.py", "errors.py", "options.py", "store", "store/__init__.py", "store/cli.py"),
-        *("store/compare.py", "store/images.py", "store/inuse.py", "store/manifest.py"),
+        *("__init__.py", "errors.py", "options.py", "store", "store/__init__.py"),
+        *("store/bundle.py", "store/bundlecli.py", "store/cli.py", "store/compare.py"),
+        *("store/images.py", "store/inuse.py", "store/manifest.py"),
         *("store/shown.py", "wholefile.py", "yamlloader.py", "10069"),
     ]
 
