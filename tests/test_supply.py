@@ -11,7 +11,10 @@ import pytest
 from rack.kubernetes.toolchain import GO_PIN, needed_version
 
 HOUSE = Path(__file__).parent.parent
-LOCKS = [HOUSE / "requirements.txt", HOUSE / "fuzz/requirements.txt", GO_PIN]
+LOCKS = [
+    *(HOUSE / place / "requirements.txt" for place in ("", "fuzz", "docs/site")),
+    GO_PIN,
+]
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
