@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 UNIT := -m "not integration and not e2e"
 SHELL_FILES = $(shell .ci/shell-files)
 
-.PHONY: help install system-packages lock lock-base check lint compile format test test-cluster test-kubernetes test-deb test-floods deb demo fuzz dist release-check bench bench-boot bench-quick kubernetes-bump clean
+.PHONY: help install system-packages lock lock-base check lint compile format test test-cluster test-kubernetes test-deb test-helm test-floods deb demo docs fuzz dist release-check bench bench-boot bench-quick kubernetes-bump clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,7 @@ LOCK := .venv-lock/bin/pip-compile --quiet --allow-unsafe --generate-hashes --st
 lock: .venv-lock/bin/pip-compile ## pins and hashes of the Python packages anew; UPGRADE=1: newest versions
 	$(LOCK) --extra=container --extra=dev --output-file=requirements.txt pyproject.toml
 	$(LOCK) --output-file=fuzz/requirements.txt fuzz/requirements.in
+	$(LOCK) --output-file=docs/site/requirements.txt docs/site/requirements.in
 	$(LOCK) --output-file=rack/kubernetes/go.txt rack/kubernetes/go.in
 
 .venv-lock/bin/pip-compile:
@@ -121,3 +122,20 @@ kubernetes-bump: install ## another Kubernetes for rack and recipes: VERSION=1.3
 format: $(STAMP) ## let ruff format and sort
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+SITE := build/site
+
+docs: .venv-docs/bin/mkdocs ## the documentation as a site in build/site, every link checked
+	@PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 .venv-docs/bin/mkdocs build --quiet --strict --clean \
+		--site-dir $(SITE)
+	@echo $(SITE)/index.html
+
+.venv-docs/bin/mkdocs: docs/site/requirements.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip --disable-pip-version-check --quiet install --require-hashes \
+		-r docs/site/requirements.txt
+	@touch $@
+
+test-helm: install ## not in CI: helm, compiled once, renders and lints charts/bootfarm beside kustomize
+	@$(VENV)/bin/python -m tests.helm
+	$(VENV)/bin/pytest -m integration tests/k8s/test_helm.py

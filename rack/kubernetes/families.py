@@ -123,8 +123,16 @@ KUBE_ROUTER = Family(
     cpu_seconds=200,
     versions={"github.com/cloudnativelabs/kube-router/v2/pkg/version.Version": "{tag}"},
 )
+HELM = Family(
+    "helm",
+    "helm.sh/helm/v3",
+    cpu_seconds=400,
+    versions={"helm.sh/helm/v3/internal/version.version": "{tag}"},
+)
 
 NODE_FAMILIES = (KUBERNETES, CONTAINERD, RUNC, CNI, CRI_TOOLS, ETCD, CRI_DOCKERD)
 """What a node and the control plane need."""
 NETWORK_FAMILIES = (COREDNS, KUBE_ROUTER)
 """What a cluster of several nodes needs beside it, in containers."""
+CHART_FAMILIES = (HELM,)
+"""What `make test-helm` renders charts/ with; the rack itself has no use for it."""

@@ -16,6 +16,7 @@ from rack.kubernetes.compile import (
     family_key,
 )
 from rack.kubernetes.families import (
+    CHART_FAMILIES,
     CNI,
     KUBERNETES,
     MODULES,
@@ -29,13 +30,14 @@ from rack.kubernetes.families import (
 from rack.kubernetes.toolchain import Toolchain, find_toolchain, needed_version, parse_version
 from rack.progress import Progress
 
+FAMILIES = (*NODE_FAMILIES, *NETWORK_FAMILIES, *CHART_FAMILIES)
 GO = Toolchain(Path("/go"), "go1.26.8")
 
 
 def test_each_folder_of_modules_is_a_family_with_its_sums() -> None:
-    families = {family.name for family in (*NODE_FAMILIES, *NETWORK_FAMILIES)}
+    families = {family.name for family in FAMILIES}
     assert families == {path.name for path in MODULES.iterdir()}
-    for family in (*NODE_FAMILIES, *NETWORK_FAMILIES):
+    for family in FAMILIES:
         sums = (family.directory / "go.sum").read_text()
         assert f"{family.module} {family.tag} h1:" in sums
         assert (
@@ -152,8 +154,7 @@ def test_go_versions(said: str, version: tuple[int, ...]) -> None:
 
 def test_the_newest_go_line_counts() -> None:
     assert needed_version() == max(
-        read_go_version(family.directory / "go.mod")
-        for family in (*NODE_FAMILIES, *NETWORK_FAMILIES)
+        read_go_version(family.directory / "go.mod") for family in FAMILIES
     )
 
 
