@@ -19,6 +19,45 @@ ARG DEBIAN_SECURITY_MIRROR=
 COPY container/setup-base /farm/setup-base
 RUN sh /farm/setup-base
 
+# The server's own C, compiled; one file leaves this stage.
+FROM ltsp-base AS fastpath
+COPY container/compile-fastpath /farm/compile-fastpath
+COPY server/fastpath /farm/fastpath
+RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
+
+# Not of the five: the server alone, without a node image, for sites that keep theirs in a volume.
+#
+#   docker build --target server -t bootfarm-server .
+#
+# Its lines are those of `final`, at the end; a test holds them together.
+FROM ltsp-base AS server
+COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/options.py imagebuild/wholefile.py \
+     imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
+COPY container/farm.yaml container/lts.conf /etc/bootfarm/
+COPY container/bootfarm /usr/local/bin/bootfarm
+COPY container/*.py /usr/lib/bootfarm/container/
+COPY netboot-config /usr/lib/bootfarm/netboot-config
+COPY server /usr/lib/bootfarm/server
+COPY --from=fastpath /farm/_fastpath.so /usr/lib/bootfarm/server/fastpath/_fastpath.so
+ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    PROMETHEUS_DISABLE_CREATED_SERIES=True \
+    BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state
+USER 10069:10069
+WORKDIR /var/lib/bootfarm
+EXPOSE 69/udp 8080/tcp 10809/tcp
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
+    CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
+ENTRYPOINT ["bootfarm"]
+CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]
+ARG BASE_IMAGE
+ARG VERSION=
+LABEL org.opencontainers.image.title="bootfarm" \
+      org.opencontainers.image.description="Boots bare machines over the network; their images lie elsewhere" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
+
 # The recipe, cut into what each stage reads of it. The whole context enters
 # here and nothing of this stage but the slices leaves it.
 FROM ltsp-base AS recipe
@@ -31,12 +70,6 @@ COPY . /farm/context
 WORKDIR /farm/context
 RUN PYTHONDONTWRITEBYTECODE=1 python3 -m imagebuild.container slice "$RECIPE" /farm/slices \
         --repositories "$REPOSITORIES" --mirrors "$MIRRORS"
-
-# The server's own C, compiled; one file leaves this stage.
-FROM ltsp-base AS fastpath
-COPY container/compile-fastpath /farm/compile-fastpath
-COPY server/fastpath /farm/fastpath
-RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
 
 # 2. basesystem: bootstrap, updates, base packages, kernel, patches.
 FROM ltsp-base AS basesystem

@@ -16,8 +16,8 @@ from tests.imagebuild.dockerfile import DOCKERFILE, expand, instructions, stages
 from tests.imagebuild.store.test_images import make_image
 
 HOUSE = Path(__file__).parents[2]
-HELPERS = ("recipe", "fastpath")
-"""Stages beside the article's five, of which one thing is taken each."""
+HELPERS = ("recipe", "fastpath", "server")
+"""Stages beside the article's five: one thing is taken of the first two each; an end of its own."""
 
 
 def test_the_articles_five_stages_in_order() -> None:
@@ -28,6 +28,7 @@ def test_the_articles_five_stages_in_order() -> None:
         "ltsp-base": "${BASE_IMAGE}",
         "recipe": "ltsp-base",
         "fastpath": "ltsp-base",
+        "server": "ltsp-base",
         "basesystem": "ltsp-base",
         "builder": "basesystem",
         "ltsp-image": "basesystem",
@@ -61,7 +62,7 @@ def test_server_and_examples_enter_in_the_final_stage_only() -> None:
         for line in lines:
             if name == "fastpath" and line == "COPY server/fastpath /farm/fastpath":
                 continue
-            if line.startswith("COPY ") and name not in ("final", "recipe"):
+            if line.startswith("COPY ") and name not in ("final", "recipe", "server"):
                 assert "server" not in line.replace("${", "")
                 assert "netboot-config" not in line
                 assert not line.startswith("COPY . ")
@@ -100,6 +101,25 @@ def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
     used = ("store.cli", "store.bundlecli", "store.inuse", "wholefile", "yamlloader")
     meeting_place = {file for name in used for file in closure(f"imagebuild.{name}")}
     assert copied == meeting_place | {"imagebuild/__init__.py"}
+
+
+def test_the_server_alone_is_the_final_stage_without_the_node_image() -> None:
+    final, server = stages()["final"][1], stages()["server"][1]
+    baked = "COPY --from=ltsp-image /farm/baked /usr/share/bootfarm"
+    assert final[0] == baked
+    assert server[:-1] == final[1:-1]
+    assert server[-1].startswith("LABEL ")
+    shown = "Boots bare machines over the network; their images lie elsewhere"
+    assert server[-1] == final[-1].replace(
+        "Boots bare machines over the network; brings their image", shown
+    )
+
+
+def test_the_server_alone_needs_no_recipe_and_no_stage_after_it() -> None:
+    """The classic builder makes every stage before its target."""
+    assert list(stages())[: list(stages()).index("server") + 1] == [
+        *("ltsp-base", "fastpath", "server"),
+    ]
 
 
 def test_slices_and_ids_of_stages_before(tmp_path: Path) -> None:
