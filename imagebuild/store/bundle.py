@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imagebuild.errors import BuildError
-from imagebuild.store.images import Image, Store
+from imagebuild.store.images import Image, Store, check_tag
 from imagebuild.store.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -244,6 +244,8 @@ def load_bundle(
     """
     if files is not None and os.path.lexists(files):
         raise BundleError(f"{files} is there already", hint="name a directory that is not yet")
+    for tag in tags or ():
+        check_tag(tag)
     with contextlib.ExitStack() as kept:
         try:
             tar = kept.enter_context(tarfile.open(fileobj=file, mode="r|", tarinfo=_Member))
@@ -325,6 +327,8 @@ def _parse_image(raw: Any) -> _IndexImage:
         texts = isinstance(name, str) and isinstance(digest, str) and isinstance(tags, list)
         texts = texts and all(isinstance(tag, str) for tag in tags)
         if texts and is_image_name(name) and is_digest(digest):
+            for tag in tags:
+                check_tag(tag)
             return _IndexImage(name, digest, tuple(tags))
     raise BundleError(f"{INDEX_NAME}: {str(raw)[:80]} is no image with name, digest and tags")
 

@@ -153,7 +153,7 @@ class Store:
         """
         source = Path(directory)
         for tag in tags:
-            _check_tag(tag)
+            check_tag(tag)
         manifest = _read_manifest(source)
         if manifest.name != name:
             raise StoreError(
@@ -202,7 +202,7 @@ class Store:
 
     def tag(self, name: str, tag_or_digest: str, tag: str) -> Image:
         """Let `tag` name the given image; moving `current` keeps the old one as `previous`."""
-        _check_tag(tag)
+        check_tag(tag)
         with self._locked():
             digest = self.get(name, tag_or_digest).digest
             self._set_tag(name, tag, digest)
@@ -398,7 +398,8 @@ def mend(name: str, digest: str) -> str:
 _NAME_HINT = "lower-case letters, digits, dots, dashes and underscores, at most 63"
 
 
-def _check_tag(tag: str) -> None:
+def check_tag(tag: str) -> None:
+    """Raise StoreError for what no store takes as a tag."""
     if _TAG.fullmatch(tag) is None or is_digest(tag) or _PREFIX.fullmatch(tag):
         raise StoreError(
             f"{tag!r} is not a tag",

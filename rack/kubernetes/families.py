@@ -126,7 +126,7 @@ KUBE_ROUTER = Family(
 HELM = Family(
     "helm",
     "helm.sh/helm/v3",
-    cpu_seconds=400,
+    cpu_seconds=210,
     versions={"helm.sh/helm/v3/internal/version.version": "{tag}"},
 )
 

@@ -109,7 +109,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "configMapGenerator": [
                 {
-                    **{"name": "ltsp-config", "behavior": "replace"},
+                    **{"name": "ltsp-config", "behavior": "replace", "namespace": "bootfarm"},
                     "files": ["farm.yaml", "lts.conf"],
                 }
             ],

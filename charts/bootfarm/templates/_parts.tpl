@@ -1,9 +1,5 @@
 {{- /* Parts of the manifests. Names are fixed, as in k8s/base: one server has the ports of a machine. */ -}}
 
-{{- define "bootfarm.labels" -}}
-app.kubernetes.io/name: bootfarm
-{{- end -}}
-
 {{- define "bootfarm.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}

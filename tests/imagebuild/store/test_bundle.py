@@ -258,6 +258,22 @@ def test_another_bundle_json_is_refused(
         load_bundle(io.BytesIO(data), Store(tmp_path / "there"))
 
 
+def test_no_tag_is_wrong_after_the_first_image_came(store: Store, tmp_path: Path) -> None:
+    def spoil(old: bytes) -> bytes:
+        data = json.loads(old)
+        data["images"][1]["tags"] = ["../evil"]
+        return json.dumps(data).encode()
+
+    there = Store(tmp_path / "there")
+    for data, tags in (
+        (rewrite(made(store), lambda member: None, spoil), None),
+        (made(store), ("../evil",)),
+    ):
+        with pytest.raises(BuildError, match="is not a tag"):
+            load_bundle(io.BytesIO(data), there, tags=tags)
+    assert there.images() == []
+
+
 def test_a_member_takes_no_more_memory_than_it_may(tmp_path: Path) -> None:
     for kind, size in ((tarfile.XHDTYPE, 1 << 33), (tarfile.REGTYPE, bundle.MOST_INDEX + 1)):
         head = tarfile.TarInfo("bundle.json")
