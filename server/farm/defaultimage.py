@@ -10,12 +10,12 @@ DefaultImage = str | Mapping[str, str] | None
 """An image's name, or architecture to name."""
 
 KEY: Final = "default_image"
-_NAME: Final[Mapping[str, Any]] = {"type": ["string", "number"], "pattern": r"\S"}
+_NAME: Final[Mapping[str, Any]] = {"type": ["string", "number", "null"], "pattern": r"\S"}
 _SHAPE: Final[Mapping[str, Any]] = {
     "type": ["string", "number", "object"],
     "pattern": r"\S",
-    "properties": dict.fromkeys(ARCHITECTURES, _NAME),
-    "additionalProperties": False,
+    "propertyNames": {"enum": list(ARCHITECTURES)},
+    "additionalProperties": _NAME,
     "minProperties": 1,
 }
 

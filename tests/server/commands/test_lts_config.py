@@ -428,8 +428,10 @@ def test_check_knows_what_firmware_told_the_server(farm: Path) -> None:
         stream.write("state: state\ndefault_image: {amd64: amd64, arm64: arm64}\n")
     nodes = Nodes()
     for mac, number in (("52:54:00:00:00:01", 11), ("52:54:00:00:00:02", 7)):
-        detail = {"status": "ok", "firmware": "UEFI", "architecture": number}
-        nodes.record(Event(time.time(), mac, "dhcp", "dhcp", detail))
+        event = Event(
+            time.time(), mac, "dhcp", "dhcp", {"firmware": "UEFI", "architecture": number}
+        )
+        nodes.record(event)
     nodes.save(farm / "state" / TIMELINES)
     (farm / "lts.conf").write_text("[default]\nTIMEZONE = UTC\n")
     assert run("check", "lts.conf", "--config", "farm.yaml").exit_code == 0
