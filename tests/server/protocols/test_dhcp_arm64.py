@@ -2,11 +2,14 @@
 
 QEMU's `virt` with Debian 12's AAVMF (EDK2 2022.11) and Debian 13's ipxe-arm64.efi, in a network
 namespace where `bootfarm serve --dhcp full` was the only server, on 2026-11-30: it came by PXE,
-loaded iPXE, and by its script a kernel and an initramfs, which ran.
+and once more by UEFI HTTP Boot, loaded iPXE, and by its script a kernel and an initramfs, which
+ran.
 """
 
 import ipaddress
 from pathlib import Path
+
+import pytest
 
 from server.protocols.dhcp import Client, Firmware, Loaders, Network, identify
 from server.protocols.dhcp_leases import LeaseTable
@@ -14,7 +17,7 @@ from server.protocols.dhcp_server import DhcpServer, Pool
 from server.protocols.dhcp_wire import Op, unpack
 from tests.server.protocols.test_dhcp_captures import read_capture
 
-CAPTURE = Path(__file__).parent / "dhcp" / "arm64" / "aavmf-full.pcap"
+CAPTURES = Path(__file__).parent / "dhcp" / "arm64"
 SERVER_IP = "10.77.0.1"
 LOADER = "/ltsp/arm64/ipxe/ipxe-arm64.efi"
 LOADERS = Loaders(
@@ -22,11 +25,12 @@ LOADERS = Loaders(
 )
 
 
-def test_firmware_still_gets_the_answers_that_it_took() -> None:
+@pytest.mark.parametrize("name", ["aavmf-full", "aavmf-http-full"])
+def test_firmware_still_gets_the_answers_that_it_took(name: str) -> None:
     network = Network(ipaddress.IPv4Network("10.77.0.0/24"))
     table = LeaseTable("10.77.0.100", "10.77.0.150", excluded=(SERVER_IP, "10.77.0.0"))
     server = DhcpServer(lambda client: LOADERS, http_port=8080, pool=Pool(table, network))
-    packets = list(read_capture(CAPTURE))
+    packets = list(read_capture(CAPTURES / f"{name}.pcap"))
     answers = []
     for packet in packets:
         if unpack(packet.data).op == Op.REQUEST:
@@ -38,13 +42,18 @@ def test_firmware_still_gets_the_answers_that_it_took() -> None:
     assert answers
 
 
-def test_firmware_and_its_ipxe_are_told_apart() -> None:
+@pytest.mark.parametrize(
+    ("name", "firmware", "number"),
+    [("aavmf-full", Firmware.UEFI, 11), ("aavmf-http-full", Firmware.UEFI_HTTP, 19)],
+)
+def test_firmware_and_its_ipxe_are_told_apart(name: str, firmware: Firmware, number: int) -> None:
     clients: list[Client] = [
         identify(message)
-        for packet in read_capture(CAPTURE)
+        for packet in read_capture(CAPTURES / f"{name}.pcap")
         if (message := unpack(packet.data)).op == Op.REQUEST
     ]
-    assert {(one.firmware, one.architecture) for one in clients} == {(Firmware.UEFI, "arm64")}
-    assert [one.ipxe for one in clients] == sorted(one.ipxe for one in clients)
-    assert {one.ipxe for one in clients} == {False, True}
-    assert {one.architectures for one in clients} == {(11,)}
+    assert [(one.ipxe, one.firmware, one.architectures) for one in clients] == [
+        *[(False, firmware, (number,))] * 2,
+        *[(True, Firmware.UEFI, (11,))] * 2,
+    ]
+    assert {one.architecture for one in clients} == {"arm64"}
