@@ -31,8 +31,8 @@ RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
 #
 # Its lines are those of `final`, at the end; a test holds them together.
 FROM ltsp-base AS server
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/options.py imagebuild/wholefile.py \
-     imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
+     imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
 COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm
@@ -76,8 +76,8 @@ FROM ltsp-base AS basesystem
 ENV PYTHONPATH=/farm/src PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY container/setup-build /farm/setup-build
 RUN sh /farm/setup-build
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/wholefile.py imagebuild/yamlloader.py \
-     imagebuild/run.py imagebuild/apt.py imagebuild/stage.py imagebuild/container.py \
+COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
+     imagebuild/wholefile.py imagebuild/yamlloader.py imagebuild/run.py imagebuild/apt.py imagebuild/stage.py imagebuild/container.py \
      /farm/src/imagebuild/
 COPY imagebuild/recipe/__init__.py imagebuild/recipe/ingredients.py imagebuild/recipe/packing.py \
      /farm/src/imagebuild/recipe/
@@ -126,8 +126,8 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/errors.py imagebuild/options.py imagebuild/wholefile.py \
-     imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
+     imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
 COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
 COPY container/farm.yaml container/lts.conf /etc/bootfarm/
 COPY container/bootfarm /usr/local/bin/bootfarm

@@ -21,7 +21,7 @@ from imagebuild.recipe.ingredients import Recipe
 from imagebuild.recipe.mirrors import gather_mirrors, take_from_elsewhere
 from imagebuild.recipe.read import is_glob, load_merged, read_recipe
 from imagebuild.recipe.yamlnode import FaultsError, Node
-from imagebuild.run import Log, check_tools
+from imagebuild.run import Log, check_emulation, check_tools
 from imagebuild.stages import basesystem, builder
 
 
@@ -85,6 +85,8 @@ class _Check:
             check_tools({tool: name for one in STAGES for tool, name in one.TOOLS.items()})
         except BuildError as error:
             self.warnings.append(error)
+        else:
+            self._check_emulation(recipe.architecture)
         apt = AptView(recipe, self._options.cache, Log())
         if not network:
             self._fetch_keys(
@@ -96,6 +98,12 @@ class _Check:
             self._options.listen(Event("packages", "start"))
             self._check_packages(recipe, apt)
             self._options.listen(Event("packages", "done"))
+
+    def _check_emulation(self, architecture: str) -> None:
+        try:
+            check_emulation(architecture)
+        except BuildError as error:
+            self.warnings.append(error)
 
     # Telling
 

@@ -25,7 +25,7 @@ from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Recipe
 from imagebuild.recipe.packing import PACKED, SLICES, pack_recipe, slice_recipe, unpack_recipe
-from imagebuild.run import Log, can_isolate, check_tools
+from imagebuild.run import Log, can_isolate, check_emulation, check_tools
 from imagebuild.stage import Stage, StageContext, stage_id
 
 STAGES = tuple(SLICES)
@@ -66,6 +66,8 @@ def run_stage(name: str, recipe: Recipe, work: Path, log: Log) -> None:
     """Run one stage on directories below `work`."""
     stage = cast(Stage, importlib.import_module(f"imagebuild.stages.{name.replace('-', '_')}"))
     check_tools(stage.TOOLS)
+    if name != "ltsp-base":
+        check_emulation(recipe.architecture)
     started = time.monotonic()
 
     def say(text: str) -> None:

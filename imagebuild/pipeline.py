@@ -20,7 +20,7 @@ from typing import cast
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Recipe
-from imagebuild.run import Log, can_isolate, check_tools, run
+from imagebuild.run import Log, can_isolate, check_emulation, check_tools, run
 from imagebuild.stage import Stage, StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_base, ltsp_image
 from imagebuild.store.images import Image, Store
@@ -91,6 +91,7 @@ def _finished(
     if os.geteuid() != 0:
         raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
     check_tools({tool: package for stage in stages for tool, package in stage.TOOLS.items()})
+    check_emulation(recipe.architecture)
     with _usual_modes(), locked(options):
         log = Log(options.log or new_log(options.cache, recipe.name), options.line)
         options.listen(Event("packages", "start"))

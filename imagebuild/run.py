@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from imagebuild.architecture import ARCHITECTURES, machine_architecture
 from imagebuild.errors import BuildError
 
 TAIL = 15
@@ -96,6 +97,22 @@ def check_tools(tools: Mapping[str, str]) -> None:
         packages = " ".join(sorted(set(missing.values())))
         raise BuildError(
             f"missing programs: {', '.join(sorted(missing))}", hint=f"apt-get install {packages}"
+        )
+
+
+def check_emulation(architecture: str) -> None:
+    """Refuse before any work when this machine runs no programs of `architecture`."""
+    if architecture == machine_architecture():
+        return
+    check_tools({"arch-test": "arch-test"})
+    if ask(["arch-test", architecture]).status != 0:
+        machine = ARCHITECTURES[architecture].machine
+        raise BuildError(
+            f"architecture: {architecture}: this machine ({machine_architecture()}) does not run"
+            f" {architecture} programs",
+            hint="apt-get install qemu-user-static binfmt-support; where no systemd runs, also:"
+            " mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc;"
+            f" update-binfmts --enable qemu-{machine}",
         )
 
 

@@ -21,6 +21,7 @@ HOUSE = Path(__file__).parents[1]
 
 GROUND = (
     "imagebuild/__init__.py",
+    "imagebuild/architecture.py",
     "imagebuild/errors.py",
     "imagebuild/run.py",
     "imagebuild/apt.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT
 from imagebuild.options import Renamed, examples
 from imagebuild.store.shown import format_size
 from rack.cache import checkout_directory
@@ -152,6 +153,15 @@ def _choose_lts_conf(given: Path | None, has_control_plane: bool) -> Path | str:
     show_default=True,
     help="The firmware.",
 )
+@click.option(
+    "architecture",
+    "--arch",
+    type=click.Choice(tuple(ARCHITECTURES)),
+    default=DEFAULT,
+    show_default=True,
+    help="Its architecture: another than amd64 is a preview, boots by UEFI, and boots the image"
+    " of that name.",
+)
 @click.option("--memory", default=1024, show_default=True, help="The machine's memory: MiB.")
 @click.option("--cpus", default=1, show_default=True, help="How many processors it has.")
 @click.option("--nic", default="virtio-net-pci", show_default=True, help="QEMU's device.")
@@ -164,13 +174,23 @@ def _choose_lts_conf(given: Path | None, has_control_plane: bool) -> Path | str:
     help="A raw image of a disk; may be repeated.",
 )
 def boot(
-    name: str, firmware: str, memory: int, cpus: int, nic: str, mac: str, disks: tuple[str, ...]
+    name: str,
+    firmware: str,
+    architecture: str,
+    memory: int,
+    cpus: int,
+    nic: str,
+    mac: str,
+    disks: tuple[str, ...],
 ) -> None:
     """Add a bare machine to the rack and switch it on."""
     spec = NodeSpec(
         name,
         mac=mac,
-        firmware="uefi" if firmware == "uefi" else "bios",
+        firmware="uefi"
+        if firmware == "uefi" or ARCHITECTURES[architecture].bios is None
+        else "bios",
+        architecture=architecture,
         memory=memory,
         cpus=cpus,
         nic=nic,

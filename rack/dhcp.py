@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT
 from rack.machine import NodeSpec
 from rack.namespace import Namespace
 from rack.network import (
@@ -62,12 +63,14 @@ def render_rack_options(directory: Path, interface: str = BRIDGE) -> str:
 
 
 def render_boot_options(image: str, grub: bool = False) -> str:
-    """What machines are told, as `bootfarm dhcp-config dnsmasq` says it."""
+    """What machines are told, as `bootfarm dhcp-config dnsmasq` says it: those of another
+    architecture boot the image of its name."""
     settings = DhcpSettings(
         server=SERVER_IP,
         subnet=SUBNET,
         range=RANGE,
         name=image,
+        others={name: name for name in ARCHITECTURES if name != DEFAULT},
         router=SERVER_IP,
         dns=(SERVER_IP,),
         domain=DOMAIN,

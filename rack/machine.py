@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT, Emulator
 from rack.errors import RackError
 
 FIRST_SLOT = 16
@@ -14,9 +15,8 @@ FIRST_SLOT = 16
 
 Firmware = Literal["bios", "uefi"]
 
-OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-TCG = ("-accel", "tcg,thread=multi,tb-size=64", "-cpu", "qemu64")
+_TRANSLATED = ("-accel", "tcg,thread=multi,tb-size=64", "-cpu")
+TCG = (*_TRANSLATED, ARCHITECTURES[DEFAULT].emulator.cpu)
 KVM = ("-accel", "kvm", "-cpu", "host")
 
 
@@ -37,7 +37,7 @@ class NodeSpec:
     disks: files, raw. extra_nics: come after the first in PCI order, or before
     it (`boot_nic` is the position of the first among all). uuid: DMI's, made from
     the name when empty, so that the machine-id is stable. ip: given by DHCP; the
-    next free one when empty. arguments: more for QEMU.
+    next free one when empty. arguments: more for QEMU. architecture: by Debian's name.
     """
 
     name: str
@@ -52,6 +52,12 @@ class NodeSpec:
     uuid: str = ""
     ip: str = ""
     arguments: tuple[str, ...] = ()
+    architecture: str = DEFAULT
+
+    @property
+    def emulator(self) -> Emulator:
+        """QEMU's machine for it."""
+        return ARCHITECTURES[self.architecture].emulator
 
     def completed(self, ip: str) -> "NodeSpec":
         """The same machine with mac, uuid and ip filled in."""
@@ -114,8 +120,15 @@ def qemu_argv(
     """QEMU's command line for a machine that boots from its first NIC by PXE.
 
     `spec` is completed; `files.taps` has a tap's name for each NIC, in order.
-    Raises RackError if a socket's path is too long for the kernel.
+    accelerator: of machines of the rack's own architecture; QEMU translates the others.
+    Raises RackError if a socket's path is too long for the kernel, or where the machine has no
+    such firmware.
     """
+    emulator = spec.emulator
+    if spec.firmware == "bios" and ARCHITECTURES[spec.architecture].bios is None:
+        raise RackError(f"{spec.architecture} machines have no BIOS", hint="--firmware uefi")
+    if spec.architecture != DEFAULT:
+        accelerator = (*_TRANSLATED, emulator.cpu)
     for path in (files.console_socket, files.qmp_socket):
         if len(str(path).encode()) > 107:
             raise RackError(
@@ -123,8 +136,8 @@ def qemu_argv(
                 hint="give the rack a directory with a shorter path",
             )
     argv = [
-        *(qemu or "qemu-system-x86_64", "-name", spec.name, "-uuid", spec.uuid),
-        *("-machine", "q35,graphics=off,sata=off", *accelerator),
+        *(qemu or emulator.program, "-name", spec.name, "-uuid", spec.uuid),
+        *("-machine", emulator.machine, *accelerator),
         *("-m", str(spec.memory), "-smp", str(spec.cpus)),
         *("-nodefaults", "-display", "none", "-vga", "none", "-boot", "strict=on"),
         "-chardev",
@@ -138,7 +151,7 @@ def qemu_argv(
     ]
     if spec.firmware == "uefi":
         argv += [
-            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"),
+            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={emulator.code}"),
             *("-drive", f"if=pflash,format=raw,unit=1,file={files.variables}"),
         ]
     for index, (nic, tap) in enumerate(zip(spec.nics, files.taps, strict=True)):

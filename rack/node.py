@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rack.cache import need_tools
 from rack.console import Console
 from rack.errors import RackError
-from rack.machine import OVMF_CODE, OVMF_VARS, TCG, MachineFiles, NodeSpec, qemu_argv
+from rack.machine import TCG, MachineFiles, NodeSpec, qemu_argv
 from rack.namespace import Namespace
 from rack.network import add_tap
 from rack.process import Process
@@ -87,13 +88,17 @@ class Node:
         if self.is_on():
             raise RackError(f"{self.name} is on already", hint="power_cut() it first")
         if self.spec.firmware == "uefi" and not self.files.variables.exists():
-            for path in (OVMF_CODE, OVMF_VARS):
+            emulator = self.spec.emulator
+            for path in (emulator.code, emulator.variables):
                 if not path.exists():
-                    raise RackError(f"{path} is missing", hint="install the package ovmf")
-            shutil.copyfile(OVMF_VARS, self.files.variables)
+                    raise RackError(
+                        f"{path} is missing", hint=f"install the package {emulator.package}"
+                    )
+            shutil.copyfile(emulator.variables, self.files.variables)
         for path in (self.files.console_socket, self.files.qmp_socket):
             path.unlink(missing_ok=True)
         self.console.begin()
+        need_tools(self.spec.emulator.program)
         argv = qemu_argv(self.spec, self.files, self._accelerator)
         log = self.files.directory / "qemu.log"
         self.powered_on_at = time.time()

@@ -29,14 +29,14 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "nbd": ("not_found", "refused", "malformed", "limit", "unreadable", "network"),
     "dhcp": (
         *("no_address", "other_server", "address_in_use", "refused", "server", "malformed"),
-        *("not_listed", "no_image", "no_loader"),
+        *("not_listed", "no_image", "no_loader", "architecture"),
     ),
     "workers": ("worker_ended",),
     "store": (),
     # Why a node has no plan, or has to wait for a person (held).
     "plan": (
         *("no_image", "not_listed", "held", "command_line", "template", "not_yet"),
-        *("contradiction", "server"),
+        *("contradiction", "architecture", "server"),
     ),
     # What a node says of itself: the initramfs in the order of its steps, then the system.
     "beacon": (

@@ -7,6 +7,7 @@ from typing import Any
 from imagebuild.store.images import Image
 from server.errors import ServerError
 from server.farm.config import Config, Menu
+from server.farm.defaultimage import DefaultImage
 from server.farm.extras import NO_EXTRAS, Extras
 from server.farm.inventory import inventory_line, not_listed
 from server.ltsconf import Conf, NodeId
@@ -21,7 +22,7 @@ class Site:
 
     images: tuple[Image, ...]
     ltsconf: Conf
-    default_image: str | None = None
+    default_image: DefaultImage = None
     cmdline: tuple[str, ...] = ()
     on_error: str = "shell"
     loader: str = "ipxe"

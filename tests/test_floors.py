@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parent.parent
 # the module and all modules below it in the tree. Rooms on one line are neighbours
 # and do not import each other.
 FLOORS = [
-    ["imagebuild.errors", "imagebuild.wholefile"],
+    ["imagebuild.architecture", "imagebuild.errors", "imagebuild.wholefile"],
     ["imagebuild.dpkg", "imagebuild.edge", "imagebuild.options"],
     ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
     ["imagebuild.recipe"],
@@ -58,10 +58,11 @@ FLOORS = [
     ["bootfarm"],
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "container", "bench", "fuzz")
-# What `server` may use of `imagebuild`: the meeting place and its format, and the four things
+# What `server` may use of `imagebuild`: the meeting place and its format, and the five things
 # that both halves must have alike: the error that a user can act on, a file written whole, YAML,
-# and the options that commands of both have.
+# the options that commands of both have, and the table of architectures.
 MEETING_PLACE = {
+    "imagebuild.architecture",
     "imagebuild.errors",
     "imagebuild.options",
     "imagebuild.wholefile",

@@ -13,6 +13,7 @@ from imagebuild.apt import (
 )
 from imagebuild.dpkg import read_installed
 from imagebuild.recipe.ingredients import Recipe, Repository
+from imagebuild.run import run as run_command
 from imagebuild.stage import StageContext
 
 LOCAL_REPOSITORIES = "var/lib/bootfarm/repositories"
@@ -146,6 +147,27 @@ def _repack(context: StageContext, package: str, version: str, scripts: Iterable
     words = ["/bin/sh", "-ec", script, "repack", f"/{REPACKED}", package, version, *scripts]
     context.chroot.run(words, what=f"cannot repack {package} {version}")
     return f"/{REPACKED}/{package}.deb"
+
+
+def unpack(context: StageContext, packages: Iterable[str], target: Path) -> None:
+    """Download packages and unpack their files below `target`, outside of the root; nothing of
+    them is installed, and none of their scripts runs."""
+    place = context.root / REPACKED
+    place.mkdir(parents=True, exist_ok=True)
+    script = 'cd "$1"; shift; apt-get download -q "$@"'
+    names = list(packages)
+    context.chroot.run(
+        ["/bin/sh", "-ec", script, "download", f"/{REPACKED}", *names],
+        what=f"cannot download {' '.join(names)}",
+    )
+    target.mkdir(parents=True)
+    for path in sorted(place.glob("*.deb")):
+        run_command(
+            ["dpkg-deb", "--extract", path, target],
+            log=context.log,
+            what=f"cannot unpack {path.name}",
+        )
+    shutil.rmtree(place)
 
 
 def installed(root: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ docs/recipes.md says more of each.
 
 from typing import Any
 
+from imagebuild.architecture import ARCHITECTURES
 from imagebuild.recipe.shapes import (
     AnyOf,
     Anything,
@@ -83,6 +84,7 @@ REPOSITORY = Keys(
 )
 
 KERNEL = Keys({"package": Key(PACKAGE, "The kernel, as linux-image-amd64.", needed=True)})
+ARCHITECTURE = Choice(tuple(ARCHITECTURES))
 
 BUILD_NAME = Text(r"[a-z0-9][a-z0-9.+_-]*", "lower-case letters, digits, . + _ -")
 OUTPUT = Text(r"/[^\n]*[^/\n]", "an absolute path; * ? and [] match as in a shell")
@@ -219,7 +221,7 @@ _RECIPE: dict[str, Key] = {
     "name": Key(NAME, "The image's name.", needed=True),
     "distribution": Key(Choice(DISTRIBUTIONS), "What it is made of: debian."),
     "release": Key(RELEASE, "The release's code name.", needed=True),
-    "architecture": Key(Choice(("amd64",)), "amd64."),
+    "architecture": Key(ARCHITECTURE, "amd64, or arm64."),
     "mirrors": Key(MIRRORS, "Where packages come from; else where this machine's do."),
     "components": Key(ARCHIVE_COMPONENTS, "Components of the archive: main."),
     "packages": Key(PACKAGES, "Packages of the base system."),

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagebuild import architecture
 from imagebuild.errors import BuildError
 from imagebuild.recipe import ingredients
 from imagebuild.recipe.ingredients import Recipe
@@ -32,7 +33,7 @@ _EVERYTHING = tuple(
     field.name for field in dataclasses.fields(Recipe) if field.name not in ("file", "cmdline")
 )
 SLICES: Mapping[str, tuple[str, ...]] = {
-    "ltsp-base": (),
+    "ltsp-base": ("architecture",),
     "basesystem": _BASE,
     "builder": (*(name for name in _BASE if name != "patches"), "builds"),
     "ltsp-image": tuple(name for name in _EVERYTHING if name not in ("name", "patches", "builds")),
@@ -44,7 +45,7 @@ _NOTHING: Mapping[str, Any] = {
     "name": "image",
     "distribution": "debian",
     "release": "",
-    "architecture": "amd64",
+    "architecture": architecture.DEFAULT,
     "mirrors": None,
     "components": (),
     "packages": (),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT
 from imagebuild.recipe import compatibility, keys
 from imagebuild.recipe.ingredients import (
     AddedFile,
@@ -89,13 +90,14 @@ def _read_recipe(node: Node, path: Path) -> Recipe:
     if kubernetes is not None:
         with node.gathering():
             _check_kubernetes(top, kubernetes, repositories)
-    hint = "kernel: {package: linux-image-amd64}"
+    architecture = top.get("architecture", keys.ARCHITECTURE.read, DEFAULT)
+    hint = f"kernel: {{package: {ARCHITECTURES[architecture].kernel}}}"
     return Recipe(
         file=path,
         name=top.need("name", _image_name, "the image's name, e.g. amd64", otherwise=""),
         distribution=distribution,
         release=top.need("release", keys.RELEASE.read, otherwise=""),
-        architecture=top.get("architecture", lambda n: n.choice(["amd64"]), "amd64"),
+        architecture=architecture,
         mirrors=top.get("mirrors", lambda n: read_mirrors(n, distribution), None),
         components=top.get("components", keys.ARCHIVE_COMPONENTS.read, ("main",)),
         packages=top.get("packages", keys.PACKAGES.read, ()),

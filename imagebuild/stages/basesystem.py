@@ -1,6 +1,7 @@
 """basesystem: bootstrap, updates, base packages, kernel, patches."""
 
 from imagebuild.apt import KEYRING_PACKAGES, AptView, render_distribution
+from imagebuild.architecture import ARCHITECTURES
 from imagebuild.chroot import apt as chrootapt
 from imagebuild.chroot import patches
 from imagebuild.recipe.ingredients import Recipe
@@ -9,6 +10,8 @@ from imagebuild.run import run as run_command
 from imagebuild.stage import ARCHIVES, GROUND, Inputs, StageContext, code_files, tree_files
 
 NAME = "basesystem"
+LOADERS = "loaders"
+"""In its product: boot loaders that come from the archive, below the paths of their packages."""
 TOOLS = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "chroot": "coreutils", "patch": "patch"}
 CODE = (
     *GROUND,
@@ -43,8 +46,11 @@ BASE_PACKAGES = (
 
 def inputs(recipe: Recipe, apt: AptView) -> Inputs:
     """The packages at the versions that apt would install, sources, patches, skipped scripts."""
+    loaders = ARCHITECTURES[recipe.architecture].loader_packages
+    versions = apt.resolve(loaders, "architecture") if loaders else {}
     return Inputs(
         {
+            **({"loaders": {name: versions[name] for name in loaders}} if loaders else {}),
             "packages": apt.resolve(packages(recipe), "packages, kernel.package"),
             "sources": render_distribution(recipe, apt.mirrors),
             "architecture": recipe.architecture,
@@ -89,6 +95,9 @@ def run(context: StageContext) -> None:
     for series in recipe.patches:
         context.say(f"patches {series.series.name}")
         patches.apply_series(series, context.root, context.log)
+    if loaders := ARCHITECTURES[recipe.architecture].loader_packages:
+        context.say("boot loaders")
+        chrootapt.unpack(context, loaders, context.product / LOADERS)
 
 
 def bootstrap(context: StageContext) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuild.apt import AptView
+from imagebuild.architecture import ARCHITECTURES, LOADERS, Grub
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import run as run_command
@@ -16,8 +17,7 @@ from imagebuild.sbom import cyclonedx, spdx
 from imagebuild.sbom.document import About
 from imagebuild.sbom.parts import Parts
 from imagebuild.stage import Inputs, StageContext, code_files
-from imagebuild.stages import ltsp_image
-from imagebuild.stages.ltsp_base import GRUB, PLATFORMS
+from imagebuild.stages import basesystem, ltsp_base, ltsp_image
 from imagebuild.store.manifest import MANIFEST_NAME, SBOMS, FileEntry, Manifest
 
 NAME = "final"
@@ -34,19 +34,12 @@ CODE = (
 )
 IMAGE = "image"
 
-CORES = {"i386-pc": ("i386-pc-pxe", "core.0"), "x86_64-efi": ("x86_64-efi", "core.efi")}
-_PLATFORM_MODULES = {
-    "i386-pc": ("pxe", "vga_text"),
-    "x86_64-efi": ("efinet", "efi_gop", "efi_uga"),
-}
 MODULES = (
     "net tftp http linux normal configfile echo test regexp sleep reboot halt serial terminal"
     " minicmd ls cat true eval loadenv all_video"
     " gzio progress"
 )
 IPXE = Path("/usr/lib/ipxe")
-IPXE_LOADERS = ("undionly.kpxe", "snponly.efi")
-"""For BIOS and for UEFI x64; both use the firmware's own driver of the card."""
 _SHORT = re.compile(r"(?:\d+:)?(\d[\d.]*\d|\d)")
 _SHOWN = (
     "kubelet kubeadm kubectl docker.io docker-ce cri-dockerd containerd containerd.io systemd"
@@ -63,13 +56,18 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
             "lts_defaults": dict(recipe.lts_defaults),
             "distribution": recipe.distribution,
         },
-        [*code_files(CODE), *find_ipxe()],
+        [*code_files(CODE), *find_ipxe(recipe)],
     )
 
 
-def find_ipxe() -> list[tuple[str, Path]]:
-    """iPXE's loaders by their names; BuildError where this machine has none."""
-    found = [(f"ipxe/{name}", IPXE / name) for name in IPXE_LOADERS]
+def find_ipxe(recipe: Recipe) -> list[tuple[str, Path]]:
+    """This machine's iPXE loaders by their names; BuildError where it lacks one. None where the
+    architecture's come from the archive."""
+    architecture = ARCHITECTURES[recipe.architecture]
+    if architecture.loader_packages:
+        return []
+    names = [one.ipxe for one in architecture.firmware if one.ipxe]
+    found = [(f"ipxe/{name}", IPXE / name) for name in names]
     for _, path in found:
         if not path.is_file():
             raise BuildError(f"iPXE's loader is missing: {path}", hint="apt-get install ipxe")
@@ -83,10 +81,10 @@ def run(context: StageContext) -> None:
     parts_of = context.products[ltsp_image.NAME]
     for name in (ltsp_image.SQUASHFS, ltsp_image.LISTING, ltsp_image.KERNEL, ltsp_image.INITRD):
         os.link(parts_of / name, image / name)
-    for platform in PLATFORMS:
-        context.say(f"boot loader {platform}")
-        make_boot_loader(context, platform, image / "boot/grub" / platform)
-    copy_ipxe(image / "boot/ipxe")
+    for firmware in ARCHITECTURES[context.recipe.architecture].firmware:
+        context.say(f"boot loader {firmware.grub.platform}")
+        make_boot_loader(context, firmware.grub, image / "boot/grub" / firmware.grub.platform)
+    copy_ipxe(context, image / "boot/ipxe")
     context.say("digests")
     packages = json.loads((parts_of / ltsp_image.PACKAGES).read_text())
     files = list_files(image)
@@ -96,37 +94,48 @@ def run(context: StageContext) -> None:
     (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
-def make_boot_loader(context: StageContext, platform: str, directory: Path) -> None:
+def _loaders(context: StageContext, place: Path) -> Path:
+    """Where boot loaders are that Debian's packages have at `place`: on this machine, or as
+    basesystem unpacked them."""
+    if not ARCHITECTURES[context.recipe.architecture].loader_packages:
+        return place
+    return context.products[basesystem.NAME] / basesystem.LOADERS / place.relative_to("/")
+
+
+def make_boot_loader(context: StageContext, grub: Grub, directory: Path) -> None:
     """A GRUB network directory: the core, every module, and what loads them by name."""
     directory.mkdir(parents=True)
-    for path in sorted((GRUB / platform).iterdir()):
+    source = _loaders(context, ltsp_base.GRUB) / grub.platform
+    for path in sorted(source.iterdir()):
         if path.suffix in (".mod", ".lst"):
             shutil.copyfile(path, directory / path.name)
-    core = directory / CORES[platform][1]
+    core = directory / grub.core
     run_command(
-        boot_loader_argv(context.recipe.name, platform, core),
+        boot_loader_argv(context.recipe.name, grub, source, core),
         log=context.log,
         what=f"cannot make {core.name}",
     )
 
 
-def copy_ipxe(directory: Path) -> None:
-    """iPXE for machines whose addresses come from another DHCP server (docs/dhcp.md)."""
-    directory.mkdir(parents=True)
-    for _, path in find_ipxe():
-        shutil.copyfile(path, directory / path.name)
+def copy_ipxe(context: StageContext, directory: Path) -> None:
+    """iPXE for machines whose addresses come from another DHCP server (docs/dhcp.md); what the
+    recipe's release has of it, where the loaders come from the archive."""
+    for firmware in ARCHITECTURES[context.recipe.architecture].firmware:
+        path = _loaders(context, IPXE) / firmware.ipxe
+        if path.is_file():
+            directory.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, directory / firmware.ipxe_file)
 
 
-def boot_loader_argv(name: str, platform: str, core: Path) -> list[str]:
-    """grub-mkimage's command line.
+def boot_loader_argv(name: str, grub: Grub, source: Path, core: Path) -> list[str]:
+    """grub-mkimage's command line. source: the platform's directory.
 
     The prefix has no device: GRUB takes the one that it was loaded from, so
     grub.cfg is asked from the same server at `/ltsp/<name>/grub/grub.cfg`.
     """
-    target, _ = CORES[platform]
-    argv = ["grub-mkimage", "--format", target, "--directory", str(GRUB / platform)]
+    argv = ["grub-mkimage", "--format", grub.target, "--directory", str(source)]
     argv += ["--prefix", f"/ltsp/{name}/grub", "--output", str(core)]
-    return [*argv, *_PLATFORM_MODULES[platform], *MODULES.split()]
+    return [*argv, *grub.modules, *MODULES.split()]
 
 
 def list_files(image: Path) -> dict[str, FileEntry]:
@@ -148,7 +157,6 @@ def write_boms(
     """The bill of materials in each format; their entries. GRUB's modules are not named one by
     one: what is in the image's directory besides is what a machine boots."""
     named = (ltsp_image.SQUASHFS, ltsp_image.KERNEL, ltsp_image.INITRD)
-    loaders = (*(core for _, core in CORES.values()), *IPXE_LOADERS)
     about = About(
         name=recipe.name,
         distribution=recipe.distribution,
@@ -159,7 +167,7 @@ def write_boms(
         files={
             path: entry.sha256
             for path, entry in files.items()
-            if path in named or path.rpartition("/")[2] in loaders
+            if path in named or path.rpartition("/")[2] in LOADERS
         },
     )
     renderers = {"spdx": spdx.render, "cyclonedx": cyclonedx.render}

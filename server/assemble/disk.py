@@ -16,7 +16,7 @@ from server.farm.extras import Extras, open_extras, refuse_own
 from server.kubernetes.api import find_api
 from server.kubernetes.refusals import Refusals
 from server.ltsconf import LtsConf
-from server.nodes.timelines import Nodes
+from server.nodes.timelines import TIMELINES, Nodes
 from server.observe.logbook import LogBook
 from server.observe.secrecy import Secrecy
 from server.site import Site, make_site
@@ -35,7 +35,7 @@ LAST_WORDS_SECONDS = 5.0
 
 def find_timelines(kept: Path | None) -> Path | None:
     """The directory of timelines; None where none are kept."""
-    return kept / "nodes" if kept is not None else None
+    return kept / TIMELINES if kept is not None else None
 
 
 def open_nodes(

@@ -29,7 +29,7 @@ from server.machines.identity import Identifier, make_identifier
 from server.machines.names import Directory
 from server.metrics.gather import make_metrics
 from server.nodes.given import GivenValues
-from server.nodes.node import Node
+from server.nodes.node import Node, architecture_of
 from server.nodes.timelines import Nodes
 from server.observe.door import Door
 from server.observe.feed import Changes, Feed
@@ -90,6 +90,7 @@ def make_parts(
     kept = state if "http" in config.services else None
     nodes = open_nodes(config, identify, kept)
     sources.audience.seen = functools.partial(list_seen, nodes)
+    sources.audience.architecture = functools.partial(find_architecture, nodes)
     logbook = open_logbook(config, kept)
     feed, changes = Feed(), Changes()
     secrecy = Secrecy(lambda: sources.secrets.current, lambda: sources.ltsconf.current)
@@ -258,6 +259,12 @@ def list_seen(nodes: Nodes) -> list[NodeId]:
         for node in nodes.newest()
         if node.last_seen >= oldest
     ]
+
+
+def find_architecture(nodes: Nodes, mac: str | None) -> str:
+    """The architecture of a machine as its firmware told it to DHCP; "" where it did not."""
+    node = nodes.get(mac) if mac is not None else None
+    return architecture_of(node) if node is not None else ""
 
 
 def _adopt_farm(

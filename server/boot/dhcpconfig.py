@@ -1,11 +1,13 @@
 """What the site's DHCP server must say so that machines boot from here."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT, Firmware
 from imagebuild.store.manifest import is_image_name
 from server.addresses import explain_no_host, parse_ip
-from server.boot.loaders import GRUB_BIOS, GRUB_UEFI, IPXE_BIOS, IPXE_SCRIPT, IPXE_UEFI
+from server.boot.loaders import IPXE_SCRIPT
 from server.boot.templates import render as render_template
 from server.errors import ServerError
 from server.farm.inventory import Inventory
@@ -16,6 +18,8 @@ KINDS = ("isc", "dnsmasq", "kea")
 @dataclass(frozen=True)
 class DhcpSettings:
     """One subnet with its boot server. lease_time: seconds, 0 for ever.
+
+    name: the image for amd64; others: images for further architectures, by architecture.
 
     http_port: where iPXE fetches its script, and UEFI HTTP Boot its loader, from the boot
     server. grub: name GRUB for all firmware, rather than iPXE.
@@ -28,7 +32,8 @@ class DhcpSettings:
     server: str
     subnet: ipaddress.IPv4Network
     range: tuple[str, str] | None = None
-    name: str = "amd64"
+    name: str = DEFAULT
+    others: Mapping[str, str] = field(default_factory=dict)
     router: str | None = None
     dns: tuple[str, ...] = ()
     domain: str = "example.org"
@@ -70,15 +75,15 @@ def render(kind: str, settings: DhcpSettings) -> str:
     if kind not in KINDS:
         raise ServerError(f"no DHCP server {kind!r} is known", hint=f"known: {', '.join(KINDS)}")
     _check(settings)
-    base = f"/ltsp/{settings.name}"
-    url = f"http://{settings.server}:{settings.http_port}{base}"
+    usual = _files_of(DEFAULT, settings.name, settings)
     return render_template(
         f"dhcp/{kind}.j2",
         s=settings,
-        bios=f"{base}/{GRUB_BIOS if settings.grub else IPXE_BIOS}",
-        uefi=f"{base}/{GRUB_UEFI if settings.grub else IPXE_UEFI}",
-        http=f"{url}/{IPXE_UEFI}",
-        script=f"{url}/{IPXE_SCRIPT}",
+        bios=usual.bios,
+        uefi=usual.uefi,
+        http=usual.http,
+        script=usual.script,
+        others=[_files_of(one, name, settings) for one, name in sorted(settings.others.items())],
         machines=settings.inventory.machines,
     )
 
@@ -89,6 +94,43 @@ def check_address(flag: str, value: str) -> None:
         raise ServerError(f"{flag} {value!r} is not an IPv4 address", hint="as 10.9.0.2")
     if why := explain_no_host(ip):
         raise ServerError(f"{flag} {ip} {why}", hint="as 10.9.0.2")
+
+
+@dataclass(frozen=True)
+class Files:
+    """What firmware of one architecture fetches. pxe, only_http: numbers of option 93, and those
+    by which a PXE client never calls itself. bios: "" where there is none."""
+
+    architecture: str
+    pxe: tuple[int, ...]
+    only_http: tuple[int, ...]
+    bios: str
+    uefi: str
+    http: str
+    script: str
+
+
+def _files_of(architecture: str, name: str, settings: DhcpSettings) -> Files:
+    base = f"/ltsp/{name}"
+    url = f"http://{settings.server}:{settings.http_port}{base}"
+    table = ARCHITECTURES[architecture]
+
+    def path(firmware: Firmware | None) -> str:
+        if firmware is None:
+            return ""
+        wants_grub = settings.grub or not firmware.ipxe
+        return f"{base}/{firmware.grub_path if wants_grub else firmware.ipxe_path}"
+
+    uefi = table.uefi
+    return Files(
+        architecture=architecture,
+        pxe=uefi.pxe,
+        only_http=tuple(number for number in uefi.http if number not in uefi.pxe),
+        bios=path(table.bios),
+        uefi=path(uefi),
+        http=f"{url}/{uefi.ipxe_path}" if uefi.ipxe else "",
+        script=f"{url}/{IPXE_SCRIPT}",
+    )
 
 
 def _check(settings: DhcpSettings) -> None:
@@ -102,6 +144,16 @@ def _check(settings: DhcpSettings) -> None:
         check_address(flag, value)
     if not is_image_name(settings.name):
         raise ServerError(f"--name {settings.name!r} is not an image name", hint="as amd64")
+    for architecture, name in settings.others.items():
+        flag = f"--name-for {architecture}={name}"
+        if architecture not in ARCHITECTURES or architecture == DEFAULT:
+            known = [one for one in ARCHITECTURES if one != DEFAULT]
+            raise ServerError(
+                f"{flag}: {architecture!r} is none of the further architectures",
+                hint=f"{' or '.join(known)}; --name is for {DEFAULT}",
+            )
+        if not is_image_name(name):
+            raise ServerError(f"{flag}: {name!r} is not an image name", hint="as arm64=arm64")
     for flag, word in (("--domain", settings.domain), ("--interface", settings.interface)):
         if word is not None and not (word and all(c.isalnum() or c in ".-_@:" for c in word)):
             raise ServerError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from imagebuild.architecture import ARCHITECTURES
 from imagebuild.store.images import Image
 from server.boot.plan import choose_image
 from server.content import Refused
@@ -11,10 +12,6 @@ from server.ltsconf import NodeId
 from server.protocols.dhcp import Client, Loaders
 from server.site import Site, UnlistedError
 
-GRUB_BIOS = "grub/i386-pc/core.0"
-GRUB_UEFI = "grub/x86_64-efi/core.efi"
-IPXE_BIOS = "ipxe/undionly.kpxe"
-IPXE_UEFI = "ipxe/snponly.efi"
 IPXE_SCRIPT = "boot.ipxe"
 
 
@@ -42,7 +39,7 @@ def find_loaders(
     if machine is None and only_listed:
         error = UnlistedError(node)
         raise Refused(error.one_line(), error.cause)
-    return loaders_of(_choose(site, node), proxy=proxy, grub=grub)
+    return loaders_of(_choose(site, node, client.architecture), proxy=proxy, grub=grub)
 
 
 def make_find_loaders(
@@ -76,31 +73,36 @@ def loaders_of(image: Image, *, proxy: bool, grub: bool = False) -> Loaders:
     def path(file: str) -> str:
         return f"/ltsp/{image.name}/{file}" if f"boot/{file}" in image.manifest.files else ""
 
-    bios, uefi = path(IPXE_BIOS), path(IPXE_UEFI)
-    if not proxy:
-        bios = path(GRUB_BIOS) if grub or not bios else bios
-        uefi = path(GRUB_UEFI) if grub or not uefi else uefi
+    architecture = image.manifest.architecture
+    found = {"bios": "", "uefi": "", "http": ""}
+    for firmware in ARCHITECTURES[architecture].firmware if architecture in ARCHITECTURES else ():
+        ipxe = path(firmware.ipxe_path)
+        wants_grub = not proxy and (grub or not ipxe)
+        kind = "bios" if firmware.is_bios else "uefi"
+        found[kind] = path(firmware.grub_path) if wants_grub else ipxe
+        if firmware.http:
+            found["http"] = ipxe
     return Loaders(
         image.name,
-        bios=bios,
-        uefi=uefi,
-        http=path(IPXE_UEFI),
+        **found,
+        architecture=architecture,
         # A card's own iPXE is given GRUB, too, where that is wanted.
         ipxe="" if grub and not proxy else f"/ltsp/{image.name}/{IPXE_SCRIPT}",
     )
 
 
-def _choose(site: Site, node: NodeId) -> Image:
-    """The node's image; where its IMAGE is wrong, the default, whose menu then says so.
+def _choose(site: Site, node: NodeId, architecture: str) -> Image:
+    """The node's image; where its IMAGE is wrong, or of another architecture, the default,
+    whose menu then says so.
 
     A template is not rendered for this: the default image's loader asks for the
     node's own menu, too.
     """
     try:
         wanted = site.ltsconf.peek(node).get("IMAGE", "")
-        return choose_image(wanted, site.images, site.default_image)[0]
+        return choose_image(wanted, site.images, site.default_image, architecture=architecture)[0]
     except ServerError as error:
         try:
-            return choose_image("", site.images, site.default_image)[0]
+            return choose_image("", site.images, site.default_image, architecture=architecture)[0]
         except ServerError:
             raise Refused(error.one_line(), error.cause) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from imagebuild.store.images import Image
 from server.errors import ServerError
+from server.farm.defaultimage import DefaultImage, default_of
 from server.farm.extras import IMAGES
 from server.ltsconf import LtsConf, NodeId, render_flat
 from server.ltsconf.cmdline import OTHER_WAY, explain_ipxe
@@ -151,13 +152,47 @@ def check_boot(node: NodeId, settled: Settled, farm: Farm) -> None:
 
 
 def choose_image(
-    wanted: str, images: Sequence[Image], default_image: str | None, name: str | None = None
+    wanted: str,
+    images: Sequence[Image],
+    default_image: DefaultImage,
+    name: str | None = None,
+    architecture: str = "",
 ) -> tuple[Image, str]:
     """The image that an IMAGE value means, and the same in full words.
 
     wanted: `name`, `name:tag`, `name@digest`, `:tag`, or "" for what the other
-    arguments say. Raises PlanError, which lists what there is.
+    arguments say. architecture: the machine's, "" where it is not known; then that of
+    the image called `name`, whose loader the machine runs. Raises PlanError, which lists
+    what there is, also where the image is for machines of another architecture.
     """
+    mine = architecture or _architecture_of(name, images)
+    image, reference = _choose(wanted, images, default_image, name, mine)
+    theirs = image.manifest.architecture
+    if mine and theirs != mine:
+        fitting = sorted({one.name for one in images if one.manifest.architecture == mine})
+        have = f"the store has for {mine}: {', '.join(fitting)}" if fitting else ""
+        way = "name one in IMAGE, or for each architecture in default_image"
+        raise PlanError(
+            f"image {reference} is for {theirs} machines, and this machine is {mine}",
+            hint=f"{have}; {way}" if have else f"build or import an image for {mine}; {way}",
+            cause="architecture",
+        )
+    return image, reference
+
+
+def _architecture_of(name: str | None, images: Sequence[Image]) -> str:
+    """The architecture of all images of that name; "" where there is none, or several."""
+    found = {image.manifest.architecture for image in images if image.name == name}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _choose(
+    wanted: str,
+    images: Sequence[Image],
+    default_image: DefaultImage,
+    name: str | None,
+    architecture: str,
+) -> tuple[Image, str]:
     names = sorted({image.name for image in images})
     if not names:
         raise PlanError(
@@ -166,7 +201,7 @@ def choose_image(
             cause="no_image",
         )
     head, separator, rest = _split_reference(wanted)
-    chosen = head or _default_name(names, default_image, name)
+    chosen = head or _default_name(images, default_image, name, architecture)
     if chosen not in names:
         raise PlanError(
             f"IMAGE {wanted!r}: there is no image {chosen!r}"
@@ -208,13 +243,24 @@ def _split_reference(wanted: str) -> tuple[str, str, str]:
     return wanted.strip(), "", ""
 
 
-def _default_name(names: list[str], default_image: str | None, name: str | None) -> str:
-    if name in names:
-        return name
-    if default_image:
-        return default_image
+def _default_name(
+    images: Sequence[Image], default_image: DefaultImage, name: str | None, architecture: str
+) -> str:
+    """The image's name where IMAGE gives none."""
+    names = sorted({image.name for image in images})
+    default = default_of(default_image, architecture)
+    if name is not None and name in names:
+        # DHCP's file name counts, unless it names another architecture's, and farm.yaml has one.
+        theirs = _architecture_of(name, images)
+        if architecture in ("", theirs) or not (isinstance(default_image, Mapping) and default):
+            return name
+    if default:
+        return default
     if len(names) == 1:
         return names[0]
+    fitting = {image.name for image in images if image.manifest.architecture == architecture}
+    if len(fitting) == 1:
+        return fitting.pop()
     raise PlanError(
         f"nothing says which image to boot: the store has {', '.join(names)}",
         hint="set IMAGE in lts.conf, default_image in farm.yaml, or the name in DHCP's filename",

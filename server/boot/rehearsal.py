@@ -23,7 +23,7 @@ from pathlib import Path
 
 from imagebuild.errors import count_words
 from server.boot.hazards import find_hazards
-from server.boot.plan import Farm, check_boot
+from server.boot.plan import Farm, PlanError, Settled, check_boot
 from server.boot.settlement import settle
 from server.errors import ServerError
 from server.farm.extras import NO_EXTRAS
@@ -168,12 +168,24 @@ def _plan(site: Site, subject: Subject) -> bool:
         on_error=site.on_error,
         loader=site.loader,
     )
-    names = sorted({image.name for image in site.images})
-    # With several images and no default, DHCP's file name decides: any of them will do here.
-    name = names[0] if len(names) > 1 and site.default_image is None else None
-    settled = settle(site, subject.node, subject.known, name)
+    settled = _settle(site, subject)
     check_boot(subject.node, settled, farm)
     return settled.conf.has_sections
+
+
+def _settle(site: Site, subject: Subject) -> Settled:
+    """What the machine boots. With several images and no default, DHCP's file name decides: any
+    of them will do here, as long as it is of the architecture of what IMAGE names."""
+    names = sorted({image.name for image in site.images})
+    if len(names) == 1 or site.default_image is not None:
+        return settle(site, subject.node, subject.known)
+    for name in names[:-1]:
+        try:
+            return settle(site, subject.node, subject.known, name)
+        except PlanError as error:
+            if error.cause != "architecture":
+                raise
+    return settle(site, subject.node, subject.known, names[-1])
 
 
 def survey(

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from imagebuild.architecture import ARCHITECTURES
 from imagebuild.store.images import Image
 from imagebuild.store.manifest import Manifest
 from server.boot.plan import BootPlan, Farm, PlanError, Settled, choose_image, plan_boot
@@ -36,7 +37,8 @@ def settle(
 ) -> Settled:
     """The node's lts.conf and the image that it asks for.
 
-    machine: what is known of it besides, as serial and uuid (Identity.known), for a template.
+    machine: what is known of it besides, as serial and uuid (Identity.known), for a template;
+    with its architecture as `arch`, it gets no other's image.
     name: the image's name in the path that the node asked for, which its DHCP
     server's `filename` chose: it counts when lts.conf's IMAGE gives none.
 
@@ -90,17 +92,19 @@ def _guard(work: Callable[[], T], site: Site, node: NodeId) -> T:
 
 
 def _settle(site: Site, node: NodeId, machine: Mapping[str, Any], name: str | None) -> Settled:
+    said = str(machine.get("arch", ""))
+    architecture = said if said in ARCHITECTURES else ""
     default: Image | None = None
     if site.ltsconf.needs_rendering:
         try:
-            default = choose_image("", site.images, site.default_image, name)[0]
+            default = choose_image("", site.images, site.default_image, name, architecture)[0]
         except PlanError:
             if not site.images:
                 raise
             # The template has to name one, without facts of any.
     conf = _render(site, node, machine, default)
     wanted = conf.resolve(node).get("IMAGE", "")
-    image, reference = choose_image(wanted, site.images, site.default_image, name)
+    image, reference = choose_image(wanted, site.images, site.default_image, name, architecture)
     if image is not default and site.ltsconf.needs_rendering:
         conf = _render(site, node, machine, image)
         again = conf.resolve(node).get("IMAGE", "")

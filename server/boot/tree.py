@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from imagebuild.architecture import GRUB_PLATFORMS
 from imagebuild.store.images import Image
 from imagebuild.store.manifest import MANIFEST_NAME, ROOTFS, is_digest, is_image_name
 from server.boot.menus import render_grub_menu, render_ipxe_script
@@ -20,7 +21,6 @@ from server.farm.extras import IMAGES
 
 MAX_PATH = 1024
 """Characters of a path; the longest of an image has about 150."""
-GRUB_ARCHITECTURES = ("i386-pc", "x86_64-efi")
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +90,7 @@ class BootTree:
             # answer, five requests earlier.
             case ["grub", file] if file == "grub.cfg" or file.startswith("grub.cfg-"):
                 return self._grub_cfg(name, client_ip, path)
-            case ["grub", arch, "grub.cfg"] if arch in GRUB_ARCHITECTURES:
+            case ["grub", arch, "grub.cfg"] if arch in GRUB_PLATFORMS:
                 return self._grub_cfg(name, client_ip, path)
             case ["boot.ipxe"]:
                 return self._ipxe_script(name, client_ip, path)

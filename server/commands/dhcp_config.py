@@ -34,6 +34,13 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--name", default="amd64", show_default=True, help="The image's name: in the boot path."
 )
+@click.option(
+    "names",
+    "--name-for",
+    metavar="ARCHITECTURE=NAME",
+    multiple=True,
+    help="A preview: the image for a further architecture, as arm64=web-arm64; may be repeated.",
+)
 @click.option("--router", metavar="IP", help="Default gateway.")
 @click.option(
     "dns",
@@ -80,6 +87,7 @@ def dhcp_config_command(
     subnet: str | None,
     range_: str | None,
     name: str,
+    names: tuple[str, ...],
     router: str | None,
     dns: tuple[str, ...],
     domain: str,
@@ -101,6 +109,7 @@ def dhcp_config_command(
         subnet=network,
         range=parse_range(range_, network) if range_ else None,
         name=name,
+        others=dict(_split(one) for one in names),
         router=router,
         dns=dns,
         domain=domain,
@@ -112,3 +121,8 @@ def dhcp_config_command(
         inventory=load_inventory(inventory) if inventory else Inventory(),
     )
     click.echo(render(kind, settings), nl=False)
+
+
+def _split(text: str) -> tuple[str, str]:
+    architecture, _, name = text.partition("=")
+    return architecture.strip(), name.strip()

@@ -21,12 +21,15 @@ from server.boot.plan import PlanError, choose_image, drop_image
 from server.boot.settlement import describe_image, settle
 from server.errors import ServerError
 from server.farm.config import Config, load_config
+from server.farm.defaultimage import DefaultImage
 from server.farm.inventory import Inventory, load_inventory
 from server.ltsconf.conf import LtsConf, NodeId
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.reading import Given, Text, fetch_nodes, parse_facts
 from server.ltsconf.redact import MASK, list_values, redact
 from server.ltsconf.template import read_secrets
+from server.nodes.node import architecture_of
+from server.nodes.timelines import TIMELINES, Nodes
 from server.site import Site
 
 SHORTEST = 4
@@ -51,20 +54,22 @@ class Scene:
     """What is known beside the text: facts, secrets, images, machines.
 
     certificates: whether machines may join without a token; None where nobody says.
-    images, default_image: what the server would choose from. missing: what farm.yaml
-    names and this machine has not, a line each.
+    images, default_image: what the server would choose from. architectures: by MAC, of
+    machines that the server has seen. missing: what farm.yaml names and this machine has not,
+    a line each.
     """
 
     given: Given
     defaults: Mapping[str, str] = field(default_factory=dict)
     shown_image: str = ""
     images: tuple[Image, ...] = ()
-    default_image: str | None = None
+    default_image: DefaultImage = None
     inventory: Inventory = field(default_factory=Inventory)
     farm: Mapping[str, Any] | None = None
     secrets: Mapping[str, Any] | None = None
     unlisted: str = "boot"
     certificates: bool | None = None
+    architectures: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     show_secrets: bool = False
 
@@ -227,7 +232,20 @@ def _read_config(path: Path, scene: Scene, options: Options) -> tuple[Scene, lis
             images = tuple(Store(config.store).images())
         else:
             missing.append(f"{path}: store: {config.store} is not here")
-    return scene.of_farm(config, images, secrets), missing
+    scene = scene.of_farm(config, images, secrets)
+    return replace(scene, architectures=_read_architectures(config.state)), missing
+
+
+def _read_architectures(state: Path | None) -> dict[str, str]:
+    """MAC to architecture, of the machines whose timelines the server keeps here; none where it
+    keeps them elsewhere, or lets nobody else read them."""
+    if state is None or not os.access(state / TIMELINES, os.R_OK | os.X_OK):
+        return {}
+    nodes = Nodes()
+    nodes.load(state / TIMELINES)
+    return {
+        node.mac: found for node in nodes.nodes() if node.mac and (found := architecture_of(node))
+    }
 
 
 def _find_image(options: Options, scene: Scene) -> tuple[Manifest | None, str]:

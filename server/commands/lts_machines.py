@@ -42,6 +42,7 @@ def check_on_machines(text: Text, scene: Scene, found: Sequence[Problem]) -> lis
         if text.is_template:
             problems += _check_values(text, scene, nodes, {one.message for one in found})
     problems += _check_images(text, scene, nodes)
+    problems += _check_architectures(text, scene, nodes)
     if scene.certificates is False:
         problems += _check_joins(text, scene, nodes)
     if nodes:
@@ -186,6 +187,48 @@ def _check_images(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Pro
         if not text.is_template:
             break
     return list(problems.values())
+
+
+def _check_architectures(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Problem]:
+    """Machines of the inventory that would be given an image for another architecture than their
+    firmware told the server; each image once."""
+    if not scene.images:
+        return []
+    found: dict[str, tuple[PlanError, list[str], str, int]] = {}
+    for node, conf in _list_confs(text, scene, nodes):
+        architecture = scene.architectures.get(node.mac or "")
+        if not architecture:
+            continue
+        try:
+            wanted = conf.resolve(node).get("IMAGE", "")
+            choose_image(wanted, scene.images, scene.default_image, architecture=architecture)
+        except PlanError as error:
+            if error.cause == "architecture":
+                path, line = _locate_image(conf, wanted, text.main.path)
+                names = found.setdefault(error.message, (error, [], path, line))[1]
+                names.append(node.hostname or node.mac or "?")
+        except LtsConfError:
+            continue  # told by _check_each
+    return [
+        _make(
+            "error",
+            "other-architecture",
+            path,
+            line,
+            f"{error.message} ({len(names)}: {compress_names(names)})",
+            error.hint or "",
+        )
+        for error, names, path, line in found.values()
+    ]
+
+
+def _locate_image(conf: LtsConf, wanted: str, otherwise: str) -> tuple[str, int]:
+    """File and line of the first IMAGE with that value; else the file's first line."""
+    for where, value in conf.locate_settings("IMAGE") if wanted else ():
+        path, _, line = where.rpartition(":")
+        if value == wanted and line.isdecimal():
+            return path, int(line)
+    return otherwise, 1
 
 
 def _check_joins(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Problem]:

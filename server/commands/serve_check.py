@@ -25,6 +25,7 @@ from server.commands.lts_given import Scene
 from server.commands.lts_machines import check_on_machines
 from server.errors import ServerError
 from server.farm.config import Config, explain_hosts_file, load_config
+from server.farm.defaultimage import list_defaults
 from server.farm.extras import NO_EXTRAS, open_extras, refuse_own
 from server.farm.flags import parse_exports, parse_services
 from server.farm.limits import apply_limits
@@ -322,23 +323,25 @@ class _Check:
 
     def _check_tags(self, config: Config, images: tuple[Image, ...]) -> None:
         names = sorted({image.name for image in images})
-        default = config.default_image or (names[0] if len(names) == 1 else None)
-        if default is not None:
+        defaults = list_defaults(config.default_image)
+        if not defaults and len(names) == 1:
+            defaults = [("", names[0])]
+        for architecture, default in defaults:
             try:
-                choose_image("", images, default)
+                choose_image("", images, default, architecture=architecture)
             except PlanError as error:
                 key = "default_image" if config.default_image is not None else "store"
                 self._unbootable = error.message
                 words = error.message.removeprefix(f"{key}: ")
                 self._add(f"{self._place(key)}: {words}", error.hint or "")
-        else:
+        if not defaults:
             self._warn(
                 f"{self._place('store')}: several images ({', '.join(names)}) and no default_image",
                 "name one, unless DHCP's filename or lts.conf's IMAGE does for every machine",
             )
         for name in names:
             current = any(image.name == name and CURRENT in image.tags for image in images)
-            if not current and name != (default or "").partition(":")[0]:
+            if not current and name not in {one.partition(":")[0] for _, one in defaults}:
                 self._warn(
                     f"{self._place('store')}: image {name} has no tag {CURRENT!r}",
                     f"bootfarm images tag, if machines are to boot {name} without naming a tag",

@@ -2,14 +2,20 @@
 
 from typing import Final
 
+from imagebuild.architecture import ARCHITECTURES
 from server.diagnosis.case import Case, Entry, count_of, name_count
 from server.diagnosis.expectation import EXPECTATIONS
 from server.diagnosis.rule import Rule, Values
 from server.nodes.phases import is_core
 from server.quantities import name_span
 
-_BIOS_LOADERS: Final = ("core.0", "undionly.kpxe")
-_X86: Final = (0, 7, 9, 16)
+_FIRMWARE: Final = [one for each in ARCHITECTURES.values() for one in each.firmware]
+_BIOS_LOADERS: Final = tuple(
+    name for one in _FIRMWARE if one.is_bios for name in (one.grub.core, one.ipxe_file)
+)
+_BOOTED: Final = frozenset(number for one in _FIRMWARE for number in (*one.pxe, *one.http))
+_NAMES: Final = ", ".join(one.name for one in _FIRMWARE)
+_CODES: Final = ", ".join(str(number) for number in sorted(_BOOTED))
 
 
 def _file_of(entry: Entry) -> str:
@@ -55,14 +61,21 @@ def _wrong_loader(case: Case) -> Values | None:
 
 def _unknown_architecture(case: Case) -> Values | None:
     architecture = case.boot.facts.get("architecture")
-    if architecture in _X86 or _failed_dhcp(case, "no_loader") is None:
+    if architecture in _BOOTED or _failed_dhcp(case, "no_loader") is None:
         return None
     return {"kind": case.boot.facts.get("firmware", "unknown firmware"), "code": architecture}
 
 
+def _other_architecture(case: Case) -> Values | None:
+    for phase in ("menu", "dhcp"):
+        if case.cause_in(phase) == "architecture" and (text := case.error_in(phase)) is not None:
+            return {"what": text}
+    return None
+
+
 def _no_loader_in_image(case: Case) -> Values | None:
     text = _failed_dhcp(case, "no_loader")
-    if text is None or case.boot.facts.get("architecture") not in _X86:
+    if text is None or case.boot.facts.get("architecture") not in _BOOTED:
         return None
     return {"what": text}
 
@@ -199,16 +212,31 @@ RULES: Final = (
         id="unknown-architecture",
         phase="dhcp",
         severity="error",
-        when="A DHCP request came from firmware for which no image has a loader, as arm64.",
-        headline="This machine is {kind}: images are for x86-64 machines only, so it gets no"
-        " loader.",
-        expected="BIOS, UEFI x64 or UEFI x64 HTTP boot (option 93: 0, 7, 9, 16)",
+        when="A DHCP request came from firmware for which no image has a loader, as 32-bit UEFI.",
+        headline="This machine is {kind}: no image is for such machines, so it gets no loader.",
+        expected=f"{_NAMES}, or UEFI HTTP boot (option 93: {_CODES})",
         seen="option 93: {code}",
         check=(
             "is that the machine you meant? Its kind is what its firmware says of itself",
             "on an x86-64 machine set the firmware from 32-bit UEFI to UEFI x64 or legacy BIOS",
         ),
         match=_unknown_architecture,
+    ),
+    Rule(
+        id="other-architecture",
+        phase="menu",
+        severity="error",
+        when="The image that lts.conf or farm.yaml names for the machine is for machines of another"
+        " architecture, as one for amd64 on an arm64 machine.",
+        headline="It would be given an image for another kind of machine, and so gets none.",
+        expected="an image for the machine's architecture",
+        seen="{what}",
+        check=(
+            "`bootfarm images list` shows the images; `images show NAME` each one's architecture",
+            "lts.conf: name one for its architecture in IMAGE, in a section that is for it",
+            "farm.yaml: `default_image: {{amd64: NAME, arm64: NAME}}`, one for each",
+        ),
+        match=_other_architecture,
     ),
     Rule(
         id="no-loader-in-image",

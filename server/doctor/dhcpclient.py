@@ -6,11 +6,12 @@ servers on port 4011 as firmware does; it never takes an address.
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from imagebuild.architecture import ARCHITECTURES, DEFAULT
 from server.protocols.dhcp_wire import (
     ANY,
     FLAG_BROADCAST,
@@ -43,13 +44,36 @@ class Profile:
     vendor: str = ""
     ipxe: bool = False
 
+    @property
+    def is_http(self) -> bool:
+        """Whether it is UEFI's HTTP Boot."""
+        return self.vendor.startswith("HTTPClient")
+
+    @property
+    def is_uefi(self) -> bool:
+        """Whether it is UEFI's own PXE."""
+        return bool(self.architecture) and not self.is_http
+
 
 BIOS: Final = Profile("BIOS", 0, "PXEClient:Arch:00000:UNDI:002001")
 UEFI: Final = Profile("UEFI x64", 7, "PXEClient:Arch:00007:UNDI:003001")
 UEFI_HTTP: Final = Profile("UEFI HTTP boot", 16, "HTTPClient:Arch:00016:UNDI:003001")
 IPXE: Final = Profile("iPXE", 0, "PXEClient:Arch:00000:UNDI:002001", ipxe=True)
 PLAIN: Final = Profile("plain machine", None)
-PROFILES: Final = (BIOS, UEFI, UEFI_HTTP, IPXE, PLAIN)
+
+
+def _list_others() -> Iterator[Profile]:
+    for name, architecture in ARCHITECTURES.items():
+        if name != DEFAULT:
+            pxe, http = architecture.uefi.pxe[0], architecture.uefi.http[-1]
+            said = architecture.uefi.name
+            yield Profile(said, pxe, f"PXEClient:Arch:{pxe:05}:UNDI:003000")
+            yield Profile(f"{said} HTTP boot", http, f"HTTPClient:Arch:{http:05}:UNDI:003000")
+
+
+OTHERS: Final = tuple(_list_others())
+"""Firmware of further architectures, which a farm need not have."""
+PROFILES: Final = (BIOS, UEFI, UEFI_HTTP, IPXE, PLAIN, *OTHERS)
 
 
 def make_mac(seed: str) -> str:
@@ -203,7 +227,7 @@ def needs_boot_server(profile: Profile, answer: Answer) -> bool:
         return False
     # EDK2 takes a proxy's offer without option 43 as one of a BINL server, and asks it
     # again on port 4011 whatever the offer names; BIOS ROMs fetch a file that is named.
-    return profile is UEFI or (profile is BIOS and not answer.file)
+    return profile.is_uefi or (profile is BIOS and not answer.file)
 
 
 def read_frame(frame: bytes) -> tuple[str, int, bytes] | None:

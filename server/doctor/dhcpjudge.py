@@ -4,11 +4,12 @@ import posixpath
 from collections.abc import Iterator
 from typing import Final
 
+from imagebuild.architecture import ARCHITECTURES, Firmware
 from server.doctor.dhcpclient import (
     BIOS,
     IPXE,
+    OTHERS,
     PLAIN,
-    UEFI_HTTP,
     Answer,
     Conversation,
     Profile,
@@ -79,7 +80,7 @@ def _loader_givers(conversation: Conversation, profile: Profile) -> list[Answer]
             if answer.server not in later:
                 continue
             answer = later[answer.server]
-        if answer.file and (profile is not UEFI_HTTP or answer.file.startswith("http")):
+        if answer.file and (not profile.is_http or answer.file.startswith("http")):
             givers.append(answer)
     return givers
 
@@ -92,8 +93,9 @@ def _judge_loader(conversation: Conversation, profile: Profile, server: str) -> 
     givers = _loader_givers(conversation, profile)
     chosen = find_loader(conversation, profile)
     if chosen is None:
-        id_ = "dhcp.no-http-boot" if profile is UEFI_HTTP else "dhcp.no-loader"
-        if profile is not IPXE:
+        id_ = "dhcp.no-http-boot" if profile.is_http else "dhcp.no-loader"
+        # Whether it should have one is known when the images are (tree.py).
+        if profile is not IPXE and profile not in OTHERS:
             seen = [answer.describe() for answer in conversation.answers.get(profile, [])]
             yield found(id_, profile.name, "; ".join(seen) or "nobody answered")
         return
@@ -115,7 +117,9 @@ def _judge_chosen(
             return
     elif _kind(name) not in ("", "BIOS" if profile is BIOS else "UEFI"):
         yield found("dhcp.wrong-loader", profile.name, f"{name} is for {_kind(name)}: {words}")
-    if profile is UEFI_HTTP and not chosen.vendor.startswith("HTTPClient"):
+    elif (theirs := _firmware_of(chosen.file)) is not None and not _is_for(theirs, profile):
+        yield found("dhcp.wrong-loader", profile.name, f"{name} is for {theirs.name}: {words}")
+    if profile.is_http and not chosen.vendor.startswith("HTTPClient"):
         yield found("dhcp.http-class", profile.name, words)
     if not chosen.host:
         yield found("dhcp.no-next-server", profile.name, words)
@@ -127,6 +131,19 @@ def _judge_chosen(
     )
     if by_proxy and name in _GRUB:
         yield found("dhcp.grub-by-proxy", profile.name, words)
+
+
+def _firmware_of(file: str) -> Firmware | None:
+    """The UEFI that a loader of a boot tree is for, by its path; None when that does not tell."""
+    for architecture in ARCHITECTURES.values():
+        firmware = architecture.uefi
+        if file.endswith((f"/{firmware.grub_path}", f"/{firmware.ipxe_path or firmware.name}")):
+            return firmware
+    return None
+
+
+def _is_for(firmware: Firmware, profile: Profile) -> bool:
+    return profile.architecture in (*firmware.pxe, *firmware.http)
 
 
 def _kind(name: str) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from imagebuild.architecture import ARCHITECTURES
 from imagebuild.store.manifest import ManifestError, parse_manifest
-from server.doctor.dhcpclient import PROFILES
+from server.doctor.dhcpclient import OTHERS, PROFILES
 from server.doctor.dhcpjudge import find_loader
 from server.doctor.findings import found
 from server.doctor.target import BootImage, Survey, Target
@@ -39,11 +40,6 @@ _NBDPORT: Final = re.compile(r"nbdport=(\d+)")
 _UNLISTED: Final = "is not in the inventory"
 """In the menu of a machine that `unlisted: refuse` keeps out."""
 _SAID: Final = re.compile(r"^\techo '(.*)'$", re.MULTILINE)
-_LOADERS: Final = {
-    "BIOS": ("boot/grub/i386-pc/core.0", "boot/ipxe/undionly.kpxe"),
-    "UEFI": ("boot/grub/x86_64-efi/core.efi", "boot/ipxe/snponly.efi"),
-}
-"""Firmware -> GRUB's and iPXE's loader."""
 logging.getLogger("tftpy").setLevel(logging.CRITICAL + 1)
 
 
@@ -160,9 +156,33 @@ def _take_manifest(
         yield found("http.manifest", shorten(path), str(error))
         return
     survey.images.append(BootImage(name, digest_, manifest, listed))
-    for firmware, files in _LOADERS.items():
+    yield from _check_told(survey, name, manifest.architecture)
+    for firmware, files in _loaders_of(manifest.architecture).items():
         if not any(file in manifest.files for file in files):
             yield found("http.no-loader", f"{name}@{digest_[:12]}", f"none for {firmware}")
+
+
+def _loaders_of(architecture: str) -> dict[str, tuple[str, ...]]:
+    """Firmware to GRUB's and iPXE's loader, as files of an image for that architecture."""
+    known = ARCHITECTURES.get(architecture)
+    return {
+        "BIOS" if one.is_bios else "UEFI": tuple(
+            f"boot/{path}" for path in (one.grub_path, one.ipxe_path) if path
+        )
+        for one in (known.firmware if known is not None else ())
+    }
+
+
+def _check_told(survey: Survey, image: str, architecture: str) -> Iterator[Verdict]:
+    """Whether DHCP names a loader to machines of an architecture that not every farm has."""
+    if survey.conversation is None or architecture not in ARCHITECTURES:
+        return
+    firmware = ARCHITECTURES[architecture].uefi
+    for profile in OTHERS:
+        is_it = profile.architecture in firmware.pxe and profile.is_uefi
+        if is_it and find_loader(survey.conversation, profile) is None:
+            words = f"{image} is for {architecture}, and nobody names such machines a loader"
+            yield found("dhcp.no-loader", profile.name, words)
 
 
 def _check_ltsconf(target: Target, survey: Survey, name: str) -> Iterator[Verdict]:
@@ -194,7 +214,7 @@ def list_entries(image: BootImage, *, full: bool) -> list[Entry]:
         listed = image.manifest.files[key]
         return Entry(path, listed.size, listed.sha256)
 
-    known = [file for files in _LOADERS.values() for file in files]
+    known = [file for files in _loaders_of(image.manifest.architecture).values() for file in files]
     files = [file for file in known if file in image.manifest.files]
     if full:
         rest = sorted(file for file in image.manifest.files if file.startswith("boot/"))

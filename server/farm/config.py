@@ -21,6 +21,7 @@ from server.addresses import (
     parse_ip,
     parse_mac,
 )
+from server.farm.defaultimage import DefaultImage, read_default_image
 from server.farm.dns import DnsZone, read_dns
 from server.farm.extras import check_export_name
 from server.farm.inventory import (
@@ -113,7 +114,7 @@ class Config:
     http: Transport = Transport(8080)
     http_names: tuple[str, ...] = ()
     single_port: bool = False
-    default_image: str | None = None
+    default_image: DefaultImage = None
     cmdline: tuple[str, ...] = ()
     on_error: str = "shell"
     loader: str = "ipxe"
@@ -200,7 +201,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         http=http,
         http_names=http_names,
         single_port=single_port,
-        default_image=_read_default_image(top),
+        default_image=read_default_image(top),
         cmdline=_read_cmdline(top),
         on_error=top.choice("on_error", default.on_error, ON_ERROR),
         loader=top.choice("loader", default.loader, LOADERS),
@@ -261,14 +262,6 @@ def _read_ip(section: Section, key: str) -> str | None:
     elif ip is not None and (why := _explain_address(key, ip)):
         section.fault(key, f"{ip} {why}", _ADDRESS_HINT)
     return ip
-
-
-def _read_default_image(top: Section) -> str | None:
-    name = top.text("default_image", shape={"pattern": r"\S"})
-    if name is not None and not name.strip():
-        top.fault("default_image", "is empty", "name an image, or leave the key out")
-        return None
-    return name
 
 
 def _explain_address(key: str, ip: str) -> str:

@@ -27,7 +27,7 @@ ABOUT: Final[Mapping[str, str]] = {
     "http.port": "Its TCP port.",
     "http.names": "Further names of the server that the page and the API are asked by.",
     "http.limits": "What HTTP's clients may cost.",
-    "default_image": "The image where neither IMAGE nor DHCP's filename names one.",
+    "default_image": "The image where neither IMAGE nor DHCP's filename names one; or one each.",
     "cmdline": "Kernel arguments for every node, after the image's own.",
     "on_error": "What a node does when its boot fails.",
     "menu": "The boot menu.",

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from imagebuild.architecture import find_architecture
 from server.addresses import parse_mac
 from server.nodes.eventlog import EventLog
 from server.nodes.phases import ORDER
@@ -112,6 +113,17 @@ class Node:
     played: str = ""
     note: str = ""
     maintenance: bool = False
+
+
+def architecture_of(node: Node) -> str:
+    """The machine's architecture, as amd64, as its firmware said last to DHCP; "" where nothing
+    that boots did. It is for words: what a machine boots is not decided by it, since anybody may
+    write any MAC into a DHCP message."""
+    for boot in (*([node.boot] if node.boot else []), *reversed(node.past)):
+        number = boot.facts.get("architecture")
+        if isinstance(number, int) and (name := find_architecture(number)):
+            return name
+    return ""
 
 
 def summarize(node: Node) -> dict[str, Any]:

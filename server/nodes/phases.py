@@ -1,5 +1,6 @@
 """The phases of a boot, and the phase that a request or a report of a node belongs to."""
 
+from imagebuild.architecture import LOADERS
 from imagebuild.store.manifest import ROOTFS
 from server.events import Event
 
@@ -28,8 +29,8 @@ _FILE_PHASES = {
     "lts.conf": "ltsconf",
     ROOTFS: "root",
 }
-CORES = ("core.0", "core.efi", "undionly.kpxe", "snponly.efi")
-"""What firmware fetches: GRUB's and iPXE's loaders for BIOS and UEFI."""
+CORES = LOADERS
+"""What firmware fetches: GRUB's and iPXE's loaders."""
 
 
 def is_menu(path: str) -> bool:

@@ -48,6 +48,8 @@ from server.nodes.phases import (
 )
 from server.nodes.space import SPACE
 
+TIMELINES = "nodes"
+"""The directory below `state` in which they are kept."""
 CLOCK_SECONDS = 3600.0
 """A node that was seen so much later than now was seen by a clock that has been set since."""
 PLAYERS = ("simulate", "doctor")

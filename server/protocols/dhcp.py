@@ -7,11 +7,12 @@ RFC 2131 (DHCP), PXE 2.1 (proxyDHCP on ports 67 and 4011), RFC 4578 (options 93,
 import ipaddress
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from imagebuild import architecture as table
 from server.protocols.dhcp_wire import (
     ANY,
     BROADCAST,
@@ -60,6 +61,7 @@ ARCHITECTURES: Final = {
 }
 """IANA, Processor Architecture Types (option 93)."""
 
+_BOOTED: Final = ", ".join(f.name for one in table.ARCHITECTURES.values() for f in one.firmware)
 _VENDOR_ARCH: Final = re.compile(rb"^(?:PXE|HTTP)Client:Arch:(\d{5})")
 
 # Suboptions of option 43 (PXE 2.1, table 2-1) and of iPXE's option 175.
@@ -71,11 +73,11 @@ _IPXE_NO_PROXY: Final = 0xB0
 
 
 class Firmware(Enum):
-    """The kinds of network boot for which there is a loader."""
+    """The kinds of network boot for which there is a loader, of whatever architecture."""
 
     BIOS = "BIOS"
-    UEFI = "UEFI x64"
-    UEFI_HTTP = "UEFI x64 HTTP boot"
+    UEFI = "UEFI"
+    UEFI_HTTP = "UEFI HTTP boot"
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,26 @@ class Client:
 
     @property
     def firmware(self) -> Firmware | None:
-        """The first of its architectures that can be booted."""
-        for architecture in self.architectures:
-            if self.vendor == "HTTPClient":
-                if architecture in (7, 9, 16):
-                    return Firmware.UEFI_HTTP
-            elif architecture == 0:
-                return Firmware.BIOS
-            # RFC 4578 has 9 for x64 and 7 for EBC; its erratum and all firmware
-            # since have it the other way round. Both mean x64 in the field.
-            elif architecture in (7, 9):
-                return Firmware.UEFI
-        return None
+        """How the first of its architectures that can be booted boots."""
+        return next((how for _, how in self._list()), None)
+
+    @property
+    def architecture(self) -> str:
+        """The machine's by Debian's name, as amd64; "" where it does not tell one that boots."""
+        names = {name for name, _ in self._list()}
+        return names.pop() if len(names) == 1 else ""
+
+    def firmware_for(self, architecture: str) -> Firmware | None:
+        """How it boots an image for that architecture, if it does."""
+        return next((how for name, how in self._list() if name == architecture), None)
+
+    def _list(self) -> Iterator[tuple[str, Firmware]]:
+        """What of its architectures can be booted, and how."""
+        is_http = self.vendor == "HTTPClient"
+        for number in self.architectures:
+            if (found := table.find_firmware(number, http=is_http)) is not None:
+                plain = Firmware.BIOS if found[1].is_bios else Firmware.UEFI
+                yield found[0].name, Firmware.UEFI_HTTP if is_http else plain
 
     @property
     def kind(self) -> str:
@@ -124,6 +134,7 @@ class Loaders:
     """Where one image has its loaders in the boot tree; "" where it has none.
 
     bios, uefi: fetched over TFTP. http: UEFI's own HTTP boot. ipxe: iPXE's script, over HTTP.
+    architecture: the image's; machines of another are given none of them.
     """
 
     image: str
@@ -131,6 +142,7 @@ class Loaders:
     uefi: str = ""
     http: str = ""
     ipxe: str = ""
+    architecture: str = table.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -241,7 +253,7 @@ def _read_uuid(raw: bytes) -> str | None:
 
 def choose_loader(client: Client, loaders: Loaders, plan: Plan) -> str:
     """The path (TFTP) or URL that this firmware is to fetch; "" when there is none."""
-    firmware = client.firmware
+    firmware = client.firmware_for(loaders.architecture)
     if firmware is None:
         return ""
     base = "" if plan.http_port is None else f"http://{plan.server}:{plan.http_port}"
@@ -282,7 +294,8 @@ def _find_loader(client: Client, plan: Plan) -> tuple[str, Detail]:
     if loader := choose_loader(client, plan.loaders, plan):
         return loader, {}
     reason = f"no loader for {client.kind}: {_remedy(client, plan.loaders)}"
-    return "", _no_loader(reason, "no_loader")
+    other = client.firmware and not client.firmware_for(plan.loaders.architecture)
+    return "", _no_loader(reason, "architecture" if other else "no_loader")
 
 
 def _no_loader(reason: str, cause: str) -> Detail:
@@ -291,7 +304,9 @@ def _no_loader(reason: str, cause: str) -> Detail:
 
 def _remedy(client: Client, loaders: Loaders) -> str:
     if client.firmware is None:
-        return "image builds are for x86-64 machines that boot by BIOS, UEFI x64 or UEFI HTTP"
+        return f"images are for machines that boot by {_BOOTED} or UEFI HTTP"
+    if not client.firmware_for(loaders.architecture):
+        return f"image {loaders.image} is for {loaders.architecture} machines"
     if client.firmware is Firmware.UEFI_HTTP:
         return f"image {loaders.image} has none for HTTP boot: choose PXE in the firmware"
     return f"image {loaders.image} holds none: build it again with this version of bootfarm"

@@ -9,6 +9,7 @@ from typing import Final
 
 from imagebuild.store.images import CURRENT, PREVIOUS, Image, Store
 from imagebuild.store.manifest import find_lack, is_digest, is_image_name
+from server.farm.defaultimage import DefaultImage, list_defaults
 from server.sources.stamp import Stamp
 from server.troubles import Trouble
 
@@ -87,7 +88,7 @@ class StoreSource:
         """What is wrong with the store's bytes, a line each."""
         return (self._vanished, *self._damaged) if self._vanished else self._damaged
 
-    def troubles(self, default_image: str | None) -> Iterator[Trouble]:
+    def troubles(self, default_image: DefaultImage) -> Iterator[Trouble]:
         """What is wrong with the store. default_image: farm.yaml's."""
         if self._vanished:
             words = (
@@ -98,25 +99,28 @@ class StoreSource:
         for text in self._damaged:
             yield Trouble("store", text)
         names = sorted({image.name for image in self.images})
-        if default_image is not None and names and default_image not in names:
-            yield Trouble(
-                "default_image",
-                f"default_image {default_image!r} of farm.yaml is not in the store {self.path},"
-                f" which has {', '.join(names)}: machines that name no image get none; correct"
-                " it, or build or import that image",
-            )
+        defaults = list_defaults(default_image)
+        for architecture, default in defaults if names else ():
+            if default not in names:
+                key = f"default_image{'.' * bool(architecture)}{architecture}"
+                yield Trouble(
+                    "default_image",
+                    f"{key} {default!r} of farm.yaml is not in the store {self.path},"
+                    f" which has {', '.join(names)}: machines that name no image get none; correct"
+                    " it, or build or import that image",
+                )
         for name in names:
-            if (lack := self._lacks_current(name, names, default_image)) is not None:
+            if (lack := self._lacks_current(name, names, {one for _, one in defaults})) is not None:
                 yield Trouble("current", lack)
 
-    def _lacks_current(self, name: str, names: list[str], default_image: str | None) -> str | None:
+    def _lacks_current(self, name: str, names: list[str], defaults: set[str]) -> str | None:
         """Why it is wrong that an image has no `current`; None where it has, or need not have."""
         mine = [image for image in self.images if image.name == name]
         tags = {tag for image in mine for tag in image.tags}
         if CURRENT in tags:
             return None
         was = self._was_current.get(name, "")
-        if not was and PREVIOUS not in tags and name != default_image and len(names) > 1:
+        if not was and PREVIOUS not in tags and name not in defaults and len(names) > 1:
             return None  # published under other tags, for those that ask for these
         there = [image.digest for image in mine]
         lost = f"; it was {was[:12]}" if was else ""

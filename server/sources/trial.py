@@ -35,7 +35,8 @@ class Subject:
 class Audience:
     """The machines that get an lts.conf: the inventory's, those seen lately, and one made up.
 
-    seen: gives the nodes that the server has seen, the last first.
+    seen: gives the nodes that the server has seen, the last first. architecture: of a machine,
+    by its MAC, as its firmware said; "" where that is not known.
     """
 
     def __init__(
@@ -44,23 +45,29 @@ class Audience:
         *,
         unlisted: str = "boot",
         seen: Callable[[], Iterable[NodeId]] = tuple,
+        architecture: Callable[[str | None], str] = lambda mac: "",
     ) -> None:
         self.inventory = inventory or Inventory()
         self.unlisted = unlisted
         self.seen = seen
+        self.architecture = architecture
 
     def list(self) -> list[Subject]:
         """At most MAX_MACHINES, without doubles; how many there are otherwise is `count`."""
         subjects = [
-            Subject(NodeId(machine.hostname, machine.ip, machine.mac), machine.known)
+            self._subject(NodeId(machine.hostname, machine.ip, machine.mac), machine.known)
             for machine in self.inventory.machines
         ]
         listed = {machine.mac for machine in self.inventory.machines}
         strangers = [node for node in self.seen() if node.mac not in listed]
         if self.unlisted != "refuse":
-            subjects += [Subject(node) for node in strangers]
+            subjects += [self._subject(node, {}) for node in strangers]
         made_up = [Subject(MADE_UP)] if self.unlisted != "refuse" or not subjects else []
         return [*subjects[: MAX_MACHINES - len(made_up)], *made_up]
+
+    def _subject(self, node: NodeId, known: Mapping[str, Any]) -> Subject:
+        architecture = self.architecture(node.mac)
+        return Subject(node, {**known, "arch": architecture} if architecture else known)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,14 @@ def test_the_fast_path_is_compiled_as_make_install_compiles_it() -> None:
 def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
     words = [word for line in stages()["final"][1] for word in line.split()[1:-1]]
     copied = expand(word for word in words if word.startswith("imagebuild/"))
-    used = ("store.cli", "store.bundlecli", "store.inuse", "wholefile", "yamlloader")
+    used = (
+        "store.cli",
+        "store.bundlecli",
+        "store.inuse",
+        "architecture",
+        "wholefile",
+        "yamlloader",
+    )
     meeting_place = {file for name in used for file in closure(f"imagebuild.{name}")}
     assert copied == meeting_place | {"imagebuild/__init__.py"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.errors import BuildError
-from imagebuild.run import NAMESPACES, Answer, Chroot, Log, ask, check_tools, run
+from imagebuild.run import NAMESPACES, Answer, Chroot, Log, ask, check_emulation, check_tools, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -86,6 +86,23 @@ def test_missing_tools_are_told_together_with_their_packages() -> None:
     with pytest.raises(BuildError, match="missing programs: no-such-a, no-such-b") as caught:
         check_tools({"no-such-b": "pkg-b", "no-such-a": "pkg-a", "sh": "dash"})
     assert caught.value.hint == "apt-get install pkg-a pkg-b"
+
+
+def test_programs_of_another_architecture_want_an_emulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagebuild.run.machine_architecture", lambda: "amd64")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_emulation("amd64")
+    tool = tmp_path / "arch-test"
+    tool.write_text("#!/bin/sh\n[ $1 != arm64 ]\n")
+    tool.chmod(0o755)
+    with pytest.raises(BuildError, match="does not run arm64 programs") as caught:
+        check_emulation("arm64")
+    assert "apt-get install qemu-user-static binfmt-support" in caught.value.hint
+    assert "update-binfmts --enable qemu-aarch64" in caught.value.hint
+    tool.write_text("#!/bin/sh\n[ $1 = arm64 ]\n")
+    check_emulation("arm64")
 
 
 def test_chroot_command_lines(tmp_path: Path) -> None:

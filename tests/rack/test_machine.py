@@ -84,3 +84,16 @@ def test_completed_identity_is_stable_and_differs_between_names() -> None:
     assert one.mac.startswith("52:54:00:")
     given = NodeSpec("a", mac="52:54:00:AB:CD:EF", ip="10.9.1.1").completed("10.9.100.1")
     assert (given.mac, given.ip) == ("52:54:00:ab:cd:ef", "10.9.1.1")
+
+
+def test_an_arm64_machine() -> None:
+    spec = NodeSpec("n", mac="52:54:00:00:00:01", firmware="uefi", architecture="arm64")
+    argv = qemu_argv(spec.completed("10.9.0.11"), FILES, KVM)
+    assert argv[0] == "qemu-system-aarch64"
+    assert argv[argv.index("-machine") + 1] == "virt"
+    # This machine's KVM is of no use to it.
+    assert "kvm" not in argv
+    assert argv[argv.index("-cpu") + 1] == "cortex-a57"
+    assert "file=/usr/share/AAVMF/AAVMF_CODE.fd" in values_of(argv, "-drive")[0]
+    with pytest.raises(RackError, match="arm64 machines have no BIOS"):
+        qemu_argv(NodeSpec("n", architecture="arm64").completed("10.9.0.11"), FILES)

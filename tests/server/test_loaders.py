@@ -19,8 +19,10 @@ LISTED, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
 INVENTORY = Inventory((Machine(LISTED, "10.9.0.11", "node-1"),))
 
 
-def make_image(name: str = "amd64", files: tuple[str, ...] = GRUB + IPXE) -> Image:
-    manifest = cast(Any, SimpleNamespace(files=dict.fromkeys(files)))
+def make_image(
+    name: str = "amd64", files: tuple[str, ...] = GRUB + IPXE, architecture: str = "amd64"
+) -> Image:
+    manifest = cast(Any, SimpleNamespace(files=dict.fromkeys(files), architecture=architecture))
     return Image(name, "0" * 64, ("current",), Path("/nowhere"), manifest, 1)
 
 
@@ -102,3 +104,39 @@ def test_a_template_and_a_cycle_lead_to_the_default_image() -> None:
     cycle = f"[default]\nA = 1\n[{OTHER}]\nLIKE = a\n[a]\nLIKE = b\n[b]\nLIKE = a\n"
     site = make_site(cycle.encode(), make_image())
     assert find_loaders(Client(OTHER), site, INVENTORY, proxy=True).image == "amd64"
+
+
+ARM = make_image("arm64", ("boot/grub/arm64-efi/core.efi", "boot/ipxe/ipxe-arm64.efi"), "arm64")
+PXE = Client(OTHER, vendor="PXEClient", architectures=(11,))
+HTTP = Client(OTHER, vendor="HTTPClient", architectures=(19,))
+
+
+def test_an_arm64_image_has_uefi_alone() -> None:
+    loaders = loaders_of(ARM, proxy=True)
+    assert loaders.architecture == "arm64"
+    assert (loaders.bios, loaders.uefi) == ("", "/ltsp/arm64/ipxe/ipxe-arm64.efi")
+    assert loaders.http == "/ltsp/arm64/ipxe/ipxe-arm64.efi"
+    grub = loaders_of(ARM, proxy=False, grub=True)
+    assert grub.uefi == "/ltsp/arm64/grub/arm64-efi/core.efi"
+
+
+@pytest.mark.parametrize("default", [None, {"amd64": "amd64", "arm64": "arm64"}])
+def test_each_machine_of_a_mixed_farm_gets_its_own(default: dict[str, str] | None) -> None:
+    site = replace(make_site(b"[default]\nA = 1\n", make_image(), ARM), default_image=default)
+    for client in (PXE, HTTP):
+        assert find_loaders(client, site, INVENTORY, proxy=True).image == "arm64"
+    for number in (0, 7, 9):
+        client = Client(OTHER, vendor="PXEClient", architectures=(number,))
+        assert find_loaders(client, site, INVENTORY, proxy=True).image == "amd64"
+
+
+def test_an_image_of_the_other_architecture_leads_to_one_whose_menu_says_so() -> None:
+    site = make_site(b"[default]\nIMAGE = amd64\n", make_image(), ARM)
+    assert find_loaders(PXE, site, INVENTORY, proxy=True).image == "arm64"
+
+
+def test_a_store_without_an_image_for_the_machine_refuses_in_words() -> None:
+    site = make_site(b"[default]\nA = 1\n", make_image())
+    with pytest.raises(Refused, match="is for amd64 machines, and this machine is arm64") as caught:
+        find_loaders(PXE, site, INVENTORY, proxy=True)
+    assert caught.value.cause == "architecture"

@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from imagebuild.apt import AptView
+from imagebuild.architecture import ARCHITECTURES, Grub
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Mirrors, Recipe
 from imagebuild.run import NAMESPACES, Log
@@ -14,6 +17,15 @@ from imagebuild.stage import StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_image
 
 RecipeOf = Callable[..., Recipe]
+GRUBS = {
+    firmware.grub.platform: firmware.grub
+    for architecture in ARCHITECTURES.values()
+    for firmware in architecture.firmware
+}
+
+
+def grub_of(platform: str) -> Grub:
+    return GRUBS[platform]
 
 
 @pytest.fixture
@@ -66,10 +78,15 @@ def test_mksquashfs() -> None:
 
 @pytest.mark.parametrize(
     ("platform", "target", "own"),
-    [("i386-pc", "i386-pc-pxe", "pxe"), ("x86_64-efi", "x86_64-efi", "efinet")],
+    [
+        ("i386-pc", "i386-pc-pxe", "pxe"),
+        ("x86_64-efi", "x86_64-efi", "efinet"),
+        ("arm64-efi", "arm64-efi", "efinet"),
+    ],
 )
 def test_grub_mkimage(platform: str, target: str, own: str) -> None:
-    argv = final.boot_loader_argv("amd64", platform, Path("/out/core"))
+    source = Path("/usr/lib/grub") / platform
+    argv = final.boot_loader_argv("amd64", grub_of(platform), source, Path("/out/core"))
     assert argv[:9] == [
         *("grub-mkimage", "--format", target, "--directory", f"/usr/lib/grub/{platform}"),
         *("--prefix", "/ltsp/amd64/grub", "--output", "/out/core"),
@@ -83,18 +100,57 @@ def test_every_module_exists() -> None:
         directory = Path("/usr/lib/grub") / platform
         if not directory.is_dir():
             pytest.skip(f"GRUB's platform {platform} is not installed")
-        names = final.boot_loader_argv("a", platform, Path("x"))[9:]
+        names = final.boot_loader_argv("a", grub_of(platform), directory, Path("x"))[9:]
         assert own in names
         assert [name for name in names if not (directory / f"{name}.mod").is_file()] == []
 
 
-def test_ipxe_for_each_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipxe_for_each_firmware(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: RecipeOf
+) -> None:
     monkeypatch.setattr(final, "IPXE", tmp_path)
     for name in ("undionly.kpxe", "snponly.efi", "ipxe.iso"):
         (tmp_path / name).write_text(name)
-    final.copy_ipxe(tmp_path / "image/boot/ipxe")
+    context = cast(StageContext, SimpleNamespace(recipe=recipe_of()))
+    final.copy_ipxe(context, tmp_path / "image/boot/ipxe")
     copied = {path.name: path.read_text() for path in (tmp_path / "image/boot/ipxe").iterdir()}
     assert copied == {"undionly.kpxe": "undionly.kpxe", "snponly.efi": "snponly.efi"}
+
+
+def test_loaders_of_arm64_are_those_that_basesystem_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: RecipeOf
+) -> None:
+    recipe = dataclasses.replace(recipe_of(), architecture="arm64")
+    unpacked = tmp_path / "basesystem/loaders/usr/lib"
+    (unpacked / "ipxe").mkdir(parents=True)
+    for name in ("ipxe-amd64.efi", "ipxe-arm64.efi"):
+        (unpacked / "ipxe" / name).write_text(name)
+    (unpacked / "grub/arm64-efi").mkdir(parents=True)
+    for name in ("net.mod", "command.lst", "kernel.img"):
+        (unpacked / "grub/arm64-efi" / name).write_text(name)
+    said: list[list[str]] = []
+    monkeypatch.setattr(final, "run_command", lambda argv, **rest: said.append(argv))
+    products = {basesystem.NAME: tmp_path / "basesystem"}
+    log = Log()
+    context = cast(StageContext, SimpleNamespace(recipe=recipe, products=products, log=log))
+    final.copy_ipxe(context, tmp_path / "image/ipxe")
+    assert [path.name for path in (tmp_path / "image/ipxe").iterdir()] == ["ipxe-arm64.efi"]
+    final.make_boot_loader(context, GRUBS["arm64-efi"], tmp_path / "image/grub")
+    assert {path.name for path in (tmp_path / "image/grub").iterdir()} == {"net.mod", "command.lst"}
+    assert said[0][:5] == [
+        *("grub-mkimage", "--format", "arm64-efi"),
+        *("--directory", str(unpacked / "grub/arm64-efi")),
+    ]
+
+
+def test_an_image_of_a_release_without_ipxe_for_arm64_has_grub_alone(
+    tmp_path: Path, recipe_of: RecipeOf
+) -> None:
+    recipe = dataclasses.replace(recipe_of(), architecture="arm64")
+    products = {basesystem.NAME: tmp_path}
+    context = cast(StageContext, SimpleNamespace(recipe=recipe, products=products))
+    final.copy_ipxe(context, tmp_path / "ipxe")
+    assert not (tmp_path / "ipxe").exists()
 
 
 def test_ipxe_is_looked_for_before_anything_is_built(
@@ -115,7 +171,7 @@ def test_other_ipxe_loaders_make_another_image(
     recipe = recipe_of()
     ids = []
     for content in ("old", "new", "new"):
-        for name in final.IPXE_LOADERS:
+        for name in ("undionly.kpxe", "snponly.efi"):
             (tmp_path / name).write_text(content)
         ids.append(stage_id("", final.NAME, final.inputs(recipe, AptView(recipe, tmp_path, Log()))))
     assert ids[0] != ids[1] == ids[2]

@@ -37,6 +37,8 @@ VARIANTS = {
     "minimal": MINIMAL,
     "interface": replace(SETTINGS, interface="eth0", lease_time=3600),
     "grub": replace(SETTINGS, grub=True),
+    "arm64": replace(SETTINGS, others={"arm64": "web-arm64"}),
+    "arm64-grub": replace(SETTINGS, others={"arm64": "web-arm64"}, grub=True),
 }
 
 
@@ -88,6 +90,9 @@ def test_both_uefi_architectures_and_each_machine(kind: str) -> None:
         ({"domain": 'x"; include "/etc/shadow'}, "--domain"),
         ({"interface": "eth0\nport=53"}, "--interface"),
         ({"bind": True}, "interface"),
+        ({"others": {"arm46": "web"}}, "--name-for arm46=web"),
+        ({"others": {"amd64": "web"}}, "--name-for amd64=web"),
+        ({"others": {"arm64": "a/b"}}, "--name-for arm64=a/b"),
         ({"subnet": ipaddress.IPv4Network("10.8.0.0/16")}, "10.9.0.11"),
     ],
 )

@@ -150,3 +150,66 @@ def test_a_cmdline_that_would_not_arrive_is_refused(images: Sequence[Image], val
     with pytest.raises(PlanError) as caught:
         plan_boot(NODE, settled, FARM)
     assert caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Image]:
+    store = tmp_path_factory.mktemp("mixed")
+    publish(store, "amd64", kernel="1")
+    publish(store, "arm64", kernel="2", architecture="arm64")
+    return Store(store).images()
+
+
+BOTH = {"amd64": "amd64", "arm64": "arm64"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "default", "name", "architecture", "found"),
+    [
+        ("", BOTH, None, "arm64", "arm64"),
+        ("", BOTH, None, "amd64", "amd64"),
+        ("", BOTH, None, "", "amd64"),
+        ("", None, None, "arm64", "arm64"),
+        ("", None, None, "amd64", "amd64"),
+        # Whose loader it runs tells what it is.
+        ("", BOTH, "arm64", "", "arm64"),
+        ("", None, "arm64", "", "arm64"),
+        # DHCP names one image for all machines.
+        ("", BOTH, "amd64", "arm64", "arm64"),
+        ("arm64", None, None, "", "arm64"),
+        (":current", BOTH, None, "arm64", "arm64"),
+    ],
+)
+def test_an_image_for_each_architecture(
+    mixed: Sequence[Image],
+    wanted: str,
+    default: dict[str, str] | None,
+    name: str | None,
+    architecture: str,
+    found: str,
+) -> None:
+    assert choose_image(wanted, mixed, default, name, architecture)[0].name == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "default", "name", "architecture"),
+    [
+        ("amd64", BOTH, None, "arm64"),
+        ("amd64", BOTH, "arm64", ""),
+        ("amd64:current", None, "arm64", "arm64"),
+        ("", "amd64", None, "arm64"),
+        ("", None, "amd64", "arm64"),
+    ],
+)
+def test_a_machine_gets_no_image_of_another_architecture(
+    mixed: Sequence[Image],
+    wanted: str,
+    default: str | dict[str, str] | None,
+    name: str | None,
+    architecture: str,
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        choose_image(wanted, mixed, default, name, architecture)
+    words = "image amd64:current is for amd64 machines, and this machine is arm64"
+    assert (caught.value.message, caught.value.cause) == (words, "architecture")
+    assert "the store has for arm64: arm64" in caught.value.hint

@@ -204,3 +204,31 @@ def test_the_refusal_says_that_the_command_line_is_to_blame(
     with pytest.raises(LtsConfError) as caught:
         decide(site.ltsconf, site, [ONE], renderer)
     assert caught.value.cause == "command_line"
+
+
+def test_a_mixed_farm_without_a_default(tmp_path: Path) -> None:
+    """Which loader a machine runs is not known: any that fits its image will do."""
+    publish(tmp_path, "amd64")
+    publish(tmp_path, "arm64", architecture="arm64")
+    images = tuple(Store(tmp_path).images())
+    for name in ("amd64", "arm64"):
+        site = make_site(images, f"[default]\nIMAGE = {name}\n".encode())
+        assert survey(site, [ONE, OTHER]).failed == 0
+    told = [Subject(ONE.node, {"arch": "arm64"}), Subject(TWO.node, {"arch": "amd64"})]
+    verdict = survey(make_site(images, b"[default]\nIMAGE = amd64\n"), told)
+    assert verdict.failed == 1
+    assert "is for amd64 machines, and this machine is arm64" in verdict.reasons[0].words
+    assert verdict.reasons[0].names == ("r1-n001",)
+    both = {"amd64": "amd64", "arm64": "arm64"}
+    assert survey(make_site(images, b"[default]\nA = 1\n", default_image=both), told).failed == 0
+
+
+def test_the_audience_has_what_firmware_said(images: tuple[Image, ...]) -> None:
+    said = {"52:54:00:00:00:01": "arm64"}
+    audience = Audience(
+        Inventory((Machine("52:54:00:00:00:01", serial="A"),)),
+        seen=lambda: [TWO.node],
+        architecture=lambda mac: said.get(mac or "", ""),
+    )
+    known = [dict(subject.known) for subject in audience.list()]
+    assert known == [{"serial": "A", "arch": "arm64"}, {}, {}]

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from server.commands.lts import lts
+from server.events import Event
+from server.nodes.timelines import TIMELINES, Nodes
 from server.quantities import compress_names
 from tests.server.farm import publish
 
@@ -416,3 +419,25 @@ def test_what_a_template_computes_for_a_machine_is_checked(farm: Path) -> None:
         result.stdout
     )
     assert "01234secret" not in result.output
+
+
+def test_check_knows_what_firmware_told_the_server(farm: Path) -> None:
+    """A machine that said arm64 to DHCP, and an IMAGE that is for amd64."""
+    publish(farm / "store", "arm64", architecture="arm64")
+    with (farm / "farm.yaml").open("a") as stream:
+        stream.write("state: state\ndefault_image: {amd64: amd64, arm64: arm64}\n")
+    nodes = Nodes()
+    for mac, number in (("52:54:00:00:00:01", 11), ("52:54:00:00:00:02", 7)):
+        event = Event(
+            time.time(), mac, "dhcp", "dhcp", {"firmware": "UEFI", "architecture": number}
+        )
+        nodes.record(event)
+    nodes.save(farm / "state" / TIMELINES)
+    (farm / "lts.conf").write_text("[default]\nTIMEZONE = UTC\n")
+    assert run("check", "lts.conf", "--config", "farm.yaml").exit_code == 0
+    (farm / "lts.conf").write_text("[default]\nTIMEZONE = UTC\nIMAGE = amd64\n")
+    result = run("check", "lts.conf", "--config", "farm.yaml")
+    assert result.exit_code == 1
+    words = "image amd64:current is for amd64 machines, and this machine is arm64 (1: r1-n001)"
+    assert f"lts.conf:3:1: error: {words} [other-architecture]" in result.stdout
+    assert "the store has for arm64: arm64" in result.stdout

@@ -313,7 +313,7 @@ def test_captured_firmware_that_never_asks_for_the_loader() -> None:
     assert "/ltsp/amd64/boot.ipxe, and never asked for it" in found.headline
 
 
-@pytest.mark.parametrize("arch", [6, 10, 11, 27])
+@pytest.mark.parametrize("arch", [6, 10, 27])
 def test_an_architecture_without_a_loader(arch: int) -> None:
     lan = Lan()
     lan.send(ask(MessageType.DISCOVER, arch))
@@ -321,6 +321,15 @@ def test_an_architecture_without_a_loader(arch: int) -> None:
     assert found is not None
     assert found.rule == "unknown-architecture"
     assert found.seen == f"option 93: {arch}"
+
+
+def test_an_image_of_another_architecture() -> None:
+    lan = Lan()
+    lan.send(ask(MessageType.DISCOVER, 11))
+    found = lan.finding()
+    assert found is not None
+    assert found.rule == "other-architecture"
+    assert "image amd64 is for amd64 machines" in found.seen
 
 
 def test_a_machine_that_is_not_listed() -> None:

@@ -21,7 +21,8 @@ TOO_LARGE = {
 }
 NO_ANSWER = "curl: (28) Connection timed out"
 COPY_FAILED = {"root": "live NBD (the copy into memory failed)", "cause": "copy_failed"}
-NO_LOADER = "no loader for UEFI ARM 64-bit: image builds are for x86-64 machines"
+NO_LOADER = "no loader for UEFI IA32: images are for machines that boot by BIOS"
+OTHER_ONE = "image amd64:current is for amd64 machines, and this machine is arm64"
 SLOW: dict[str, Any] = {"bytes": 14_000_000, "seconds": 70.0}
 
 
@@ -150,12 +151,16 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         lambda: Story().dhcp(architecture=7).tftp(BIOS, status="stop"),
     ),
     "unknown-architecture": (
-        lambda: failed_dhcp(NO_LOADER, "no_loader", architecture=11, firmware="UEFI ARM 64-bit"),
+        lambda: failed_dhcp(NO_LOADER, "no_loader", architecture=6, firmware="UEFI IA32"),
         lambda: failed_dhcp("no image is served to this machine", "no_image", architecture=11),
+    ),
+    "other-architecture": (
+        lambda: planned(OTHER_ONE, "architecture"),
+        lambda: planned("IMAGE 'arm64': there is no image 'arm64'", "no_image"),
     ),
     "no-loader-in-image": (
         lambda: failed_dhcp("no loader: image amd64 holds none", "no_loader", architecture=7),
-        lambda: failed_dhcp(NO_LOADER, "no_loader", architecture=11),
+        lambda: failed_dhcp(NO_LOADER, "no_loader", architecture=6),
     ),
     "not-listed": (
         lambda: failed_dhcp("52:54:00:00:00:01 is not in the inventory", "not_listed"),

@@ -8,6 +8,7 @@ import pytest
 from server.doctor.dhcpclient import (
     BIOS,
     IPXE,
+    OTHERS,
     PLAIN,
     PROFILES,
     UEFI,
@@ -235,3 +236,33 @@ def test_a_proxy_is_heard_before_the_server_that_gives_addresses(site: Conversat
     found = find_loader(other, BIOS)
     assert found is not None
     assert found.file == "/b/undionly.kpxe"
+
+
+ARM, ARM_HTTP = OTHERS
+
+
+def test_firmware_of_another_architecture_that_nobody_serves_is_no_fault(
+    site: Conversation,
+) -> None:
+    assert {profile.architecture for profile in OTHERS} == {11, 19}
+    assert ids(whole(site)) == []
+
+
+def test_an_arm64_machine_that_is_served(site: Conversation) -> None:
+    names(whole(site), ARM, "/ltsp/arm64/ipxe/ipxe-arm64.efi")
+    url = f"http://{SERVER}:8080/ltsp/arm64/ipxe/ipxe-arm64.efi".encode()
+    answer(site, SERVER, ARM_HTTP, options={60: b"HTTPClient", 67: url})
+    verdicts = [
+        verdict for verdict in judge(site, SERVER) if verdict.subject.startswith("UEFI arm")
+    ]
+    assert [(verdict.level, verdict.subject) for verdict in verdicts] == [
+        (Level.OK, "UEFI arm64"),
+        (Level.OK, "UEFI arm64 HTTP boot"),
+    ]
+
+
+def test_an_arm64_machine_that_is_named_the_loader_of_another(site: Conversation) -> None:
+    names(whole(site), ARM, "/ltsp/amd64/ipxe/snponly.efi")
+    assert ids(site) == [("dhcp.wrong-loader", "UEFI arm64")]
+    (verdict,) = (verdict for verdict in judge(site, SERVER) if verdict.id == "dhcp.wrong-loader")
+    assert "snponly.efi is for UEFI x64" in verdict.words

@@ -245,6 +245,18 @@ def test_image_without_a_loader(site: FakeSite) -> None:
     assert (verdict.id, verdict.words) == ("http.no-loader", "none for UEFI")
 
 
+def test_an_arm64_image_whose_machines_nobody_names_a_loader(site: FakeSite) -> None:
+    """Only where DHCP was asked: the conversation has answers, and none for such machines."""
+    manifest = replace(site.image.manifest, architecture="arm64")
+    text = site.pages["/ltsp/amd64/grub/grub.cfg"].decode()
+    site.put("/ltsp/amd64/grub/grub.cfg", text.replace(site.image.digest, manifest.digest).encode())
+    site.pages[f"/ltsp/amd64/@{manifest.digest}/manifest.json"] = manifest.to_bytes()
+    assert site.ids(check_menu) == ["http.no-loader"]  # its loaders are for amd64
+    survey = site.survey()
+    survey.conversation = named("/b/undionly.kpxe")
+    assert site.ids(check_menu, survey) == ["dhcp.no-loader", "http.no-loader"]
+
+
 def test_ltsconf_missing(site: FakeSite) -> None:
     site.statuses["/ltsp/amd64/lts.conf"] = 404
     site.pages["/ltsp/amd64/lts.conf"] = b"line 3 is wrong"

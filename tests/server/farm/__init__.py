@@ -28,6 +28,7 @@ def publish(
     lts_defaults: Mapping[str, str] | None = None,
     tags: Sequence[str] = ("current",),
     files: Mapping[str, bytes] = FILES,
+    architecture: str = "amd64",
 ) -> Image:
     """Publish an image; another `kernel` makes another digest."""
     opened = Store(store)
@@ -40,7 +41,7 @@ def publish(
             name=name,
             distribution="debian",
             release="bookworm",
-            architecture="amd64",
+            architecture=architecture,
             kernel=kernel,
             cmdline=tuple(cmdline),
             versions={"kubelet": "1.20.2"},

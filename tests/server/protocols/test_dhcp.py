@@ -372,3 +372,19 @@ def test_relay_information_is_echoed_last() -> None:
     assert reply.message.options[Option.RELAY_AGENT] == b"\x01\x02ab"
     assert reply.message.giaddr == "10.8.0.1"
     assert reply.detail["relay"] == "10.8.0.1"
+
+
+def test_an_arm64_machine_is_given_its_own_loaders_alone() -> None:
+    arm = Loaders("arm64", uefi="/arm.efi", http="/arm.efi", ipxe="/arm", architecture="arm64")
+    plan = replace(PLAN, loaders=arm)
+    assert get_reply(ask(architecture=11), plan).message.file == b"/arm.efi"
+    http = get_reply(ask(architecture=19, vendor="HTTPClient"), plan).message
+    assert http.options[Option.BOOT_FILE] == b"http://10.9.0.1:8080/arm.efi"
+    card = get_reply(ask(architecture=11, extra=IPXE), plan).message
+    assert card.file == b"http://10.9.0.1:8080/arm"
+    for architecture, other in ((11, PLAN), (7, plan), (0, plan)):
+        silence = answer(ask(architecture=architecture), other)
+        assert isinstance(silence, Silence)
+        assert silence.detail["cause"] == "architecture"
+    full = get_reply(ask(architecture=11), replace(plan, grant=GRANT)).message
+    assert (full.file, full.yiaddr) == (b"/arm.efi", "10.9.1.7")
