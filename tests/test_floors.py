@@ -58,7 +58,7 @@ FLOORS = [
     ["bootfarm"],
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "container", "bench", "fuzz")
-# What `server` may use of `imagebuild`: the meeting place and its format, and the four things
+# What `server` may use of `imagebuild`: the meeting place, its format and how images travel, and the four things
 # that both halves must have alike: the error that a user can act on, a file written whole, YAML,
 # and the options that commands of both have.
 MEETING_PLACE = {
@@ -69,6 +69,11 @@ MEETING_PLACE = {
     "imagebuild.store.images",
     "imagebuild.store.manifest",
     "imagebuild.store.inuse",
+    "imagebuild.store.incoming",
+    "imagebuild.store.index",
+    "imagebuild.store.moves",
+    "imagebuild.store.peer",
+    "imagebuild.store.registry",
 }
 
 

@@ -31,6 +31,7 @@ from imagebuild.store.shown import (
     render_wide_list,
     short_name,
 )
+from imagebuild.store.travel import PLAIN_OPTION, RATE_OPTION, pull, push
 
 STORE_OPTION = click.option(
     "--store",
@@ -78,7 +79,7 @@ class Pointing(click.Group):
 @click.group(
     "images",
     cls=Pointing,
-    elsewhere=dict.fromkeys(("build", "push", "extract"), "container"),
+    elsewhere=dict.fromkeys(("build", "extract"), "container"),
     epilog=examples(
         "bootfarm images list",
         "bootfarm images diff amd64:previous amd64",
@@ -457,6 +458,48 @@ def import_command(store_path: Path, directory: Path, tags: tuple[str, ...]) -> 
     """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file."""
     image = Store(store_path).import_image(directory, tags=tags or (CURRENT,))
     click.echo(f"{image.name}@{image.digest}")
+
+
+@images_group.command(
+    "push",
+    epilog=examples("bootfarm images push amd64 oci://registry.example.org/nodes/amd64:stable"),
+)
+@STORE_OPTION
+@PLAIN_OPTION
+@click.argument("image")
+@click.argument("target", metavar="oci://HOST/NAME[:TAG]")
+def push_command(store_path: Path, plain_http: bool, image: str, target: str) -> None:
+    """Push IMAGE into a registry, as an OCI artifact under TAG (else `current`).
+
+    Credentials are Docker's (`docker login`). Prints the artifact with its digest.
+    """
+    push(open_store(store_path), *parse_reference(image), target, plain_http)
+
+
+@images_group.command(
+    "pull",
+    epilog=examples(
+        "bootfarm images pull oci://registry.example.org/nodes/amd64:stable",
+        "bootfarm images pull http://10.9.0.1:8080",
+        "bootfarm images pull http://10.9.0.1:8080/amd64:canary --mbit 200",
+    ),
+)
+@STORE_OPTION
+@click.option("--tag", "tags", multiple=True, help="A tag: instead of SOURCE's; may be repeated.")
+@PLAIN_OPTION
+@RATE_OPTION
+@click.argument("source")
+def pull_command(
+    store_path: Path, tags: tuple[str, ...], plain_http: bool, mbit: float | None, source: str
+) -> None:
+    """Fetch images from SOURCE into the store, each verified before it is published.
+
+    SOURCE is oci://HOST/NAME[:TAG|@sha256:DIGEST], an image in a registry; or
+    http://HOST:PORT, another bootfarm server: all that it has a tag for, with its
+    tags; or http://HOST:PORT/NAME[:TAG|@DIGEST], one image of it. What broke off is
+    gone on with by the same command.
+    """
+    pull(Store(store_path), source, tags, plain_http, mbit)
 
 
 def parse_reference(text: str) -> tuple[str, str]:
