@@ -43,7 +43,7 @@ FLOORS = [
     ["server.ltsconf", "server.protocols"],
     ["server.farm", "server.nodes", "server.services", "server.kubernetes"],
     ["server.site", "server.diagnosis"],
-    ["server.machines", "server.sources", "server.observe"],
+    ["server.machines", "server.sources", "server.observe", "server.peers"],
     ["server.boot", "server.metrics", "server.join"],
     ["server.web", "server.terminal"],
     ["server.health", "server.doctor", "server.simulate"],

@@ -39,6 +39,7 @@ from imagebuild.store.manifest import (
     parse_manifest,
 )
 from imagebuild.store.moves import (
+    GONE,
     Move,
     forget_gone,
     next_move,
@@ -141,6 +142,16 @@ class Store:
             if (moved := read_moved(self._tag_path(name, tag))) is not None:
                 found[tag] = Move(digest, moved)
         return found
+
+    def all_moves(self) -> dict[tuple[str, str], Move]:
+        """The moves of all images' tags, by name and tag."""
+        names = {*_listdir(self._images), *_listdir(self.path / GONE)}
+        return {
+            (name, tag): move
+            for name in sorted(names)
+            if is_image_name(name)
+            for tag, move in self.moves(name).items()
+        }
 
     def verify(self, image: Image) -> None:
         """Read every file of `image` and compare it with the manifest."""

@@ -47,7 +47,9 @@ class Index:
     server: made up anew at each start of a server, so that a server knows itself. time: of
     its clock, in seconds since the epoch. images: name and digest to bytes. tags: where each
     leads and since when, removed ones included. in_use: digests that its nodes read, or did
-    lately. ports: of its services http and nbd; one that is not served is not there. lts_conf:
+    lately. seen: the move of a tag that this
+    server last took over from another. ports: of its services http and nbd; one that is not
+    served is not there. lts_conf:
     SHA-256 of the lts.conf in force. settings: key of farm.yaml to a digest of its value, of
     those that servers of a farm must have alike. Both are empty where farm.yaml names no
     peers.
@@ -58,6 +60,7 @@ class Index:
     images: Mapping[tuple[str, str], int] = field(default_factory=dict)
     tags: Mapping[Tag, Move] = field(default_factory=dict)
     in_use: frozenset[str] = frozenset()
+    seen: Mapping[Tag, Move] = field(default_factory=dict)
     conflicts: tuple[Conflict, ...] = ()
     ports: Mapping[str, int] = field(default_factory=dict)
     lts_conf: str = ""
@@ -65,9 +68,6 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """The document."""
-        tags: dict[str, dict[str, Any]] = {}
-        for (name, tag), move in sorted(self.tags.items()):
-            tags.setdefault(name, {})[tag] = _pack_move(move)
         data = {
             "format": FORMAT,
             "server": self.server,
@@ -76,7 +76,8 @@ class Index:
                 {"name": name, "digest": digest, "size": size}
                 for (name, digest), size in sorted(self.images.items())
             ],
-            "tags": tags,
+            "tags": _pack_moves(self.tags),
+            "seen": _pack_moves(self.seen),
             "in_use": sorted(self.in_use),
             "conflicts": [
                 {
@@ -110,11 +111,8 @@ def parse_index(data: bytes) -> Index:
                 (_name(one["name"]), _digest(one["digest"])): _whole(one["size"])
                 for one in raw["images"]
             },
-            tags={
-                (_name(name), _tag(tag)): _read_move(move)
-                for name, tags in raw["tags"].items()
-                for tag, move in tags.items()
-            },
+            tags=_read_moves(raw["tags"]),
+            seen=_read_moves(raw["seen"]),
             in_use=frozenset(_digest(one) for one in raw["in_use"]),
             conflicts=tuple(
                 Conflict(
@@ -143,6 +141,21 @@ def list_images(images: Sequence[Image]) -> dict[tuple[str, str], int]:
 
 def _pack_move(move: Move) -> dict[str, Any]:
     return {"digest": move.digest, "moved": move.moved}
+
+
+def _pack_moves(moves: Mapping[Tag, Move]) -> dict[str, dict[str, Any]]:
+    packed: dict[str, dict[str, Any]] = {}
+    for (name, tag), move in sorted(moves.items()):
+        packed.setdefault(name, {})[tag] = _pack_move(move)
+    return packed
+
+
+def _read_moves(raw: Any) -> dict[Tag, Move]:
+    return {
+        (_name(name), _tag(tag)): _read_move(move)
+        for name, tags in raw.items()
+        for tag, move in tags.items()
+    }
 
 
 def _read_move(raw: Any) -> Move:

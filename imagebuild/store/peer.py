@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -123,6 +123,7 @@ class Peer:
                     stream.write(data)
                     self._pace.take(len(data))
         if have < size:
+            self.close()
             raise PeerError(
                 f"{self.url}{path} broke off at byte {have:,} of {size:,}",
                 hint="the next try goes on from there",
@@ -139,14 +140,9 @@ class Peer:
     @contextlib.contextmanager
     def _asked(self, path: str, first: int = 0) -> Iterator[http.client.HTTPResponse]:
         """The reply to a GET, from byte `first` on. Raises PeerError for what is no 200 or 206."""
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(
-                self.host, self.port, timeout=self._seconds
-            )
         headers = {"Range": f"bytes={first}-"} if first else {}
         try:
-            self._connection.request("GET", quote(path, safe="/@"), headers=headers)
-            with self._connection.getresponse() as reply:
+            with self._send(quote(path, safe="/@"), headers) as reply:
                 if reply.status not in (200, 206):
                     said = reply.read(200).decode("utf-8", "replace").strip()
                     raise PeerError(
@@ -167,6 +163,22 @@ class Peer:
                 f"{self.url} does not answer: {_tell(error)}",
                 hint="is the server up, and is the way to its HTTP port free?",
             ) from None
+
+    def _send(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        """Ask, on the connection that is there; once more where the server had closed that."""
+        for again in (self._connection is not None, False):
+            if self._connection is None:
+                self._connection = http.client.HTTPConnection(
+                    self.host, self.port, timeout=self._seconds
+                )
+            try:
+                self._connection.request("GET", path, headers=dict(headers))
+                return self._connection.getresponse()
+            except (ConnectionError, http.client.RemoteDisconnected):
+                self.close()
+                if not again:
+                    raise
+        raise AssertionError("unreachable")
 
     def _damaged(self, what: str) -> PeerError:
         return PeerError(

@@ -141,12 +141,27 @@ def open_store(config: Config, extras: Extras) -> StoreSource:
         raise ServerError(
             "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
         )
+    if config.fetching.is_on:
+        _make_store(config.store)
     if not config.store.is_dir():
         raise ServerError(
             f"the store {config.store}: there is no such directory",
             hint="build an image first (bootfarm build), or give its store",
         )
     return StoreSource(config.store)
+
+
+def _make_store(path: Path) -> None:
+    """A new server begins with an empty store, and fetches its images."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+    except OSError as error:
+        raise ServerError(
+            f"the store {path} cannot be written, and images shall be fetched into it:"
+            f" {error.strerror}",
+            hint="give a directory that the server's user may write to",
+        ) from None
 
 
 def look_at_extras(config: Config) -> Extras:
