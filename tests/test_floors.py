@@ -58,9 +58,9 @@ FLOORS = [
     ["bootfarm"],
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "container", "bench", "fuzz")
-# What `server` may use of `imagebuild`: the meeting place, its format and how images travel, and the four things
-# that both halves must have alike: the error that a user can act on, a file written whole, YAML,
-# and the options that commands of both have.
+# What `server` may use of `imagebuild`: the meeting place, its format and how images travel, and
+# the four things that both halves must have alike: the error that a user can act on, a file
+# written whole, YAML, and the options that commands of both have.
 MEETING_PLACE = {
     "imagebuild.errors",
     "imagebuild.options",
