@@ -123,6 +123,8 @@ def _open_ltsconf(
 def open_sources(config: Config, file: FarmFile | None = None) -> Sources:
     """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
     extras = look_at_extras(config)
+    if config.fetching.is_on and config.store is not None:
+        _make_store(config.store)
     store = open_store(config, extras)
     store.poll()
     secrets = SecretsSource(config.secrets)
@@ -134,16 +136,15 @@ def open_sources(config: Config, file: FarmFile | None = None) -> Sources:
 
 
 def open_store(config: Config, extras: Extras) -> StoreSource:
-    """The store; an empty one where only further exports or a folder are served."""
+    """The store; an empty one where only further exports or a folder are served, or images are
+    yet to be fetched."""
     if config.store is None:
         if extras:
             return NoStore()
         raise ServerError(
             "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
         )
-    if config.fetching.is_on:
-        _make_store(config.store)
-    if not config.store.is_dir():
+    if not config.store.is_dir() and not config.fetching.is_on:
         raise ServerError(
             f"the store {config.store}: there is no such directory",
             hint="build an image first (bootfarm build), or give its store",

@@ -1,11 +1,8 @@
 """Images to and from Debian's docker-registry, by skopeo."""
 
-import contextlib
 import json
 import shutil
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from imagebuild.errors import BuildError
 from imagebuild.store.artifact import ArtifactError, image_digest, read_artifact, write_artifact
 from imagebuild.store.images import INCOMING, Store
 from imagebuild.store.registry import Reference, Registry, RegistryError
+from tests.dockerregistry import run_registry
 from tests.server.farm import publish
 
 
@@ -68,32 +66,8 @@ def test_what_is_no_node_image_is_told() -> None:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's docker-registry on a port of loopback, as `127.0.0.1:port`."""
-    directory = tmp_path_factory.mktemp("registry")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
-    (directory / "config.yml").write_text(json.dumps(config))
-    with (directory / "log").open("w") as log:
-        argv = ["docker-registry", "serve", str(directory / "config.yml")]
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-    try:
-        end = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            assert process.poll() is None, (directory / "log").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with run_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
 
 
 @pytest.mark.integration
