@@ -143,6 +143,9 @@ class Peers:
             }
         for url, look in self._looks.items():
             self._turn_look(url, look, settings.every)
+        if not settings.is_on and self._record is None and self._job is None:
+            self._adopt(())
+            return
         self._finish_fetch()
         if self._store is not None and settings.is_on:
             self._begin_fetch()
@@ -273,7 +276,7 @@ class Peers:
     def _note_in_use(self) -> None:
         """Write down what nodes of other servers read, so that no collection here removes it. A
         peer that is away counts as when it was last heard of."""
-        if self._state is None or not self._looks:
+        if self._state is None or (not self._looks and self._record is None):
             return
         read: set[str] = set()
         for look in self._looks.values():

@@ -235,3 +235,11 @@ def test_a_damaged_file_is_never_published(farm: Farm, tmp_path: Path) -> None:
     # Mended there, it comes with the next try.
     kernel.write_bytes(FILES["vmlinuz"])
     peer.pull(Store(tmp_path / "copy"), "amd64", image.digest)
+
+
+def test_a_server_that_is_silent_costs_only_its_own_seconds() -> None:
+    """A black hole: the connection is there, and nothing ever comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(PeerError, match=f"{url} does not answer: it is silent"):
+            Peer(url, seconds=0.2).index()
