@@ -35,6 +35,8 @@ AGAIN_SECONDS: Final = 30.0
 """After an image could not be had from a peer, it is asked for it again so much later."""
 RECORD: Final = "peers"
 """The name of the record of what nodes of other servers read, in STATE/in-use.d."""
+KEPT: Final = ("fetch", "in-use", "state")
+"""Keys of problems that are of no image."""
 INDEX_SECONDS: Final = 1.0
 """So old may the index be that others are given."""
 _log = logging.getLogger(__name__)
@@ -144,6 +146,7 @@ class Peers:
         for url, look in self._looks.items():
             self._turn_look(url, look, settings.every)
         if not settings.is_on and self._record is None and self._job is None:
+            self._problems = {}
             self._adopt(())
             return
         self._finish_fetch()
@@ -183,11 +186,16 @@ class Peers:
         have = {(image.name, image.digest) for image in images}
         own = self.index().tags
         task = Task(self._store, self._pace, plain_http=settings.plain_http)
+        wanted = {*KEPT, *settings.images}
         for url, look in self._looks.items():
             if look.state.state != "here" or look.state.index is None:
                 continue
             work = compare(url, own, look.state.index, have, self._memory)
+            wanted |= {f"{name}@{digest}" for name, digest, _ in work.pull}
+            wanted |= {f"{name}:{tag}" for (name, tag), _ in work.follow}
             task.add(url, self._leave_out_failed(work, now))
+        # What could not be had, and nobody wants any more, is no problem.
+        self._problems = {key: words for key, words in self._problems.items() if key in wanted}
         if settings.images and now >= self._registry_due:
             self._registry_due = now + settings.registry_every
             task.registries = {text: self._registries.get(text) for text in settings.images}

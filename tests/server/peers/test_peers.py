@@ -232,9 +232,11 @@ def test_a_damaged_file_is_never_published(farm: Farm, tmp_path: Path) -> None:
     words = f"amd64@{image.digest[:12]} cannot be fetched from http://127.0.0.1:{one.http}"
     assert eventually(lambda: words in " ".join(two.json("/healthz")["problems"]))
     assert Store(two.directory / "store").images() == []
-    # Mended there, it comes with the next try.
+    # Mended there, it comes with the next try; what nobody offers any more is no problem.
     kernel.write_bytes(FILES["vmlinuz"])
     peer.pull(Store(tmp_path / "copy"), "amd64", image.digest)
+    Store(one.directory / "store").remove("amd64", image.digest, force=True)
+    assert eventually(functools.partial(is_silent_of, two, "cannot be fetched"))
 
 
 def test_a_server_that_is_silent_costs_only_its_own_seconds() -> None:
