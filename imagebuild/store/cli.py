@@ -472,6 +472,7 @@ def push_command(store_path: Path, plain_http: bool, image: str, target: str) ->
     """Push IMAGE into a registry, as an OCI artifact under TAG (else `current`).
 
     Credentials are Docker's (`docker login`). Prints the artifact with its digest.
+    `bootfarm container push` is for the container that carries an image.
     """
     push(open_store(store_path), *parse_reference(image), target, plain_http)
 
