@@ -7,6 +7,14 @@ import shutil
 from pathlib import Path
 
 
+def listdir(path: Path) -> list[str]:
+    """The names in a directory, sorted; none where there is no such directory."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def tree_size(path: Path) -> int:
     """Bytes of all files below a directory."""
     total = 0

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError
 from imagebuild.store.disk import (
+    listdir,
     make_readable,
     remove_abandoned,
     sync_directory,
@@ -30,9 +31,9 @@ from imagebuild.store.disk import (
 )
 from imagebuild.store.manifest import (
     MANIFEST_NAME,
-    FileEntry,
     Manifest,
     ManifestError,
+    find_difference,
     find_lack,
     is_digest,
     is_image_name,
@@ -108,11 +109,11 @@ class Store:
         the others away.
         """
         found: list[Image] = []
-        for name in _listdir(self._images):
+        for name in listdir(self._images):
             if not is_image_name(name):
                 continue
             tags = self._tags(name)
-            for digest in _listdir(self._images / name):
+            for digest in listdir(self._images / name):
                 if not is_digest(digest):
                     continue
                 try:
@@ -145,13 +146,9 @@ class Store:
 
     def all_moves(self) -> dict[tuple[str, str], Move]:
         """The moves of all images' tags, by name and tag."""
-        names = {*_listdir(self._images), *_listdir(self.path / GONE)}
-        return {
-            (name, tag): move
-            for name in sorted(names)
-            if is_image_name(name)
-            for tag, move in self.moves(name).items()
-        }
+        names = {*listdir(self._images), *listdir(self.path / GONE)}
+        known = sorted(filter(is_image_name, names))
+        return {(name, tag): move for name in known for tag, move in self.moves(name).items()}
 
     def verify(self, image: Image) -> None:
         """Read every file of `image` and compare it with the manifest."""
@@ -205,7 +202,7 @@ class Store:
         with self._locked():
             target = self._images / name / digest
             target.parent.mkdir(parents=True, exist_ok=True)
-            if self._is_whole(name, digest):
+            if self.is_whole(name, digest):
                 shutil.rmtree(source)
             else:
                 if target.exists():
@@ -223,7 +220,7 @@ class Store:
         """
         source = Path(directory)
         manifest = _read_manifest(source)
-        if self._is_whole(manifest.name, manifest.digest):
+        if self.is_whole(manifest.name, manifest.digest):
             for tag in tags:
                 self.tag(manifest.name, manifest.digest, tag)
             return self.get(manifest.name, manifest.digest)
@@ -334,12 +331,12 @@ class Store:
                     removed.append(image)
                     freed += image.size
             abandoned = 0
-            for entry in _listdir(self._tmp):
+            for entry in listdir(self._tmp):
                 size = remove_abandoned(self._tmp / entry, dry_run=dry_run)
                 if size is not None:
                     freed += size
                     abandoned += 1
-            for entry in _listdir(self.path / INCOMING):
+            for entry in listdir(self.path / INCOMING):
                 path = self.path / INCOMING / entry
                 age = time.time() - (read_moved(path) or 0) / 1e6
                 if age > STALE_SECONDS and (size := remove_abandoned(path, dry_run=dry_run)):
@@ -360,7 +357,7 @@ class Store:
         """Tag to digest; links that lead nowhere are no tags."""
         tags: dict[str, str] = {}
         directory = self._images / name / "tags"
-        for tag in _listdir(directory):
+        for tag in listdir(directory):
             if _TAG.fullmatch(tag) is None:
                 continue
             with contextlib.suppress(OSError):
@@ -375,7 +372,7 @@ class Store:
     def _resolve(self, name: str, reference: str, tags: dict[str, str]) -> str:
         if reference in tags:
             return tags[reference]
-        digests = [entry for entry in _listdir(self._images / name) if is_digest(entry)]
+        digests = [entry for entry in listdir(self._images / name) if is_digest(entry)]
         if reference in digests:
             return reference
         if _PREFIX.fullmatch(reference):
@@ -441,7 +438,7 @@ class Store:
             source.rename(target)
         sync_directory(target.parent)
 
-    def _is_whole(self, name: str, digest: str) -> bool:
+    def is_whole(self, name: str, digest: str) -> bool:
         """Whether the image is here, and whole as far as its files' sizes tell."""
         try:
             image = self._load(name, digest, {})
@@ -480,13 +477,6 @@ def _check_tag(tag: str) -> None:
         )
 
 
-def _listdir(path: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     try:
@@ -503,17 +493,5 @@ def _read_manifest(directory: Path) -> Manifest:
 
 
 def _verify_files(directory: Path, manifest: Manifest) -> None:
-    present = {
-        str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
-    } - {MANIFEST_NAME}
-    if extra := sorted(present - set(manifest.files)):
-        raise StoreError(f"{directory / extra[0]} is not in the manifest")
-    for path, entry in manifest.files.items():
-        file = directory / path
-        if file.is_symlink() or not file.is_file():
-            raise StoreError(f"{file} is in the manifest, but not a file in the directory")
-        if FileEntry.of(file) != entry:
-            raise StoreError(
-                f"{file} is not what the manifest says (size or SHA-256 differ)",
-                hint="the copy is damaged or incomplete: copy or build it again",
-            )
+    if (found := find_difference(directory, manifest)) is not None:
+        raise StoreError(found[0], hint=found[1])

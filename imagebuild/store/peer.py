@@ -59,7 +59,7 @@ class Peer:
         Raises PeerError, and StoreError where the store cannot take it. What has come by then
         stays for the next try.
         """
-        if (store.path / "images" / name / digest / MANIFEST_NAME).exists():
+        if store.is_whole(name, digest):
             for tag in tags:
                 store.tag(name, digest, tag)
             return store.get(name, digest)
