@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from server.farm.config import explain_hosts_file
@@ -28,12 +28,15 @@ class Health:
         token: Token | None,
         running: Running,
         problems: Sequence[str],
+        peers: Callable[[], Iterable[Trouble]] = lambda: (),
     ) -> None:
+        """peers: gives what of the farm's other servers wants a person."""
         self._sources = sources
         self._nodes = nodes
         self._secrecy = secrecy
         self._token = token
         self._running = running
+        self._peers = peers
         self._failures: dict[str, str] = {text: text for text in problems}
 
     def fail(self, what: str, message: str) -> None:
@@ -54,6 +57,7 @@ class Health:
             troubles.append(Trouble("farm", f"{hosts}: sections by its names match nothing"))
         if self._token is not None and self._token.problem:
             troubles.append(Trouble("server", self._token.problem))
+        troubles += self._peers()
         # A refused lts.conf is told with the line that is wrong.
         return [
             dataclasses.replace(trouble, text=self._secrecy.mask(trouble.text))

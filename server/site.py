@@ -10,6 +10,7 @@ from server.farm.config import Config, Menu
 from server.farm.defaultimage import DefaultImage
 from server.farm.extras import NO_EXTRAS, Extras
 from server.farm.inventory import inventory_line, not_listed
+from server.farm.peers import OtherServer
 from server.ltsconf import Conf, NodeId
 
 
@@ -17,7 +18,8 @@ from server.ltsconf import Conf, NodeId
 class Site:
     """All that plans are made of, as it stands at one moment; replaced as a whole.
 
-    unlisted: what machines outside the inventory get: boot, menu or refuse.
+    unlisted: what machines outside the inventory get: boot, menu or refuse. servers: the farm's
+    other servers as they were last seen.
     """
 
     images: tuple[Image, ...]
@@ -31,6 +33,7 @@ class Site:
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extras: Extras = NO_EXTRAS
+    servers: tuple[OtherServer, ...] = ()
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""

@@ -17,6 +17,8 @@ KINDS: Final[Mapping[str, str]] = {
     "machines": "machines get no plan, so they cannot boot",
     "farm": "an edit of farm.yaml or its inventory is refused",
     "restart": "an edit of farm.yaml waits for a restart",
+    "peers": "another server of the farm is away or differs, or images do not come from where they"
+    " should",
     "server": "a part of the server itself does not work",
 }
 """Kind to what it means."""

@@ -16,6 +16,7 @@ from server.observe.logbook import LogBook
 from server.observe.overview import Overview
 from server.observe.recording import Recorder
 from server.observe.roots import Roots
+from server.peers.peers import Peers
 from server.services.running import Running
 from server.sources.keeper import COLLECT_SECONDS, Keeper
 from server.sources.sources import Sources
@@ -40,6 +41,8 @@ ROOTS_SECONDS = 5.0
 """Between two looks at whose root is attached."""
 IN_USE_SECONDS = 1.0
 """Between two notes of which images nodes are attached to."""
+PEERS_SECONDS = 0.5
+"""Between two steps of following other servers and registries."""
 
 Duty = tuple[float, Callable[[], object]]
 """Seconds between two turns, and what is done in one."""
@@ -65,6 +68,7 @@ class Upkeep:
     recorder: Recorder | None
     names: Directory | None
     roots: Roots
+    peers: Peers | None
 
     def begin(self) -> None:
         """Do once, before the first turn, what has to be done then."""
@@ -88,6 +92,8 @@ class Upkeep:
             yield POLL_SECONDS, self.recorder.poll
         yield LOOK_SECONDS, self._look_around
         yield ROOTS_SECONDS, self.look_at_roots
+        if self.peers is not None:
+            yield PEERS_SECONDS, self.peers.turn
         yield LEFT_OUT_SECONDS, self.door.tell_left_out
         yield CHANGES_SECONDS, self.changes.flush
         if self.keeper is not None:

@@ -43,7 +43,7 @@ FLOORS = [
     ["server.ltsconf", "server.protocols"],
     ["server.farm", "server.nodes", "server.services", "server.kubernetes"],
     ["server.site", "server.diagnosis"],
-    ["server.machines", "server.sources", "server.observe"],
+    ["server.machines", "server.sources", "server.observe", "server.peers"],
     ["server.boot", "server.metrics", "server.join"],
     ["server.web", "server.terminal"],
     ["server.health", "server.doctor", "server.simulate"],
@@ -58,9 +58,9 @@ FLOORS = [
     ["bootfarm"],
 ]
 PACKAGES = ("bootfarm", "imagebuild", "server", "rack", "container", "bench", "fuzz")
-# What `server` may use of `imagebuild`: the meeting place and its format, and the five things
-# that both halves must have alike: the error that a user can act on, a file written whole, YAML,
-# the options that commands of both have, and the table of architectures.
+# What `server` may use of `imagebuild`: the meeting place, its format and how images travel, and
+# the five things that both halves must have alike: the error that a user can act on, a file
+# written whole, YAML, the options that commands of both have, and the table of architectures.
 MEETING_PLACE = {
     "imagebuild.architecture",
     "imagebuild.errors",
@@ -70,6 +70,11 @@ MEETING_PLACE = {
     "imagebuild.store.images",
     "imagebuild.store.manifest",
     "imagebuild.store.inuse",
+    "imagebuild.store.incoming",
+    "imagebuild.store.index",
+    "imagebuild.store.moves",
+    "imagebuild.store.peer",
+    "imagebuild.store.registry",
 }
 
 

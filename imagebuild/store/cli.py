@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from imagebuild.options import JSON_OPTION, examples, is_data, output_options, r
 from imagebuild.store.compare import compare_images
 from imagebuild.store.damage import find_damage
 from imagebuild.store.images import CURRENT, Image, Store
-from imagebuild.store.inuse import GRACE_SECONDS, read_in_use
-from imagebuild.store.manifest import SBOMS, is_digest
+from imagebuild.store.manifest import SBOMS
 from imagebuild.store.shown import (
     WIDTH,
     describe,
@@ -31,6 +29,8 @@ from imagebuild.store.shown import (
     render_wide_list,
     short_name,
 )
+from imagebuild.store.spared import find_digest, is_in_use, read_spared, refuse_removal
+from imagebuild.store.travel import PLAIN_OPTION, RATE_OPTION, pull, push
 
 STORE_OPTION = click.option(
     "--store",
@@ -51,7 +51,6 @@ STATE_OPTION = click.option(
 NO_SERVER_OPTION = click.option(
     "--no-server", is_flag=True, help="No server serves this store: no node reads it."
 )
-_MINUTES = f"{GRACE_SECONDS / 60:.0f}"
 
 
 class Pointing(click.Group):
@@ -78,7 +77,7 @@ class Pointing(click.Group):
 @click.group(
     "images",
     cls=Pointing,
-    elsewhere=dict.fromkeys(("build", "push", "extract"), "container"),
+    elsewhere=dict.fromkeys(("build", "extract"), "container"),
     epilog=examples(
         "bootfarm images list",
         "bootfarm images diff amd64:previous amd64",
@@ -112,18 +111,6 @@ def open_store(path: Path) -> Store:
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-
-
-def _read_spared(states: Sequence[Path], no_server: bool) -> frozenset[str] | None:
-    """Digests that nodes read, or did lately; None where no option said."""
-    if not states and not no_server:
-        return None
-    now = time.time()
-    return frozenset(digest for state in states for digest in read_in_use(state).spared(now))
-
-
-def _is_in_use(image: Image, spared: frozenset[str] | None) -> bool | None:
-    return None if spared is None else image.digest in spared
 
 
 @images_group.command(
@@ -167,8 +154,8 @@ def _list(
             click.echo(f"{image.name}@{image.digest}")
         return
     if output != "table":
-        spared = _read_spared(states, no_server)
-        uses = [_is_in_use(image, spared) for image in images]
+        spared = read_spared(states, no_server)
+        uses = [is_in_use(image, spared) for image in images]
     if is_data(output):
         found = [describe(image, use) for image, use in zip(images, uses, strict=True)]
         click.echo(render_data(found, output), nl=False)
@@ -207,7 +194,7 @@ def show_command(
     if output == "name":
         click.echo(f"{found.name}@{found.digest}")
         return
-    in_use = _is_in_use(found, _read_spared(states, no_server))
+    in_use = is_in_use(found, read_spared(states, no_server))
     if is_data(output):
         click.echo(render_data(describe_whole(found, in_use), output), nl=False)
         return
@@ -347,55 +334,12 @@ def rm_command(
         click.echo(f"removed {image}, which was damaged")
         return
     if not force:
-        _refuse_removal(found, reference, states, no_server)
+        refuse_removal(found, reference, states, no_server)
     removed = store.remove(name, reference, force=force)
     if reference in removed.tags:
         click.echo(f"removed the tag {name}:{reference} of {removed.digest}")
     else:
         click.echo(f"removed {name}@{removed.digest} ({format_size(removed.size)})")
-
-
-def _find_digest(store: Store, text: str) -> str:
-    """The whole digest of `text`, a digest or its first 12 digits or more; BuildError where no
-    image has it: one that is misspelt would spare nothing."""
-    digest = text.rpartition("@")[2]
-    found = {one.digest for one in store.images() if one.digest.startswith(digest)}
-    if len(digest) >= 12 and len(found) == 1:
-        return found.pop()
-    if is_digest(digest):
-        return digest  # gone already
-    raise BuildError(
-        f"--in-use {text!r} is no digest of an image in the store",
-        hint="give 12 digits of it at least; `bootfarm images list` shows them",
-    )
-
-
-def _refuse_removal(image: Image, reference: str, states: Sequence[Path], no_server: bool) -> None:
-    """Raise BuildError where machines or people would miss the image."""
-    if reference in image.tags:
-        if reference == CURRENT:
-            raise BuildError(
-                f"{image.name}:{CURRENT} is what machines boot: without it those that ask for"
-                f" {image.name} get no image",
-                hint=f"`bootfarm images tag {image.name}@DIGEST {CURRENT}` moves it to another"
-                " image; --force takes it away",
-            )
-        return
-    if image.tags:
-        return  # `remove` refuses it in words of its own
-    spared = _read_spared(states, no_server)
-    if spared is None:
-        raise BuildError(
-            f"cannot tell whether nodes still read {short_name(image)}",
-            hint="give --state DIR as `bootfarm serve` has it, --no-server if there is none, or"
-            " --force",
-        )
-    if image.digest in spared:
-        raise BuildError(
-            f"nodes read {short_name(image)}, or did in the last {_MINUTES} minutes",
-            hint="reboot them into another image first; with --force they cannot attach to it"
-            " again",
-        )
 
 
 @images_group.command(
@@ -420,14 +364,14 @@ def gc_command(
     Spares what nodes are attached to, or were in the last 10 minutes, as the server's
     state directory says.
     """
-    spared = _read_spared(states, no_server)
+    spared = read_spared(states, no_server)
     if spared is None:
         raise BuildError(
             "cannot tell which images nodes still read",
             hint="give --state DIR as `bootfarm serve` has it, or --no-server if there is none",
         )
     store = open_store(store_path)
-    spared |= {_find_digest(store, text) for text in in_use}
+    spared |= {find_digest(store, text) for text in in_use}
     tell_damage(find_damage(store))
     if dry_run:
         for image in store.images():
@@ -457,6 +401,49 @@ def import_command(store_path: Path, directory: Path, tags: tuple[str, ...]) -> 
     """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file."""
     image = Store(store_path).import_image(directory, tags=tags or (CURRENT,))
     click.echo(f"{image.name}@{image.digest}")
+
+
+@images_group.command(
+    "push",
+    epilog=examples("bootfarm images push amd64 oci://registry.example.org/nodes/amd64:stable"),
+)
+@STORE_OPTION
+@PLAIN_OPTION
+@click.argument("image")
+@click.argument("target", metavar="oci://HOST/NAME[:TAG]")
+def push_command(store_path: Path, plain_http: bool, image: str, target: str) -> None:
+    """Push IMAGE into a registry, as an OCI artifact under TAG (else `current`).
+
+    Credentials are Docker's (`docker login`). Prints the artifact with its digest.
+    `bootfarm container push` is for the container that carries an image.
+    """
+    push(open_store(store_path), *parse_reference(image), target, plain_http)
+
+
+@images_group.command(
+    "pull",
+    epilog=examples(
+        "bootfarm images pull oci://registry.example.org/nodes/amd64:stable",
+        "bootfarm images pull http://10.9.0.1:8080",
+        "bootfarm images pull http://10.9.0.1:8080/amd64:canary --mbit 200",
+    ),
+)
+@STORE_OPTION
+@click.option("--tag", "tags", multiple=True, help="A tag: instead of SOURCE's; may be repeated.")
+@PLAIN_OPTION
+@RATE_OPTION
+@click.argument("source")
+def pull_command(
+    store_path: Path, tags: tuple[str, ...], plain_http: bool, mbit: float | None, source: str
+) -> None:
+    """Fetch images from SOURCE into the store, each verified before it is published.
+
+    SOURCE is oci://HOST/NAME[:TAG|@sha256:DIGEST], an image in a registry; or
+    http://HOST:PORT, another bootfarm server: all that it has a tag for, with its
+    tags; or http://HOST:PORT/NAME[:TAG|@DIGEST], one image of it. What broke off is
+    gone on with by the same command.
+    """
+    pull(Store(store_path), source, tags, plain_http, mbit)
 
 
 def parse_reference(text: str) -> tuple[str, str]:

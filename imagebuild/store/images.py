@@ -15,24 +15,47 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuild.errors import BuildError
+from imagebuild.store.disk import (
+    listdir,
+    make_readable,
+    remove_abandoned,
+    sync_directory,
+    sync_tree,
+    tree_size,
+)
 from imagebuild.store.manifest import (
     MANIFEST_NAME,
-    FileEntry,
     Manifest,
     ManifestError,
+    find_difference,
     find_lack,
     is_digest,
     is_image_name,
     parse_manifest,
 )
+from imagebuild.store.moves import (
+    GONE,
+    Move,
+    forget_gone,
+    next_move,
+    read_gone,
+    read_moved,
+    write_gone,
+    write_moved,
+)
 
 CURRENT = "current"
 PREVIOUS = "previous"
+INCOMING = ".incoming"
+"""Below it lies what is being fetched from another server, and can be gone on with."""
+STALE_SECONDS = 86_400.0
+"""What nobody went on with for so long is garbage."""
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _PREFIX = re.compile(r"[0-9a-f]{12,63}")
@@ -86,11 +109,11 @@ class Store:
         the others away.
         """
         found: list[Image] = []
-        for name in _listdir(self._images):
+        for name in listdir(self._images):
             if not is_image_name(name):
                 continue
             tags = self._tags(name)
-            for digest in _listdir(self._images / name):
+            for digest in listdir(self._images / name):
                 if not is_digest(digest):
                     continue
                 try:
@@ -111,7 +134,21 @@ class Store:
 
     def size(self) -> int:
         """Bytes that the store's files take, abandoned ones included."""
-        return _tree_size(self.path)
+        return tree_size(self.path)
+
+    def moves(self, name: str) -> dict[str, Move]:
+        """Each tag of an image with the time when it moved, and those that were removed."""
+        found = read_gone(self.path, name)
+        for tag, digest in self._tags(name).items():
+            if (moved := read_moved(self._tag_path(name, tag))) is not None:
+                found[tag] = Move(digest, moved)
+        return found
+
+    def all_moves(self) -> dict[tuple[str, str], Move]:
+        """The moves of all images' tags, by name and tag."""
+        names = {*listdir(self._images), *listdir(self.path / GONE)}
+        known = sorted(filter(is_image_name, names))
+        return {(name, tag): move for name in known for tag, move in self.moves(name).items()}
 
     def verify(self, image: Image) -> None:
         """Read every file of `image` and compare it with the manifest."""
@@ -165,7 +202,7 @@ class Store:
         with self._locked():
             target = self._images / name / digest
             target.parent.mkdir(parents=True, exist_ok=True)
-            if self._is_whole(name, digest):
+            if self.is_whole(name, digest):
                 shutil.rmtree(source)
             else:
                 if target.exists():
@@ -183,7 +220,7 @@ class Store:
         """
         source = Path(directory)
         manifest = _read_manifest(source)
-        if self._is_whole(manifest.name, manifest.digest):
+        if self.is_whole(manifest.name, manifest.digest):
             for tag in tags:
                 self.tag(manifest.name, manifest.digest, tag)
             return self.get(manifest.name, manifest.digest)
@@ -207,6 +244,21 @@ class Store:
             digest = self.get(name, tag_or_digest).digest
             self._set_tag(name, tag, digest)
         return self.get(name, digest)
+
+    def follow(self, name: str, tag: str, move: Move) -> bool:
+        """Let a tag be moved, or removed, as another store has it; False where our own move is
+        the newer one. Unlike `tag` it keeps the move's time, and `previous` as it is."""
+        check_tag(tag)
+        with self._locked():
+            before = self.moves(name).get(tag)
+            if not move.beats(before) or (before is not None and before.digest == move.digest):
+                return False
+            if move.digest:
+                self.get(name, move.digest)
+                self._replace_link(name, tag, move)
+            else:
+                self._remove_tag(name, tag, move.moved)
+        return True
 
     def rollback(self, name: str) -> Image:
         """Swap `current` and `previous`; StoreError when there is no previous image."""
@@ -235,7 +287,7 @@ class Store:
         with self._locked():
             image = self.get(name, tag_or_digest)
             if tag_or_digest in image.tags:
-                self._tag_path(name, tag_or_digest).unlink()
+                self._remove_tag(name, tag_or_digest)
                 return image
             if image.tags and not force:
                 raise StoreError(
@@ -243,7 +295,7 @@ class Store:
                     hint="remove its tags first, or give --force",
                 )
             for tag in image.tags:
-                self._tag_path(name, tag).unlink()
+                self._remove_tag(name, tag)
             self._delete(image.path)
         return image
 
@@ -279,9 +331,15 @@ class Store:
                     removed.append(image)
                     freed += image.size
             abandoned = 0
-            for entry in _listdir(self._tmp):
-                size = _remove_abandoned(self._tmp / entry, dry_run=dry_run)
+            for entry in listdir(self._tmp):
+                size = remove_abandoned(self._tmp / entry, dry_run=dry_run)
                 if size is not None:
+                    freed += size
+                    abandoned += 1
+            for entry in listdir(self.path / INCOMING):
+                path = self.path / INCOMING / entry
+                age = time.time() - (read_moved(path) or 0) / 1e6
+                if age > STALE_SECONDS and (size := remove_abandoned(path, dry_run=dry_run)):
                     freed += size
                     abandoned += 1
         return Collected(tuple(removed), abandoned, freed)
@@ -299,7 +357,7 @@ class Store:
         """Tag to digest; links that lead nowhere are no tags."""
         tags: dict[str, str] = {}
         directory = self._images / name / "tags"
-        for tag in _listdir(directory):
+        for tag in listdir(directory):
             if _TAG.fullmatch(tag) is None:
                 continue
             with contextlib.suppress(OSError):
@@ -314,7 +372,7 @@ class Store:
     def _resolve(self, name: str, reference: str, tags: dict[str, str]) -> str:
         if reference in tags:
             return tags[reference]
-        digests = [entry for entry in _listdir(self._images / name) if is_digest(entry)]
+        digests = [entry for entry in listdir(self._images / name) if is_digest(entry)]
         if reference in digests:
             return reference
         if _PREFIX.fullmatch(reference):
@@ -346,33 +404,41 @@ class Store:
         tags = self._tags(name)
         if tags.get(tag) == digest:
             return
+        moves = self.moves(name)
         if tag == CURRENT and CURRENT in tags:
-            self._replace_link(name, PREVIOUS, tags[CURRENT])
-        self._replace_link(name, tag, digest)
+            old = Move(tags[CURRENT], next_move(moves.get(PREVIOUS)))
+            self._replace_link(name, PREVIOUS, old)
+        self._replace_link(name, tag, Move(digest, next_move(moves.get(tag))))
 
-    def _replace_link(self, name: str, tag: str, digest: str) -> None:
+    def _remove_tag(self, name: str, tag: str, moved: int | None = None) -> None:
+        write_gone(self.path, name, tag, moved or next_move(self.moves(name).get(tag)))
+        self._tag_path(name, tag).unlink(missing_ok=True)
+
+    def _replace_link(self, name: str, tag: str, move: Move) -> None:
         path = self._tag_path(name, tag)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.writing() as staging:
             link = staging / tag
-            link.symlink_to(f"../{digest}")
+            link.symlink_to(f"../{move.digest}")
+            write_moved(link, move.moved)
             link.rename(path)
-        _sync_directory(path.parent)
+        forget_gone(self.path, name, tag)
+        sync_directory(path.parent)
 
     def _move_in(self, source: Path, target: Path) -> None:
-        _make_readable(source)
+        make_readable(source)
         if source.stat().st_dev != target.parent.stat().st_dev:
             with self.writing() as staging:
                 shutil.copytree(source, staging / "image", symlinks=True)
-                _sync_tree(staging / "image")
+                sync_tree(staging / "image")
                 (staging / "image").rename(target)
             shutil.rmtree(source)
         else:
-            _sync_tree(source)
+            sync_tree(source)
             source.rename(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
-    def _is_whole(self, name: str, digest: str) -> bool:
+    def is_whole(self, name: str, digest: str) -> bool:
         """Whether the image is here, and whole as far as its files' sizes tell."""
         try:
             image = self._load(name, digest, {})
@@ -384,7 +450,7 @@ class Store:
         """Rename an image out of sight in one step, then remove it from the disk."""
         with self.writing() as staging:
             path.rename(staging / "image")
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
 
 def mend(name: str, digest: str) -> str:
@@ -398,20 +464,18 @@ def mend(name: str, digest: str) -> str:
 _NAME_HINT = "lower-case letters, digits, dots, dashes and underscores, at most 63"
 
 
+def is_tag(text: str) -> bool:
+    """Whether `text` may be a tag: nothing that looks like a digest."""
+    return _TAG.fullmatch(text) is not None and not is_digest(text) and not _PREFIX.fullmatch(text)
+
+
 def check_tag(tag: str) -> None:
     """Raise StoreError for what no store takes as a tag."""
-    if _TAG.fullmatch(tag) is None or is_digest(tag) or _PREFIX.fullmatch(tag):
+    if not is_tag(tag):
         raise StoreError(
             f"{tag!r} is not a tag",
             hint="letters, digits, dots, dashes and underscores, at most 63, not like a digest",
         )
-
-
-def _listdir(path: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _read_manifest(directory: Path) -> Manifest:
@@ -430,78 +494,5 @@ def _read_manifest(directory: Path) -> Manifest:
 
 
 def _verify_files(directory: Path, manifest: Manifest) -> None:
-    present = {
-        str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
-    } - {MANIFEST_NAME}
-    if extra := sorted(present - set(manifest.files)):
-        raise StoreError(f"{directory / extra[0]} is not in the manifest")
-    for path, entry in manifest.files.items():
-        file = directory / path
-        if file.is_symlink() or not file.is_file():
-            raise StoreError(f"{file} is in the manifest, but not a file in the directory")
-        if FileEntry.of(file) != entry:
-            raise StoreError(
-                f"{file} is not what the manifest says (size or SHA-256 differ)",
-                hint="the copy is damaged or incomplete: copy or build it again",
-            )
-
-
-def _tree_size(path: Path) -> int:
-    total = 0
-    for directory, _, files in os.walk(path):
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(directory, file)).st_size
-    return total
-
-
-def _remove_abandoned(path: Path, *, dry_run: bool = False) -> int | None:
-    """Remove what a dead writer left; its bytes, or None when its writer lives.
-
-    A writer holds a shared lock on its directory for as long as it lives; the
-    exclusive one is kept until the directory is gone (see `Store.writing`).
-    """
-    if path.is_symlink() or not path.is_dir():
-        if not dry_run:
-            path.unlink(missing_ok=True)
-        return 0
-    try:
-        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        size = _tree_size(path)
-        if not dry_run:
-            shutil.rmtree(path)
-    except BlockingIOError:
-        return None
-    finally:
-        os.close(held)
-    return size
-
-
-def _make_readable(directory: Path) -> None:
-    """Servers run as another user: files 0644, directories 0755."""
-    os.chmod(directory, 0o755)
-    for path in directory.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        elif path.is_dir():
-            _sync_directory(path)
-    _sync_directory(directory)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if (found := find_difference(directory, manifest)) is not None:
+        raise StoreError(found[0], hint=found[1])

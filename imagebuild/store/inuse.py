@@ -76,10 +76,11 @@ class InUse:
         return (json.dumps(record, indent=1) + "\n").encode()
 
 
-def read_in_use(state: Path) -> InUse:
+def read_in_use(state: Path, leave_out: str = "") -> InUse:
     """What all servers of `state` wrote last, together; nothing if none ever did.
 
-    Raises BuildError when one of the records cannot be read.
+    leave_out: the name of a record that is not wanted. Raises BuildError when one of the
+    records cannot be read.
     """
     directory = state / DIRECTORY
     while True:
@@ -87,6 +88,8 @@ def read_in_use(state: Path) -> InUse:
         found = InUse()
         try:
             for name in names:
+                if name == leave_out:
+                    continue
                 found = found.merged(_read(directory / name))
         except FileNotFoundError:
             continue  # another server has taken it over meanwhile: look again
@@ -97,21 +100,23 @@ def read_in_use(state: Path) -> InUse:
 class InUseRecord:
     """The record of this process, which takes over those of servers that have ended.
 
-    grace: seconds that an image is remembered after its last node. Raises OSError
-    when the state directory cannot be written.
+    grace: seconds that an image is remembered after its last node. name: of a record that is
+    no server's own (what the nodes of other servers read): it takes over none. Raises
+    OSError when the state directory cannot be written.
     """
 
-    def __init__(self, state: Path, now: float, grace: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, state: Path, now: float, grace: float = GRACE_SECONDS, *, name: str = ""
+    ) -> None:
         self._directory = state / DIRECTORY
         self._grace = grace
         self._directory.mkdir(exist_ok=True)
-        self._name = secrets.token_hex(8)
+        self._name = name or secrets.token_hex(8)
         self._lock = self._take_lock()
         self.present = InUse()
         with contextlib.ExitStack() as held:
-            ended = [
-                path for path in self._others() if held.enter_context(_locked(path)) is not None
-            ]
+            others = [] if name else self._others()
+            ended = [path for path in others if held.enter_context(_locked(path)) is not None]
             adopted: list[Path] = []
             for path in ended:
                 try:
@@ -144,7 +149,7 @@ class InUseRecord:
 
     def _take_lock(self) -> int:
         """Make the lock file, locked before it has its name: no other server finds it free."""
-        unnamed = self._directory / f".{self._name}.new"
+        unnamed = self._directory / f".{self._name}.{secrets.token_hex(4)}.new"
         lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         unnamed.rename(self._directory / f"{self._name}.lock")

@@ -212,3 +212,23 @@ def find_lack(directory: Path, manifest: Manifest) -> str:
         if size != entry.size:
             return f"{path} has {size:,} bytes, and its manifest says {entry.size:,}"
     return ""
+
+
+def find_difference(directory: Path, manifest: Manifest) -> tuple[str, str] | None:
+    """What of an image's directory is not as its manifest says, and the remedy; every file is
+    read."""
+    present = {
+        str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()
+    } - {MANIFEST_NAME}
+    if extra := sorted(present - set(manifest.files)):
+        return f"{directory / extra[0]} is not in the manifest", ""
+    for path, entry in manifest.files.items():
+        file = directory / path
+        if file.is_symlink() or not file.is_file():
+            return f"{file} is in the manifest, but not a file in the directory", ""
+        if FileEntry.of(file) != entry:
+            return (
+                f"{file} is not what the manifest says (size or SHA-256 differ)",
+                "the copy is damaged or incomplete: copy or build it again",
+            )
+    return None

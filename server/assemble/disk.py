@@ -123,6 +123,8 @@ def _open_ltsconf(
 def open_sources(config: Config, file: FarmFile | None = None) -> Sources:
     """Store, lts.conf and secrets, read for the first time; ServerError says which is bad."""
     extras = look_at_extras(config)
+    if config.fetching.is_on and config.store is not None:
+        _make_store(config.store)
     store = open_store(config, extras)
     store.poll()
     secrets = SecretsSource(config.secrets)
@@ -134,19 +136,33 @@ def open_sources(config: Config, file: FarmFile | None = None) -> Sources:
 
 
 def open_store(config: Config, extras: Extras) -> StoreSource:
-    """The store; an empty one where only further exports or a folder are served."""
+    """The store; an empty one where only further exports or a folder are served, or images are
+    yet to be fetched."""
     if config.store is None:
         if extras:
             return NoStore()
         raise ServerError(
             "no store is given", hint="--store DIR, or `store:` in farm.yaml: what `build` wrote"
         )
-    if not config.store.is_dir():
+    if not config.store.is_dir() and not config.fetching.is_on:
         raise ServerError(
             f"the store {config.store}: there is no such directory",
             hint="build an image first (bootfarm build), or give its store",
         )
     return StoreSource(config.store)
+
+
+def _make_store(path: Path) -> None:
+    """A new server begins with an empty store, and fetches its images."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+    except OSError as error:
+        raise ServerError(
+            f"the store {path} cannot be written, and images shall be fetched into it:"
+            f" {error.strerror}",
+            hint="give a directory that the server's user may write to",
+        ) from None
 
 
 def look_at_extras(config: Config) -> Extras:

@@ -37,6 +37,7 @@ from server.observe.overview import Overview
 from server.observe.recording import Recorder
 from server.observe.roots import Roots
 from server.observe.secrecy import Secrecy
+from server.peers.peers import Facts, Peers
 from server.services.dhcp import DhcpService
 from server.services.hotloop import HotLoop
 from server.services.running import Running
@@ -107,6 +108,15 @@ def make_parts(
         inventory=lambda: farm_source.current.inventory,
         images=lambda: sources.store.images,
     )
+    peers = None
+    if "http" in config.services and config.store is not None:
+        peers = Peers(
+            lambda: farm_source.current,
+            config.store,
+            state,
+            functools.partial(_tell_peers, sources, running, config),
+            sources.note_servers,
+        )
     health = Health(
         sources=sources,
         nodes=nodes,
@@ -114,6 +124,7 @@ def make_parts(
         token=token,
         running=running,
         problems=problems,
+        peers=peers.troubles if peers is not None else tuple,
     )
     metrics = make_metrics(
         sources,
@@ -159,6 +170,7 @@ def make_parts(
         token=token,
         tree=tree,
         health=health,
+        peers=peers,
         door=door,
         pool=make_pool(config, loop, sources, door.record),
     )
@@ -205,6 +217,7 @@ def make_parts(
         recorder=recorder,
         names=names,
         roots=roots,
+        peers=peers,
     )
     return Parts(config, loop, sources, nodes, token, running, health, door, upkeep)
 
@@ -242,6 +255,15 @@ def _keep_warm(sources: Sources) -> None:
 
 def _list_attached(running: Running) -> Mapping[str, Sequence[str]] | None:
     return running.attached() if "nbd" in running.services else None
+
+
+def _tell_peers(sources: Sources, running: Running, config: Config) -> Facts:
+    """What other servers are told of this one."""
+    ports = {name: ports[0] for name, ports in running.ports().items() if name in ("http", "nbd")}
+    # NBD may be served by a process of its own, beside this one.
+    ports.setdefault("nbd", config.nbd.port)
+    attached = [digest for digest in running.attached() if digest]
+    return Facts(sources.store.images, attached, ports, sources.ltsconf.digest)
 
 
 def _tell_news(emit: Emit, news: News) -> None:

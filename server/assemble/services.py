@@ -25,6 +25,7 @@ from server.observe.feed import Changes, Feed
 from server.observe.logbook import LogBook
 from server.observe.overview import Overview
 from server.observe.secrecy import Secrecy
+from server.peers.peers import Peers
 from server.protocols.dns import DnsServer, Zone
 from server.protocols.http import HttpLimits, Request, Response
 from server.services.dhcp import DhcpLimits, DhcpService, Range, parse_range
@@ -83,6 +84,7 @@ class ServiceMaker:
     token: Token | None
     tree: BootTree
     health: Health
+    peers: Peers | None
     door: Door
     pool: WorkerPool | None
 
@@ -282,6 +284,8 @@ class ServiceMaker:
             allow=lambda client: beacons.allow(client, self.loop.time()),
             whole_tree=self.config.boot_tree is not None,
             join=self._make_join(),
+            peers=self.peers.describe if self.peers is not None else list,
+            index=self.peers.pack_index if self.peers is not None else None,
         )
 
     def _make_join(self) -> Callable[[Request], Response]:

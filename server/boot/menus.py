@@ -57,6 +57,7 @@ def render_grub_cfg(plan: BootPlan, menu: Menu) -> str:
         menu=menu,
         title=title_of(plan),
         kernel=plan.image.manifest.kernel,
+        addresses=[server.address for server in plan.servers],
         path=image_path(plan),
         cmdline=plan.cmdline,
     )
@@ -71,6 +72,7 @@ def render_grub_held(plan: BootPlan, menu: Menu) -> str:
         menu=menu,
         title=title_of(plan),
         kernel=plan.image.manifest.kernel,
+        addresses=[server.address for server in plan.servers],
         path=image_path(plan),
         cmdline=plan.cmdline,
     )
@@ -87,6 +89,17 @@ def render_grub_error(node: NodeId, error: ServerError, menu: Menu) -> str:
     )
 
 
+def list_bases(plan: BootPlan, base: str) -> list[str]:
+    """The URLs of the servers that the kernel is had from, the first to ask first."""
+    urls = [f"http://{server.address}:{server.http}" for server in plan.servers]
+    return urls or [base]
+
+
+def list_others(plan: BootPlan, base: str) -> list[str]:
+    """The URLs of the servers other than the one at `base`."""
+    return [url for url in list_bases(plan, base) if url != base]
+
+
 def render_ipxe(plan: BootPlan, menu: Menu, base: str, script: str) -> str:
     """The iPXE script for one node, with a menu where it is to wait for a key.
 
@@ -97,6 +110,8 @@ def render_ipxe(plan: BootPlan, menu: Menu, base: str, script: str) -> str:
         node=describe_node(plan.node),
         menu=menu,
         base=base,
+        bases=list_bases(plan, base),
+        others=list_others(plan, base),
         script=script,
         title=title_of(plan),
         path=image_path(plan),
@@ -111,6 +126,8 @@ def render_ipxe_held(plan: BootPlan, base: str, script: str) -> str:
         node=describe_node(plan.node),
         line=inventory_line(plan.node),
         base=base,
+        bases=list_bases(plan, base),
+        others=list_others(plan, base),
         script=script,
         title=title_of(plan),
         path=image_path(plan),

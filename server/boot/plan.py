@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from imagebuild.store.images import Image
+from server.boot.servers import order_servers, write_servers
 from server.errors import ServerError
 from server.farm.defaultimage import DefaultImage, default_of
 from server.farm.extras import IMAGES
+from server.farm.peers import OtherServer, Server
 from server.ltsconf import LtsConf, NodeId, render_flat
 from server.ltsconf.cmdline import OTHER_WAY, explain_ipxe
 
@@ -30,6 +32,7 @@ class Farm:
     """What a node's plan takes from farm.yaml and from the server's sockets.
 
     address: the server's, as this node reaches it. loader: the one that machines are given.
+    others: the farm's other servers.
     """
 
     address: str
@@ -38,6 +41,7 @@ class Farm:
     cmdline: tuple[str, ...] = ()
     on_error: str = "shell"
     loader: str = "ipxe"
+    others: tuple[OtherServer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class BootPlan:
     NBD export's name, bound to the digest. cmdline: kernel arguments in order,
     BOOTIF aside (only the loader knows the card that it booted from); each is one
     argument as the kernel understands it, blanks included. values: the node's
-    resolved lts.conf; flat: the text of it.
+    resolved lts.conf; flat: the text of it. servers: those that have the image, in the
+    order in which this node asks them; empty where farm.yaml names no others.
     """
 
     node: NodeId
@@ -58,6 +63,7 @@ class BootPlan:
     cmdline: tuple[str, ...]
     values: Mapping[str, str]
     flat: str
+    servers: tuple[Server, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,11 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
     """
     image = settled.image
     values = settled.conf.resolve(node, settled.defaults)
-    cmdline = _make_cmdline(image, farm, values.get("KERNEL_CMDLINE", ""))
+    servers: tuple[Server, ...] = ()
+    if farm.others:
+        own = Server(farm.address, farm.http_port, farm.nbd_port)
+        servers = order_servers(node.mac or node.ip or "", own, farm.others, image.digest)
+    cmdline = _make_cmdline(image, farm, values.get("KERNEL_CMDLINE", ""), servers)
     return BootPlan(
         node=node,
         image=image,
@@ -134,6 +144,7 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
         cmdline=cmdline,
         values=values,
         flat=render_flat(values),
+        servers=servers,
     )
 
 
@@ -310,11 +321,16 @@ def split_cmdline(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _make_cmdline(image: Image, farm: Farm, extra: str) -> tuple[str, ...]:
-    words = ["root=/dev/nbd0", f"nbdroot={farm.address}:{export_name(image)}"]
-    if farm.nbd_port != NBD_PORT:
-        words.append(f"nbdport={farm.nbd_port}")
-    words += ["init=/sbin/init-ltsp", f"bootfarm.http={farm.http_port}"]
+def _make_cmdline(
+    image: Image, farm: Farm, extra: str, servers: Sequence[Server] = ()
+) -> tuple[str, ...]:
+    first = servers[0] if servers else Server(farm.address, farm.http_port, farm.nbd_port)
+    words = ["root=/dev/nbd0", f"nbdroot={first.address}:{export_name(image)}"]
+    if first.nbd != NBD_PORT:
+        words.append(f"nbdport={first.nbd}")
+    words += ["init=/sbin/init-ltsp", f"bootfarm.http={first.http}"]
+    if len(servers) > 1:
+        words.append(f"bootfarm.servers={write_servers(servers)}")
     if farm.on_error != "shell":
         words.append(f"bootfarm.on_error={farm.on_error}")
     for argument in (*image.manifest.cmdline, *farm.cmdline):

@@ -166,6 +166,7 @@ class Planner:
             nbd_port=self._ports.nbd,
             cmdline=site.cmdline,
             on_error=site.on_error,
+            others=site.servers,
         )
         make = functools.partial(
             plan_node, site, identity.node_id, farm, identity.known, name or None

@@ -79,6 +79,13 @@ _log = logging.getLogger(__name__)
     "--boot-tree", type=_FILE, help="A folder as the tree of TFTP and HTTP, before the images'."
 )
 @click.option(
+    "--peer",
+    "peers",
+    metavar="URL",
+    multiple=True,
+    help="Another server, http://IP:PORT, whose images and tags are followed; may be repeated.",
+)
+@click.option(
     "--record-boot", type=_FILE, help="Record what boots fetch and read, for `bootfarm simulate`."
 )
 @click.option(
@@ -127,6 +134,7 @@ def serve_command(
     workers: int | None,
     exports: tuple[str, ...],
     boot_tree: Path | None,
+    peers: tuple[str, ...],
     record_boot: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
@@ -160,6 +168,7 @@ def serve_command(
         "workers": workers,
         "exports": exports,
         "boot_tree": boot_tree,
+        "peers": peers or None,
         "record_boot": record_boot,
         "dhcp": dhcp,
         "dhcp_range": dhcp_range,

@@ -312,7 +312,12 @@ class _Check:
                 " rm --force`",
             )
         if not images:
-            if not has_extras:
+            if config.fetching.is_on:
+                self._warn(
+                    f"{self._place('store')}: the store {config.store} holds no image yet",
+                    "the server fetches what its peers and registries have (docs/two-servers.md)",
+                )
+            elif not has_extras:
                 self._add(
                     f"{self._place('store')}: the store {config.store} holds no image",
                     "bootfarm build, or bootfarm images import",

@@ -32,6 +32,7 @@ from server.farm.inventory import (
 )
 from server.farm.join import Join, read_join
 from server.farm.logs import Logs, read_logs
+from server.farm.peers import Fetching, read_fetching
 from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
 from server.yamlfile import (
     Faults,
@@ -96,6 +97,7 @@ class Config:
     tree. dns: the zone that is answered for (None: no DNS).
     configmap: whose lts.conf this is; a refused one is told by an Event on it.
     join: certificates for machines that join the cluster, docs/join.md.
+    fetching: the farm's other servers and the registries that images come from.
     logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
     that the page and the API are asked by, in lower case.
     record_boot: a directory for recordings of real boots.
@@ -137,6 +139,7 @@ class Config:
     configmap: str | None = None
     join: Join = field(default_factory=Join)
     logs: Logs = field(default_factory=Logs)
+    fetching: Fetching = field(default_factory=Fetching)
     token_file: Path | None = None
     record_boot: Path | None = None
     source: str = "farm.yaml"
@@ -223,6 +226,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         dns=read_dns(top.section("dns")),
         logs=read_logs(top.section("logs")),
         join=read_join(top.section("join"), base),
+        fetching=read_fetching(top),
         token_file=top.path_("token_file", base),
         record_boot=top.path_("record_boot", base),
         source=top.where,

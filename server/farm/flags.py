@@ -18,6 +18,8 @@ from server.farm.config import (
 )
 from server.farm.dns import name_zone
 from server.farm.extras import check_export_name
+from server.farm.peers import Fetching, read_fetching
+from server.yamlfile import Section
 
 
 def override(config: Config, **flags: Any) -> Config:
@@ -39,11 +41,19 @@ def override(config: Config, **flags: Any) -> Config:
         port = given.pop(f"{name}_port", None)
         if port is not None:
             given[name] = dataclasses.replace(getattr(config, name), port=port)
+    if "peers" in given:
+        given["fetching"] = read_peers(given.pop("peers"), config.fetching)
     if "dns" in given:
         given["dns"] = name_zone(given["dns"], config.dns)
     if "exports" in given:
         given["exports"] = {**config.exports, **given["exports"]}
     return dataclasses.replace(config, **given)
+
+
+def read_peers(urls: Sequence[str], fetching: Fetching) -> Fetching:
+    """farm.yaml's `peers` replaced by those of `--peer`, each checked as there."""
+    found = read_fetching(Section({"peers": list(urls)}, "--peer"))
+    return dataclasses.replace(fetching, peers=found.peers)
 
 
 def parse_services(words: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ LIVE: Final = frozenset(
     {
         *("inventory", "inventory_file", "address_map", "hosts_file", "facts", "unlisted"),
         *("default_image", "cmdline", "on_error", "menu", "loader", "lts_conf", "secrets"),
-        *("exports", "http_names"),
+        *("exports", "http_names", "fetching"),
     }
 )
 """Fields of Config that count at once."""
@@ -212,6 +212,15 @@ def _list_changes(old: Config, new: Config) -> Iterator[str]:
     for item in dataclasses.fields(Config):
         one, other = getattr(old, item.name), getattr(new, item.name)
         if one == other:
+            continue
+        if item.name == "fetching":
+            for part in ("peers", "images"):
+                if getattr(one, part) != getattr(other, part):
+                    yield part
+            if dataclasses.replace(one, peers=(), images=()) != dataclasses.replace(
+                other, peers=(), images=()
+            ):
+                yield "fetch"
             continue
         if item.name in ("tftp", "nbd", "http"):
             for part in ("port", "limits"):

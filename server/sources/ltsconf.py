@@ -10,6 +10,7 @@ for nobody can tell half of a file from a whole one.
 import base64
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -61,6 +62,8 @@ class LtsConfSource:
         self.taken_at: float | None = None
         """Seconds since the epoch; None: no text was good yet."""
         self.current: Conf = LtsConf.parse(b"")
+        self.digest = ""
+        """SHA-256 of the text in force with its includes; "" where it is not known, or none."""
         self.keep_problem = ""
         """Why the text in force could not be written down, or ""."""
         self._unkept: bytes | None = None
@@ -105,7 +108,7 @@ class LtsConfSource:
         self.path = path
         self._seen = {}
         if path is None:
-            self.current, self.problem = LtsConf.parse(b""), ""
+            self.current, self.digest, self.problem = LtsConf.parse(b""), "", ""
             self._unkept, self.keep_problem = None, ""
 
     def look_again(self) -> None:
@@ -233,6 +236,7 @@ class LtsConfSource:
     def _take(self, text: "_Text") -> None:
         """Put a text in force that passed its trial, and keep it."""
         self.current = text.conf
+        self.digest = _digest(text.texts)
         self.problem = ""
         self.taken += 1
         self.taken_at = self._wall()
@@ -285,6 +289,13 @@ class LtsConfSource:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ServerError) as error:
             _log.error("%s cannot be used: %s", self._state / LAST_GOOD, error)
             return None
+
+
+def _digest(texts: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for name, text in sorted(texts.items()):
+        found.update(f"{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
+    return found.hexdigest()
 
 
 def _check_alone(conf: Conf) -> bool:

@@ -9,6 +9,7 @@ from server.background import Background, Job
 from server.errors import ServerError
 from server.farm.config import Config
 from server.farm.extras import open_extras, refuse_own
+from server.farm.peers import OtherServer
 from server.ltsconf import LtsConfError
 from server.site import Site, make_site
 from server.sources.farm import FarmSource
@@ -91,6 +92,13 @@ class Sources:
         """End trials and readings that are under way."""
         if self._survey is not None:
             self._survey.cancel()
+
+    def note_servers(self, servers: tuple[OtherServer, ...]) -> None:
+        """The farm's other servers are so from now on."""
+        if servers != self._site.servers:
+            self._site = dataclasses.replace(self._site, servers=servers)
+            for action in self._changed:
+                action()
 
     def try_out(self) -> None:
         """Have what is in force tried on all machines, where anything has changed since.
@@ -238,7 +246,8 @@ class Sources:
         self.audience.inventory = config.inventory
         self.audience.unlisted = config.unlisted
         site = self._site
-        self._site = make_site(config, site.images, site.ltsconf, site.secrets, extras)
+        made = make_site(config, site.images, site.ltsconf, site.secrets, extras)
+        self._site = dataclasses.replace(made, servers=site.servers)
         for action in self._adopted:
             action(config)
         return True

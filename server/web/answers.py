@@ -238,6 +238,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
                 )
             ),
             "labels": _map(_map(_whole(), ""), "Each label's values, with how many machines."),
+            "peers": _list(ref("peer"), "farm.yaml's `peers`, in its order."),
             "notes": _list(_text(), "Words of the query that fit nothing, and what there is."),
             "causes": _list(ref("cause"), "The one with most machines first."),
             "booting": _object(
@@ -252,6 +253,23 @@ SHAPES: Final[Mapping[str, Schema]] = {
                     "slowest_phase_seconds": _number("Its median."),
                 },
             ),
+        },
+    ),
+    "peer": _object(
+        "Another server of the farm.",
+        {
+            "url": _text("As farm.yaml has it."),
+            "state": _one_of(
+                ("waiting", "here", "away", "self"),
+                "waiting: not asked yet; self: it is this server.",
+            ),
+            "since": _moment("When that began"),
+            "problem": _text("Why it is away, or an empty text."),
+            "clock_ahead": _number("Seconds that its clock is ahead of ours."),
+            "differs": _list(_text(), "Keys of farm.yaml, or lts.conf, that are not as ours."),
+            "lts_conf": _text("The beginning of its lts.conf's digest, or an empty text."),
+            "own_lts_conf": _text("The same of ours."),
+            "images": _whole("Images that it has."),
         },
     ),
     "cause": _object(

@@ -108,7 +108,7 @@ def _overview(web: Web, request: Request, key: str) -> Response:
     if problem := explain_query(request.query):
         return refuse("bad_query", problem)
     told = describe_overview(web.overview, request.query, web.clock(), request.doubled)
-    return pack(200, told)
+    return pack(200, {**told, "peers": web.peers()})
 
 
 def _node(web: Web, request: Request, key: str) -> Response:

@@ -135,6 +135,7 @@ def render_nodes(
     now: float,
     *,
     can_leave: bool = False,
+    servers: Sequence[Mapping[str, Any]] = (),
 ) -> Response:
     """The list. `?page=N` from 1 on; filters: see read_filter; `?sort=`, `?view=dense`."""
     wanted = read_filter(query)
@@ -195,6 +196,7 @@ def render_nodes(
         health=health,
         now=now,
         can_leave=can_leave,
+        servers=servers,
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
+from imagebuild.store.index import PATH as INDEX
 from server.content import BytesContent, NotFound, Refused
 from server.ltsconf import parse_flat
 from server.protocols.http import FileRange, Request, Response
@@ -13,7 +14,7 @@ from server.web.explainer import Values
 from server.web.nodepage import find_log_hint, render_node, view_logs
 from server.web.page import render_nodes
 from server.web.rendering import render_lost
-from server.web.replies import NO_STORE, TEXT, dress, pack, say
+from server.web.replies import JSON, NO_STORE, TEXT, dress, pack, say
 from server.web.web import Web
 
 _PLAYERS = {"bootfarm-simulate": "simulate", "bootfarm-doctor": "doctor"}
@@ -81,6 +82,10 @@ def _head(path: str) -> str:
 
 def _get(web: Web, request: Request) -> Response:
     path = request.path
+    if path == INDEX and web.index is not None:
+        if not web.allow_look(request.client):
+            return say(429, "too many requests from this address; slow down")
+        return Response(200, web.index(), JSON, (NO_STORE,))
     if path.startswith("/ltsp/"):
         return _boot_tree(web, request)
     if _is_ours(path) and not web.allow_look(request.client):
@@ -103,6 +108,7 @@ def _get(web: Web, request: Request) -> Response:
                 request.query,
                 web.clock(),
                 can_leave=web.access.is_on,
+                servers=web.peers(),
             )
         case ["nodes", key]:
             return _node_page(web, key)

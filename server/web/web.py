@@ -31,7 +31,8 @@ class Web:
     metrics: Metrics.render, None where nothing is counted.
     hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
     have a page or an answer of the API now (a rate limit). hosts: which names are ours.
-    join: the answer to `POST /join`.
+    join: the answer to `POST /join`. peers: the farm's other servers, as the API has them.
+    index: what other servers are told; None where there is no store.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -56,3 +57,5 @@ class Web:
     printer: Printer | None = None
     given: GivenValues | None = None
     join: Callable[[Request], Response] = answer_off
+    peers: Callable[[], list[dict[str, Any]]] = list
+    index: Callable[[], bytes] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -288,6 +289,54 @@ def test_a_root_that_is_not_there_is_told_before_the_last_try(
     assert (beacon["phase"], beacon["status"]) == ("root", "error")
     assert beacon["detail"] == f"no root yet, try 3 of 5: {said}"
     assert beacon["cause"] == cause
+
+
+def test_the_farms_other_servers_are_known_in_their_order(node: Any) -> None:
+    words = (
+        "nbdroot=10.9.0.1:/opt/ltsp/amd64 bootfarm.servers=10.9.0.2,10.9.0.3:8081,x,10.9.0.4:1:2"
+    )
+    node.write("proc/cmdline", f"{words}\n")
+    done = node.boot("read_server && next_server && next_server && cat $BOOTFARM_STATE/servers")
+    assert done.returncode == 0, done.stderr
+    assert "names no server by x: left out" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        "10.9.0.3:8081:10809 10.9.0.4:1:2 10.9.0.1:8080:10809 10.9.0.2:8080:10809"
+    )
+    assert [node.read(f"run/bootfarm/{name}") for name in ("server", "http", "nbd")] == [
+        *("10.9.0.3\n", "8081\n", "10809\n")
+    ]
+    node.write("proc/cmdline", "nbdroot=10.9.0.1:/opt/ltsp/amd64\n")
+    assert node.boot("read_server && next_server").returncode == 1
+    assert node.read("run/bootfarm/servers") == "10.9.0.1:8080:10809\n"
+
+
+def test_lts_conf_and_root_come_from_the_next_server_when_the_first_is_dead(
+    node: Any, served: Callable[[], Any]
+) -> None:
+    server = served()
+    server.answers["/ltsp/amd64/lts.conf"] = WHOLE
+    port = node.read("run/bootfarm/http").strip()
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.2", 0))  # and does not listen
+        words = f"nbdroot=127.0.0.2:/opt/ltsp/amd64 bootfarm.http={dead.getsockname()[1]}"
+        node.write("proc/cmdline", f"{words} bootfarm.servers=127.0.0.1:{port}\n")
+        done = node.boot(
+            "fetch_by_tftp() { return 1; }\nsleep() { :; }\nread_server && get_ltsconf"
+        )
+    assert done.returncode == 0, done.stderr
+    assert node.read("run/bootfarm/lts.conf") == WHOLE.decode()
+    assert node.read("run/bootfarm/server") == "127.0.0.1\n"
+    # The root: nbdroot is asked for another server each time.
+    node.state(servers="127.0.0.2:1:10809 127.0.0.1:2:10810", server="127.0.0.2", nbd="10809")
+    node.write(
+        "usr/lib/bootfarm/nbdroot",
+        '#!/bin/sh\necho "$3 $4"; [ "$3" = 127.0.0.1 ] || exit 4\n',
+        mode=0o755,
+    )
+    done = node.boot("modprobe() { :; }\nnbd_ready() { :; }\nsleep() { :; }\nattach_root")
+    assert done.returncode == 0, done.stderr
+    assert "attached" in done.stdout
+    assert "127.0.0.1 10810" in done.stdout
 
 
 def test_the_first_report_tells_what_machine_it_is(node: Any, served: Callable[[], Any]) -> None:

@@ -263,7 +263,7 @@ def test_rollback_of_an_unknown_image_names_those_that_there_are(store: Store) -
     ("typed", "meant"),
     [
         (("images", "build"), "bootfarm container build"),
-        (("images", "push"), "bootfarm container push"),
+        (("images", "extract"), "bootfarm container extract"),
         (("container", "list"), "bootfarm images list"),
         (("container", "rollback"), "bootfarm images rollback"),
         (("image", "list"), "bootfarm images list"),

@@ -1,6 +1,7 @@
 """`bootfarm serve --check`, as a user calls it."""
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -209,6 +210,17 @@ def test_warnings_are_no_faults(farm: Path) -> None:
     assert "warning: " in result.output
     assert "image other has no tag 'current'" in result.output
     assert result.output.splitlines()[-1].endswith("no faults, 1 warning")
+
+
+def test_an_empty_store_that_images_are_fetched_into(farm: Path) -> None:
+    shutil.rmtree(farm / "store")
+    done = check(farm, "--peer", "http://10.9.0.2:8080")
+    assert "holds no image yet" in done.output
+    assert done.exit_code == 0, done.output
+    assert not (farm / "store").exists()
+    done = check(farm, "--peer", "10.9.0.2")
+    assert "'10.9.0.2' is no server's address" in done.output
+    assert done.exit_code == 1
 
 
 def test_secrets_are_not_told(farm: Path) -> None:

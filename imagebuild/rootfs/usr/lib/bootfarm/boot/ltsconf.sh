@@ -38,6 +38,7 @@ get_ltsconf() {
         fi
         say "no lts.conf from $(state_get server) yet, try $ltsconf_try of 3"
         report ltsconf start "no lts.conf from $(state_get server) yet, try $ltsconf_try of 3"
+        next_server || true
         sleep 2
     done
     shout "no lts.conf from $(state_get server) (HTTP port $(state_get http), TFTP):" \

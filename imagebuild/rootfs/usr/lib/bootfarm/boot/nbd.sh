@@ -44,6 +44,7 @@ attach_root() {
             report root error "no root yet, try $nbd_try of $NBD_TRIES: $nbd_said" "$nbd_why"
         fi
         nbd_try=$((nbd_try + 1))
+        next_server || true
         sleep 2
     done
     state_put root-mode "live NBD"

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # What this boot knows about itself: one small file a fact below /run/bootfarm. Sourced.
 #
-#   server http name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
+#   server servers http nbd name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
 #   memory serial
 
 BOOTFARM_ROOT=${BOOTFARM_ROOT-}
