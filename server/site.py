@@ -16,7 +16,8 @@ from server.ltsconf import Conf, NodeId
 class Site:
     """All that plans are made of, as it stands at one moment; replaced as a whole.
 
-    unlisted: what machines outside the inventory get: boot, menu or refuse.
+    unlisted: what machines outside the inventory get: boot, menu or refuse. refused: images of
+    the store that may not be served, each with the reason in one line (`require_signed`).
     """
 
     images: tuple[Image, ...]
@@ -30,6 +31,7 @@ class Site:
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extras: Extras = NO_EXTRAS
+    refused: tuple[tuple[Image, str], ...] = ()
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""

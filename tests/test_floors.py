@@ -16,7 +16,7 @@ FLOORS = [
     ["imagebuild.errors", "imagebuild.wholefile"],
     ["imagebuild.dpkg", "imagebuild.edge", "imagebuild.options"],
     ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
-    ["imagebuild.recipe"],
+    ["imagebuild.recipe", "imagebuild.signing"],
     ["imagebuild.apt"],
     ["imagebuild.stage"],
     ["imagebuild.chroot"],
@@ -69,6 +69,8 @@ MEETING_PLACE = {
     "imagebuild.store.images",
     "imagebuild.store.manifest",
     "imagebuild.store.inuse",
+    "imagebuild.store.signatures",
+    "imagebuild.store.trust",
 }
 
 

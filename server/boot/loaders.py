@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from imagebuild.store.images import Image
-from server.boot.plan import choose_image
+from server.boot.choice import choose_served
 from server.content import Refused
 from server.errors import ServerError
 from server.farm.inventory import Inventory
@@ -98,9 +98,9 @@ def _choose(site: Site, node: NodeId) -> Image:
     """
     try:
         wanted = site.ltsconf.peek(node).get("IMAGE", "")
-        return choose_image(wanted, site.images, site.default_image)[0]
+        return choose_served(site, wanted)[0]
     except ServerError as error:
         try:
-            return choose_image("", site.images, site.default_image)[0]
+            return choose_served(site, "")[0]
         except ServerError:
             raise Refused(error.one_line(), error.cause) from error

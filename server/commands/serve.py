@@ -82,6 +82,16 @@ _log = logging.getLogger(__name__)
     "--record-boot", type=_FILE, help="Record what boots fetch and read, for `bootfarm simulate`."
 )
 @click.option(
+    "--require-signed",
+    type=_FILE,
+    help="The signers: serve only images that one of these keys signed.",
+)
+@click.option(
+    "--revoked",
+    type=_FILE,
+    help="The revoked: keys and images that count nothing, as `bootfarm keys revoke` writes.",
+)
+@click.option(
     "--dhcp",
     type=click.Choice(DHCP_MODES),
     help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
@@ -128,6 +138,8 @@ def serve_command(
     exports: tuple[str, ...],
     boot_tree: Path | None,
     record_boot: Path | None,
+    require_signed: Path | None,
+    revoked: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
     dns: str | None,
@@ -161,6 +173,8 @@ def serve_command(
         "exports": exports,
         "boot_tree": boot_tree,
         "record_boot": record_boot,
+        "require_signed": require_signed,
+        "revoked": revoked,
         "dhcp": dhcp,
         "dhcp_range": dhcp_range,
         "dns": dns,

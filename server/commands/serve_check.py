@@ -310,8 +310,12 @@ class _Check:
                 "build or import it again, which replaces it, or take it away: `bootfarm images"
                 " rm --force`",
             )
+        for image, reason in store.refused:
+            if not image.tags:
+                continue
+            self._add(f"{self._place('require_signed')}: not served: {reason}", "")
         if not images:
-            if not has_extras:
+            if not has_extras and not store.refused:
                 self._add(
                     f"{self._place('store')}: the store {config.store} holds no image",
                     "bootfarm build, or bootfarm images import",

@@ -97,7 +97,9 @@ class Config:
     join: certificates for machines that join the cluster, docs/join.md.
     logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
     that the page and the API are asked by, in lower case.
-    record_boot: a directory for recordings of real boots.
+    record_boot: a directory for recordings of real boots. require_signed: public keys, one of
+    which has to have signed an image that is served (None: any is served); revoked: what of
+    them, and of images, is not trusted any more; docs/security.md.
     source: the file's name in errors; inventory_file: the list's own, where it has one.
     """
 
@@ -138,6 +140,8 @@ class Config:
     logs: Logs = field(default_factory=Logs)
     token_file: Path | None = None
     record_boot: Path | None = None
+    require_signed: Path | None = None
+    revoked: Path | None = None
     source: str = "farm.yaml"
     inventory_file: Path | None = None
 
@@ -224,6 +228,8 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         join=read_join(top.section("join"), base),
         token_file=top.path_("token_file", base),
         record_boot=top.path_("record_boot", base),
+        require_signed=top.path_("require_signed", base),
+        revoked=top.path_("revoked", base),
         source=top.where,
         **_read_nodes(top.section("nodes")),
     )

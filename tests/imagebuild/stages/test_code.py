@@ -37,6 +37,8 @@ HOUSE = Path(__file__).parents[3]
 NAMES = [stage.NAME for stage in STAGES]
 RUNNER = {"imagebuild/container.py", "imagebuild/recipe/packing.py"}
 """What runs the stages in a container, where `bootfarm build` has pipeline.py."""
+PUBLISHER = {"imagebuild/store/images.py", "imagebuild/store/signatures.py"}
+"""What puts the image into a store there, after the last stage."""
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=NAMES)
@@ -53,7 +55,7 @@ def test_the_dockerfile_copies_the_code_of_a_stage_and_no_other(stage: Stage) ->
         if name.startswith("imagebuild/") and not name.startswith("imagebuild/rootfs/")
     }
     so_far = STAGES[: NAMES.index(stage.NAME) + 1]
-    beside = RUNNER | ({"imagebuild/store/images.py"} if stage.NAME == "final" else set())
+    beside = RUNNER | (PUBLISHER if stage.NAME == "final" else set())
     assert have == {name for one in so_far for name in one.CODE} | beside
 
 
@@ -145,7 +147,7 @@ def test_docker_build_reruns_what_bootfarm_build_reruns(copy: Copy) -> None:
         stale = [any(name in copied[stage] for stage in NAMES[: n + 1]) for n in range(len(NAMES))]
         in_docker = [stage for stage, again in zip(NAMES, stale, strict=True) if again]
         here = copy.rerun(name)
-        if name in RUNNER or name == "imagebuild/store/images.py":
+        if name in RUNNER | PUBLISHER:
             assert here == [], name
         else:
             assert here == in_docker, name
