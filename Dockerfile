@@ -116,7 +116,7 @@ COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
 COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
 RUN python3 -m imagebuild.container ltsp-image
 COPY imagebuild/store/__init__.py imagebuild/store/manifest.py imagebuild/store/images.py \
-     imagebuild/store/disk.py imagebuild/store/moves.py \
+     imagebuild/store/disk.py imagebuild/store/moves.py imagebuild/store/signatures.py \
      /farm/src/imagebuild/store/
 COPY imagebuild/sbom/document.py imagebuild/sbom/spdx.py imagebuild/sbom/cyclonedx.py \
      /farm/src/imagebuild/sbom/

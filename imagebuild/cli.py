@@ -21,11 +21,12 @@ from imagebuild.progress import Progress
 from imagebuild.recipe.ingredients import Squashfs
 from imagebuild.recipe.keys import describe
 from imagebuild.recipe.mirrors import load_recipe_with
+from imagebuild.signing import cli as signing_cli
 from imagebuild.store import bundlecli
 from imagebuild.store import cli as store_cli
-from imagebuild.store.cli import STORE_OPTION
 from imagebuild.store.images import CURRENT, Store
 from imagebuild.store.manifest import is_image_name
+from imagebuild.store.options import STORE_OPTION
 
 
 @click.command(
@@ -168,6 +169,7 @@ def recipe_schema() -> None:
 COMMANDS: list[click.Command] = [
     build_command,
     *store_cli.COMMANDS,
+    *signing_cli.COMMANDS,
     *bundlecli.COMMANDS,
     *docker_cli.COMMANDS,
 ]

@@ -19,7 +19,8 @@ class Site:
     """All that plans are made of, as it stands at one moment; replaced as a whole.
 
     unlisted: what machines outside the inventory get: boot, menu or refuse. servers: the farm's
-    other servers as they were last seen.
+    other servers as they were last seen. refused: images of the store that may not be served,
+    each with the reason in one line (`require_signed`).
     """
 
     images: tuple[Image, ...]
@@ -34,6 +35,7 @@ class Site:
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extras: Extras = NO_EXTRAS
     servers: tuple[OtherServer, ...] = ()
+    refused: tuple[tuple[Image, str], ...] = ()
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""

@@ -12,6 +12,7 @@ KINDS: Final[Mapping[str, str]] = {
     "current": "an image that machines boot has no tag `current`",
     "default_image": "farm.yaml's default_image is not in the store",
     "image": "IMAGE in lts.conf names what the store has not",
+    "signature": "an image is not signed as require_signed wants, or the keys cannot be read",
     "secret": "a secret that a template names is gone, or secrets cannot be read",
     "ltsconf": "an edit of lts.conf is refused, or in force with errors",
     "machines": "machines get no plan, so they cannot boot",

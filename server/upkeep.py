@@ -144,7 +144,7 @@ class Upkeep:
     def _collect(self) -> None:
         """Have images removed that nobody needs any more."""
         assert self.keeper is not None
-        self.keeper.collect(self.sources.store.images)
+        self.keeper.collect(self.sources.store.found)
         if self.keeper.problem:
             self.health.fail("collect", self.keeper.problem)
         else:

@@ -16,7 +16,7 @@ FLOORS = [
     ["imagebuild.architecture", "imagebuild.errors", "imagebuild.wholefile"],
     ["imagebuild.dpkg", "imagebuild.edge", "imagebuild.options"],
     ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
-    ["imagebuild.recipe"],
+    ["imagebuild.recipe", "imagebuild.signing"],
     ["imagebuild.apt"],
     ["imagebuild.stage"],
     ["imagebuild.chroot"],
@@ -75,6 +75,8 @@ MEETING_PLACE = {
     "imagebuild.store.moves",
     "imagebuild.store.peer",
     "imagebuild.store.registry",
+    "imagebuild.store.signatures",
+    "imagebuild.store.trust",
 }
 
 

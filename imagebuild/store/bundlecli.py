@@ -12,8 +12,9 @@ import click
 from imagebuild.errors import BuildError, interruptible
 from imagebuild.options import examples
 from imagebuild.store.bundle import Wanted, gather_files, load_bundle, write_bundle
-from imagebuild.store.cli import STORE_OPTION, open_store, parse_reference
+from imagebuild.store.cli import open_store, parse_reference
 from imagebuild.store.images import CURRENT, PREVIOUS, Store
+from imagebuild.store.options import STORE_OPTION
 from imagebuild.store.shown import format_size
 from imagebuild.wholefile import write_beside
 

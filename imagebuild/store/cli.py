@@ -16,7 +16,15 @@ from imagebuild.options import JSON_OPTION, examples, is_data, output_options, r
 from imagebuild.store.compare import compare_images
 from imagebuild.store.damage import find_damage
 from imagebuild.store.images import CURRENT, Image, Store
+from imagebuild.store.inuse import GRACE_SECONDS
 from imagebuild.store.manifest import SBOMS
+from imagebuild.store.options import (
+    NO_SERVER_OPTION,
+    REQUIRE_OPTION,
+    REVOKED_OPTION,
+    STATE_OPTION,
+    STORE_OPTION,
+)
 from imagebuild.store.shown import (
     WIDTH,
     describe,
@@ -31,26 +39,16 @@ from imagebuild.store.shown import (
 )
 from imagebuild.store.spared import find_digest, is_in_use, read_spared, refuse_removal
 from imagebuild.store.travel import PLAIN_OPTION, RATE_OPTION, pull, push
+from imagebuild.store.trust import Trust
+from imagebuild.store.vouched import (
+    check_source,
+    describe_signing,
+    list_refusals,
+    list_signing,
+    open_trust,
+)
 
-STORE_OPTION = click.option(
-    "--store",
-    "store_path",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: Path(os.environ.get("BOOTFARM_STORE", "store")),
-    show_default="$BOOTFARM_STORE, else ./store",
-    help="The store: the directory of images.",
-)
-STATE_OPTION = click.option(
-    "--state",
-    "states",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    envvar="BOOTFARM_STATE",
-    help="The state directory: of a server of this store; may be repeated. [$BOOTFARM_STATE]",
-)
-NO_SERVER_OPTION = click.option(
-    "--no-server", is_flag=True, help="No server serves this store: no node reads it."
-)
+_MINUTES = f"{GRACE_SECONDS / 60:.0f}"
 
 
 class Pointing(click.Group):
@@ -123,8 +121,17 @@ def _columns() -> int:
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
+@REQUIRE_OPTION
+@REVOKED_OPTION
 @output_options()
-def list_command(store_path: Path, states: tuple[Path, ...], no_server: bool, output: str) -> None:
+def list_command(
+    store_path: Path,
+    states: tuple[Path, ...],
+    no_server: bool,
+    signers: Path | None,
+    revoked: Path | None,
+    output: str,
+) -> None:
     """Show every image, its tags and sizes.
 
     With --output wide, json or yaml also when it was published, and (where --state
@@ -134,7 +141,8 @@ def list_command(store_path: Path, states: tuple[Path, ...], no_server: bool, ou
     another size.
     """
     store = open_store(store_path)
-    _list(store, store.images(), states, no_server, output)
+    trust = open_trust(signers, revoked)
+    _list(store, store.images(), states, no_server, output, trust)
     if damage := find_damage(store):
         tell_damage(damage)
         raise SystemExit(1)
@@ -147,7 +155,12 @@ def tell_damage(damage: Sequence[BuildError]) -> None:
 
 
 def _list(
-    store: Store, images: Sequence[Image], states: Sequence[Path], no_server: bool, output: str
+    store: Store,
+    images: Sequence[Image],
+    states: Sequence[Path],
+    no_server: bool,
+    output: str,
+    trust: Trust | None,
 ) -> None:
     if output == "name":
         for image in images:
@@ -157,12 +170,17 @@ def _list(
         spared = read_spared(states, no_server)
         uses = [is_in_use(image, spared) for image in images]
     if is_data(output):
-        found = [describe(image, use) for image, use in zip(images, uses, strict=True)]
+        found = [
+            describe(image, use) | describe_signing(image, trust)
+            for image, use in zip(images, uses, strict=True)
+        ]
         click.echo(render_data(found, output), nl=False)
         return
     wide = output == "wide"
     for line in render_wide_list(images, uses) if wide else render_list(images, _columns()):
         click.echo(line)
+    for reason in list_refusals(images, trust):
+        click.echo(f"not served: {reason}")
     many = f"{len(images)} image{'' if len(images) == 1 else 's'}"
     click.echo(f"{many}; the store takes {format_size(store.size())}")
 
@@ -178,6 +196,8 @@ def _list(
 @STORE_OPTION
 @STATE_OPTION
 @NO_SERVER_OPTION
+@REQUIRE_OPTION
+@REVOKED_OPTION
 @output_options()
 @click.option("--packages", is_flag=True, help="Its packages and their versions, too.")
 @click.argument("image")
@@ -185,22 +205,28 @@ def show_command(
     store_path: Path,
     states: tuple[Path, ...],
     no_server: bool,
+    signers: Path | None,
+    revoked: Path | None,
     packages: bool,
     output: str,
     image: str,
 ) -> None:
     """Show what IMAGE is: kernel, versions, sizes, tags, whether nodes read it."""
+    trust = open_trust(signers, revoked)
     found = open_store(store_path).get(*parse_reference(image))
     if output == "name":
         click.echo(f"{found.name}@{found.digest}")
         return
     in_use = is_in_use(found, read_spared(states, no_server))
     if is_data(output):
-        click.echo(render_data(describe_whole(found, in_use), output), nl=False)
+        data = describe_whole(found, in_use) | describe_signing(found, trust)
+        click.echo(render_data(data, output), nl=False)
         return
     wide = output == "wide"
     width = None if wide else _columns()
-    for line in render_image(found, in_use, packages=packages or wide, width=width):
+    signing = list_signing(found, trust)
+    shown = render_image(found, in_use, signing=signing, packages=packages or wide, width=width)
+    for line in shown:
         click.echo(line)
 
 
@@ -396,9 +422,23 @@ def gc_command(
 )
 @STORE_OPTION
 @click.option("--tag", "tags", multiple=True, help="A tag: instead of `current`; may be repeated.")
+@REQUIRE_OPTION
+@REVOKED_OPTION
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def import_command(store_path: Path, directory: Path, tags: tuple[str, ...]) -> None:
-    """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file."""
+def import_command(
+    store_path: Path,
+    directory: Path,
+    tags: tuple[str, ...],
+    signers: Path | None,
+    revoked: Path | None,
+) -> None:
+    """Copy an image's directory (.../images/NAME/DIGEST) into the store, verifying each file.
+
+    Its signatures (.../images/NAME/signatures/DIGEST) come along. With --require-signed an
+    image is refused that none of the keys signed.
+    """
+    if (trust := open_trust(signers, revoked)) is not None:
+        check_source(directory, trust)
     image = Store(store_path).import_image(directory, tags=tags or (CURRENT,))
     click.echo(f"{image.name}@{image.digest}")
 

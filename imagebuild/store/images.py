@@ -49,6 +49,7 @@ from imagebuild.store.moves import (
     write_gone,
     write_moved,
 )
+from imagebuild.store.signatures import copy_signatures, signatures_of
 
 CURRENT = "current"
 PREVIOUS = "previous"
@@ -206,7 +207,7 @@ class Store:
                 shutil.rmtree(source)
             else:
                 if target.exists():
-                    self._delete(target)
+                    self._delete(target, replaced=True)
                 self._move_in(source, target)
             for tag in sorted(tags):
                 self._set_tag(name, tag, digest)
@@ -216,11 +217,14 @@ class Store:
         """Copy an image's directory (`.../<digest>/`) from elsewhere into this store.
 
         The source stays as it is. An image that is here already, and whole as far as its
-        files' sizes tell, is not copied again.
+        files' sizes tell, is not copied again; its signatures that lie beside the source
+        come along.
         """
-        source = Path(directory)
+        source = Path(directory).resolve()
         manifest = _read_manifest(source)
+        existing = self._images / manifest.name / manifest.digest
         if self.is_whole(manifest.name, manifest.digest):
+            copy_signatures(source, existing)
             for tag in tags:
                 self.tag(manifest.name, manifest.digest, tag)
             return self.get(manifest.name, manifest.digest)
@@ -235,7 +239,14 @@ class Store:
                     shutil.copyfile(source / path, target / path)
                 except OSError as error:
                     raise StoreError(f"cannot copy {source / path}: {error.strerror}") from None
-            return self.publish(manifest.name, target, tags=tags)
+            # Signatures first: a server that wants them must not see the image without.
+            copy_signatures(source, existing)
+            try:
+                return self.publish(manifest.name, target, tags=tags)
+            except BaseException:
+                if not existing.exists():
+                    shutil.rmtree(signatures_of(existing), ignore_errors=True)
+                raise
 
     def tag(self, name: str, tag_or_digest: str, tag: str) -> Image:
         """Let `tag` name the given image; moving `current` keeps the old one as `previous`."""
@@ -446,11 +457,15 @@ class Store:
         except BuildError:
             return False
 
-    def _delete(self, path: Path) -> None:
-        """Rename an image out of sight in one step, then remove it from the disk."""
+    def _delete(self, path: Path, *, replaced: bool = False) -> None:
+        """Rename an image out of sight in one step, then remove it from the disk, with its
+        signatures unless it is to be `replaced`."""
         with self.writing() as staging:
             path.rename(staging / "image")
             sync_directory(path.parent)
+            if not replaced:
+                with contextlib.suppress(FileNotFoundError):
+                    signatures_of(path).rename(staging / "signatures")
 
 
 def mend(name: str, digest: str) -> str:

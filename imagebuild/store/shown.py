@@ -97,9 +97,15 @@ def describe_whole(image: Image, in_use: bool | None) -> dict[str, Any]:
 
 
 def render_image(
-    image: Image, in_use: bool | None, *, packages: bool = False, width: int | None = WIDTH
+    image: Image,
+    in_use: bool | None,
+    *,
+    signing: Sequence[tuple[str, str]] = (),
+    packages: bool = False,
+    width: int | None = WIDTH,
 ) -> list[str]:
-    """One image, a fact a line. width: None for whole lines, and every file."""
+    """One image, a fact a line. signing: facts of its signatures. width: None for whole lines,
+    and every file."""
     manifest = image.manifest
     nodes = {None: "not asked: --state DIR of the server tells", True: "read it now or did lately"}
     facts = [
@@ -108,6 +114,7 @@ def render_image(
         ("tags", ", ".join(image.tags) or "none: `images gc` removes it"),
         ("published", f"{format_date(published(image))}"),
         ("nodes", nodes.get(in_use, "none reads it")),
+        *signing,
         ("system", f"{manifest.distribution} {manifest.release}, {manifest.architecture}"),
         ("kernel", manifest.kernel),
         ("cmdline", " ".join(manifest.cmdline) or "nothing of its own"),

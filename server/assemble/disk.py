@@ -25,6 +25,7 @@ from server.sources.images import NoStore, StoreSource
 from server.sources.keeper import Keeper
 from server.sources.ltsconf import LtsConfSource, format_reason
 from server.sources.secrets import SecretsSource
+from server.sources.signers import SignersSource
 from server.sources.sources import Sources
 from server.sources.trial import Audience
 from server.web.access import Token
@@ -149,7 +150,9 @@ def open_store(config: Config, extras: Extras) -> StoreSource:
             f"the store {config.store}: there is no such directory",
             hint="build an image first (bootfarm build), or give its store",
         )
-    return StoreSource(config.store)
+    signers = SignersSource(config.require_signed, config.revoked)
+    signers.load_first()
+    return StoreSource(config.store, signers)
 
 
 def _make_store(path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from imagebuild.architecture import ARCHITECTURES
 from imagebuild.store.images import Image
-from server.boot.plan import choose_image
+from server.boot.choice import choose_served
 from server.content import Refused
 from server.errors import ServerError
 from server.farm.inventory import Inventory
@@ -100,9 +100,9 @@ def _choose(site: Site, node: NodeId, architecture: str) -> Image:
     """
     try:
         wanted = site.ltsconf.peek(node).get("IMAGE", "")
-        return choose_image(wanted, site.images, site.default_image, architecture=architecture)[0]
+        return choose_served(site, wanted, architecture=architecture)[0]
     except ServerError as error:
         try:
-            return choose_image("", site.images, site.default_image, architecture=architecture)[0]
+            return choose_served(site, "", architecture=architecture)[0]
         except ServerError:
             raise Refused(error.one_line(), error.cause) from error

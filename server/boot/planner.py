@@ -103,7 +103,8 @@ class Planner:
         if site is not self._planned_for:
             self._forget()
             self._planned_for = site
-            self._names = frozenset(image.name for image in site.images)
+            refused = (image for image, _ in site.refused)
+            self._names = frozenset(image.name for image in (*site.images, *refused))
         if name not in self._names:
             name = None  # an unknown name decides nothing: all such paths share one plan
         identity = self._identifier.identify(client_ip, mac, fresh=True)

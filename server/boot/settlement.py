@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from imagebuild.architecture import ARCHITECTURES
 from imagebuild.store.images import Image
 from imagebuild.store.manifest import Manifest
-from server.boot.plan import BootPlan, Farm, PlanError, Settled, choose_image, plan_boot
+from server.boot.choice import choose_served
+from server.boot.plan import BootPlan, Farm, PlanError, Settled, plan_boot
 from server.errors import ServerError
 from server.ltsconf import LtsConf, LtsConfError, NodeId, make_facts
 from server.ltsconf.redact import redact
@@ -97,14 +98,14 @@ def _settle(site: Site, node: NodeId, machine: Mapping[str, Any], name: str | No
     default: Image | None = None
     if site.ltsconf.needs_rendering:
         try:
-            default = choose_image("", site.images, site.default_image, name, architecture)[0]
+            default = choose_served(site, "", name, architecture)[0]
         except PlanError:
             if not site.images:
                 raise
             # The template has to name one, without facts of any.
     conf = _render(site, node, machine, default)
     wanted = conf.resolve(node).get("IMAGE", "")
-    image, reference = choose_image(wanted, site.images, site.default_image, name, architecture)
+    image, reference = choose_served(site, wanted, name, architecture)
     if image is not default and site.ltsconf.needs_rendering:
         conf = _render(site, node, machine, image)
         again = conf.resolve(node).get("IMAGE", "")

@@ -89,6 +89,16 @@ _log = logging.getLogger(__name__)
     "--record-boot", type=_FILE, help="Record what boots fetch and read, for `bootfarm simulate`."
 )
 @click.option(
+    "--require-signed",
+    type=_FILE,
+    help="The signers: serve only images that one of these keys signed.",
+)
+@click.option(
+    "--revoked",
+    type=_FILE,
+    help="The revoked: keys and images that count nothing, as `bootfarm keys revoke` writes.",
+)
+@click.option(
     "--dhcp",
     type=click.Choice(DHCP_MODES),
     help="Answer DHCP: beside another server (proxy), or alone (full).  [default: off]",
@@ -136,6 +146,8 @@ def serve_command(
     boot_tree: Path | None,
     peers: tuple[str, ...],
     record_boot: Path | None,
+    require_signed: Path | None,
+    revoked: Path | None,
     dhcp: str | None,
     dhcp_range: str | None,
     dns: str | None,
@@ -170,6 +182,8 @@ def serve_command(
         "boot_tree": boot_tree,
         "peers": peers or None,
         "record_boot": record_boot,
+        "require_signed": require_signed,
+        "revoked": revoked,
         "dhcp": dhcp,
         "dhcp_range": dhcp_range,
         "dns": dns,

@@ -311,13 +311,17 @@ class _Check:
                 "build or import it again, which replaces it, or take it away: `bootfarm images"
                 " rm --force`",
             )
+        for image, reason in store.refused:
+            if not image.tags:
+                continue
+            self._add(f"{self._place('require_signed')}: not served: {reason}", "")
         if not images:
             if config.fetching.is_on:
                 self._warn(
                     f"{self._place('store')}: the store {config.store} holds no image yet",
                     "the server fetches what its peers and registries have (docs/two-servers.md)",
                 )
-            elif not has_extras:
+            elif not has_extras and not store.refused:
                 self._add(
                     f"{self._place('store')}: the store {config.store} holds no image",
                     "bootfarm build, or bootfarm images import",

@@ -100,7 +100,9 @@ class Config:
     fetching: the farm's other servers and the registries that images come from.
     logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
     that the page and the API are asked by, in lower case.
-    record_boot: a directory for recordings of real boots.
+    record_boot: a directory for recordings of real boots. require_signed: public keys, one of
+    which has to have signed an image that is served (None: any is served); revoked: what of
+    them, and of images, is not trusted any more; docs/security.md.
     source: the file's name in errors; inventory_file: the list's own, where it has one.
     """
 
@@ -142,6 +144,8 @@ class Config:
     fetching: Fetching = field(default_factory=Fetching)
     token_file: Path | None = None
     record_boot: Path | None = None
+    require_signed: Path | None = None
+    revoked: Path | None = None
     source: str = "farm.yaml"
     inventory_file: Path | None = None
 
@@ -229,6 +233,8 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         fetching=read_fetching(top),
         token_file=top.path_("token_file", base),
         record_boot=top.path_("record_boot", base),
+        require_signed=top.path_("require_signed", base),
+        revoked=top.path_("revoked", base),
         source=top.where,
         **_read_nodes(top.section("nodes")),
     )

@@ -85,6 +85,8 @@ ABOUT: Final[Mapping[str, str]] = {
     "logs.bytes": "Bytes kept of each node.",
     "logs.nodes": "Nodes of which lines are kept.",
     "token_file": "Who has its token may see the page and the API; without it everybody.",
+    "require_signed": "Public keys: an image that none of them signed is not served.",
+    "revoked": "Keys and images that are not trusted any more: `bootfarm keys revoke` writes it.",
     "record_boot": "A directory for recordings of what boots fetch and read.",
     "nodes": "Timelines.",
     "nodes.limit": "How many nodes have one.",

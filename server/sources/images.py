@@ -10,6 +10,7 @@ from typing import Final
 from imagebuild.store.images import CURRENT, PREVIOUS, Image, Store
 from imagebuild.store.manifest import find_lack, is_digest, is_image_name
 from server.farm.defaultimage import DefaultImage, list_defaults
+from server.sources.signers import SignersSource
 from server.sources.stamp import Stamp
 from server.troubles import Trouble
 
@@ -66,11 +67,16 @@ def list_news(old: Sequence[Image], new: Sequence[Image]) -> list[News]:
 
 
 class StoreSource:
-    """The images that are served. tell: is given each change after the first look."""
+    """The images that are served. tell: is given each change after the first look.
 
-    def __init__(self, path: Path) -> None:
+    signers: whose signatures are wanted, already read; nobody's by default.
+    """
+
+    def __init__(self, path: Path, signers: SignersSource | None = None) -> None:
         self.path = path
         self.images: tuple[Image, ...] = ()
+        self._signers = signers or SignersSource()
+        self._found: tuple[Image, ...] = ()  # those that may not be served, too
         self._damaged: tuple[str, ...] = ()
         self._vanished = ""
         self._store = Store(path)
@@ -88,6 +94,16 @@ class StoreSource:
         """What is wrong with the store's bytes, a line each."""
         return (self._vanished, *self._damaged) if self._vanished else self._damaged
 
+    @property
+    def found(self) -> tuple[Image, ...]:
+        """All images of the store, those that may not be served, too."""
+        return self._found
+
+    @property
+    def refused(self) -> tuple[tuple[Image, str], ...]:
+        """The images that may not be served, each with the reason in a line."""
+        return self._signers.refused
+
     def troubles(self, default_image: DefaultImage) -> Iterator[Trouble]:
         """What is wrong with the store. default_image: farm.yaml's."""
         if self._vanished:
@@ -98,7 +114,8 @@ class StoreSource:
             yield Trouble("store", f"{words}: {hint}", stops=True)
         for text in self._damaged:
             yield Trouble("store", text)
-        names = sorted({image.name for image in self.images})
+        yield from self._signers.troubles()
+        names = sorted({image.name for image in self._found})
         defaults = list_defaults(default_image)
         for architecture, default in defaults if names else ():
             if default not in names:
@@ -115,7 +132,7 @@ class StoreSource:
 
     def _lacks_current(self, name: str, names: list[str], defaults: set[str]) -> str | None:
         """Why it is wrong that an image has no `current`; None where it has, or need not have."""
-        mine = [image for image in self.images if image.name == name]
+        mine = [image for image in self._found if image.name == name]
         tags = {tag for image in mine for tag in image.tags}
         if CURRENT in tags:
             return None
@@ -142,26 +159,28 @@ class StoreSource:
         quick: by the directories' time stamps only, which the file system's
         clock may tick too slowly for.
         """
+        edited = self._signers.poll()
         stamps = self._stamp()
-        if quick and stamps == self._stamps:
+        if quick and stamps == self._stamps and not edited:
             return False
         self._stamps = stamps
         seen = self._fingerprint()
-        if seen == self._seen:
+        if seen == self._seen and not edited:
             self._vanished = ""
             return False
-        if not seen and not self.images:
+        if not seen and not self._found:
             self._seen, self._looked = seen, True  # it was empty before, too
             return False
         images = tuple(self._store.images())
-        if not images and self.images:
+        if not images and self._found:
             if not self._vanished:
                 self._vanished = f"the store {self.path} holds no image any more"
                 _log.error("%s; what was there before stays on offer", self._vanished)
             return False
         self._vanished = ""
         self._seen = seen
-        before, self.images = self.images, images
+        before, self._found = self._found, images
+        self.images = self._signers.choose(images)
         if self._looked:
             self._tell_news(list_news(before, images))
         self._looked = True
@@ -195,10 +214,10 @@ class StoreSource:
     def _stamp(self) -> tuple[object, ...]:
         if not self._stamps:
             return tuple(map(Stamp.of, self._list_watched(self._names())))
-        if self._watched[0] is not self.images:
-            names = sorted({image.name for image in self.images})
+        if self._watched[0] is not self._found:
+            names = sorted({image.name for image in self._found})
             folders = [self.path / "images" / name for name in names]
-            self._watched = (self.images, self._list_watched(folders))
+            self._watched = (self._found, self._list_watched(folders))
         return tuple(map(Stamp.of, self._watched[1]))
 
     def _list_watched(self, folders: list[Path]) -> list[Path]:
@@ -209,7 +228,10 @@ class StoreSource:
 
     def _fingerprint(self) -> tuple[object, ...]:
         """Every digest and where every tag leads."""
-        found: list[object] = list(_list_digests(self.path))
+        digests = _list_digests(self.path)
+        found: list[object] = list(digests)
+        folders = [self.path / "images" / name / digest for name, digest in digests]
+        found += self._signers.list_stamps(folders)
         for name in self._names():
             try:
                 tags = sorted(os.listdir(name / "tags"))

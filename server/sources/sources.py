@@ -155,6 +155,8 @@ class Sources:
             found.append(Trouble("secret", self.secrets.problem))
         if not store.images and not self._site.extras:
             words = f"the store {store.path} holds no image: build or import one"
+            if store.refused:
+                words = f"no image of the store {store.path} may be served: sign one that may be"
             found.append(Trouble("store", words, stops=True))
         if self.audience.unlisted == "refuse" and not self.audience.inventory.machines:
             words = "unlisted: refuse, and the inventory lists no machine: none can boot"
@@ -247,7 +249,7 @@ class Sources:
         self.audience.unlisted = config.unlisted
         site = self._site
         made = make_site(config, site.images, site.ltsconf, site.secrets, extras)
-        self._site = dataclasses.replace(made, servers=site.servers)
+        self._site = dataclasses.replace(made, servers=site.servers, refused=site.refused)
         for action in self._adopted:
             action(config)
         return True
@@ -256,6 +258,7 @@ class Sources:
         self._site = dataclasses.replace(
             self._site,
             images=self.store.images,
+            refused=self.store.refused,
             ltsconf=self.ltsconf.current,
             secrets=self.secrets.current,
         )

@@ -37,8 +37,8 @@ HOUSE = Path(__file__).parents[3]
 NAMES = [stage.NAME for stage in STAGES]
 RUNNER = {"imagebuild/container.py", "imagebuild/recipe/packing.py"}
 """What runs the stages in a container, where `bootfarm build` has pipeline.py."""
-STORE = {f"imagebuild/store/{name}.py" for name in ("disk", "images", "moves")}
-"""What publishes an image in the container, and makes no difference to it."""
+PUBLISHER = {f"imagebuild/store/{name}.py" for name in ("disk", "images", "moves", "signatures")}
+"""What puts the image into a store there, after the last stage."""
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=NAMES)
@@ -55,7 +55,7 @@ def test_the_dockerfile_copies_the_code_of_a_stage_and_no_other(stage: Stage) ->
         if name.startswith("imagebuild/") and not name.startswith("imagebuild/rootfs/")
     }
     so_far = STAGES[: NAMES.index(stage.NAME) + 1]
-    beside = RUNNER | (STORE if stage.NAME == "final" else set())
+    beside = RUNNER | (PUBLISHER if stage.NAME == "final" else set())
     assert have == {name for one in so_far for name in one.CODE} | beside
 
 
@@ -147,7 +147,7 @@ def test_docker_build_reruns_what_bootfarm_build_reruns(copy: Copy) -> None:
         stale = [any(name in copied[stage] for stage in NAMES[: n + 1]) for n in range(len(NAMES))]
         in_docker = [stage for stage, again in zip(NAMES, stale, strict=True) if again]
         here = copy.rerun(name)
-        if name in RUNNER | STORE:
+        if name in RUNNER | PUBLISHER:
             assert here == [], name
         else:
             assert here == in_docker, name

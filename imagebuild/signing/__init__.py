@@ -1,0 +1,1 @@
+"""Keys for images, and what is signed with them."""
