@@ -10,13 +10,15 @@ from server.farm.config import Config, Menu
 from server.farm.extras import NO_EXTRAS, Extras
 from server.farm.inventory import inventory_line, not_listed
 from server.ltsconf import Conf, NodeId
+from server.rollout.overlay import NO_OVERLAY, Overlay
 
 
 @dataclass(frozen=True)
 class Site:
     """All that plans are made of, as it stands at one moment; replaced as a whole.
 
-    unlisted: what machines outside the inventory get: boot, menu or refuse.
+    unlisted: what machines outside the inventory get: boot, menu or refuse. overlay: the images
+    that a rollout gives to machines in place of lts.conf's.
     """
 
     images: tuple[Image, ...]
@@ -30,6 +32,7 @@ class Site:
     facts: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extras: Extras = NO_EXTRAS
+    overlay: Overlay = NO_OVERLAY
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""
@@ -47,8 +50,10 @@ def make_site(
     ltsconf: Conf,
     secrets: Mapping[str, Any],
     extras: Extras = NO_EXTRAS,
+    overlay: Overlay = NO_OVERLAY,
 ) -> Site:
-    """The Site of what farm.yaml says, with these images, text, secrets and extras."""
+    """The Site of what farm.yaml says, with these images, text, secrets, extras and
+    overlay."""
     return Site(
         images=images,
         ltsconf=ltsconf,
@@ -61,6 +66,7 @@ def make_site(
         facts=config.facts,
         secrets=secrets,
         extras=extras,
+        overlay=overlay,
     )
 
 

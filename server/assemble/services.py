@@ -9,6 +9,7 @@ from typing import TypeVar
 from server.boot.catalog import SiteCatalog
 from server.boot.loaders import make_find_loaders
 from server.boot.tree import BootTree
+from server.conduct.conductor import Conductor
 from server.errors import ServerError
 from server.events import Emit
 from server.farm.config import Config, refuse_grub_beside_another
@@ -64,7 +65,7 @@ L = TypeVar("L", TftpLimits, NbdLimits)
 class ServiceMaker:
     """Makes each service from the parts that the service asks.
 
-    pool: the worker processes, or None.
+    pool: the worker processes, or None. conductor: of rollouts, or None.
     """
 
     config: Config
@@ -85,6 +86,7 @@ class ServiceMaker:
     health: Health
     door: Door
     pool: WorkerPool | None
+    conductor: Conductor | None = None
 
     def is_seen(self, client_ip: str) -> bool:
         """Whether there is a timeline of the machine at an address."""
@@ -282,6 +284,7 @@ class ServiceMaker:
             allow=lambda client: beacons.allow(client, self.loop.time()),
             whole_tree=self.config.boot_tree is not None,
             join=self._make_join(),
+            conductor=self.conductor,
         )
 
     def _make_join(self) -> Callable[[Request], Response]:

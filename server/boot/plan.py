@@ -47,7 +47,7 @@ class BootPlan:
     NBD export's name, bound to the digest. cmdline: kernel arguments in order,
     BOOTIF aside (only the loader knows the card that it booted from); each is one
     argument as the kernel understands it, blanks included. values: the node's
-    resolved lts.conf; flat: the text of it.
+    resolved lts.conf; flat: the text of it. rollout: what a rollout has to do with it, or "".
     """
 
     node: NodeId
@@ -57,6 +57,7 @@ class BootPlan:
     cmdline: tuple[str, ...]
     values: Mapping[str, str]
     flat: str
+    rollout: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,14 @@ Decision = BootPlan | Held | Unplanned
 class Settled:
     """The lts.conf that counts for one node, and the image that the node boots.
 
-    reference: how lts.conf asked for the image, in full words, as `amd64:current`.
+    reference: how lts.conf asked for the image, in full words, as `amd64:current`. rollout:
+    why that is another image now, or why a rollout leaves the node alone; else "".
     """
 
     conf: LtsConf
     image: Image
     reference: str
+    rollout: str = ""
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -133,6 +136,7 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
         cmdline=cmdline,
         values=values,
         flat=render_flat(values),
+        rollout=settled.rollout,
     )
 
 

@@ -16,9 +16,10 @@ import click
 
 from imagebuild.store.images import Image, Store
 from imagebuild.store.manifest import Manifest, parse_manifest
+from imagebuild.wholefile import read_whole
 from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.boot.plan import PlanError, choose_image, drop_image
-from server.boot.settlement import describe_image, settle
+from server.boot.settlement import describe_image, lay_over, settle
 from server.errors import ServerError
 from server.farm.config import Config, load_config
 from server.farm.inventory import Inventory, load_inventory
@@ -27,8 +28,12 @@ from server.ltsconf.errors import LtsConfError
 from server.ltsconf.reading import Given, Text, fetch_nodes, parse_facts
 from server.ltsconf.redact import MASK, list_values, redact
 from server.ltsconf.template import read_secrets
+from server.rollout.overlay import NO_OVERLAY, Overlay, make_overlay
+from server.rollout.state import unpack
 from server.site import Site
 
+LARGEST_STATE = 64 << 20
+"""Bytes of a rollout's state that are read."""
 SHORTEST = 4
 """Characters of a secret that is masked within a longer text."""
 
@@ -51,7 +56,8 @@ class Scene:
     """What is known beside the text: facts, secrets, images, machines.
 
     certificates: whether machines may join without a token; None where nobody says.
-    images, default_image: what the server would choose from. missing: what farm.yaml
+    images, default_image: what the server would choose from. overlay: the images that a rollout
+    gives to machines. missing: what farm.yaml
     names and this machine has not, a line each.
     """
 
@@ -67,6 +73,7 @@ class Scene:
     certificates: bool | None = None
     missing: tuple[str, ...] = ()
     show_secrets: bool = False
+    overlay: Overlay = NO_OVERLAY
 
     def mask(self, text: str) -> str:
         """The text without the secrets that stand in it, unless they were asked for."""
@@ -146,6 +153,7 @@ class Scene:
                     self.default_image,
                     facts=self.given.farm,
                     secrets=self.given.secrets,
+                    overlay=self.overlay,
                 )
                 return settle(site, node, self.find_known(node)).conf
             whole = replace(self.given, node=self.find_known(node))
@@ -164,9 +172,19 @@ class Scene:
         try:
             wanted = conf.resolve(node).get("IMAGE", "")
             image, _ = choose_image(wanted, self.images, self.default_image)
+            image, _ = lay_over(self.images, self.overlay, node, wanted, image)
         except PlanError:
             return {}, ""
         return drop_image(image.manifest.lts_defaults), f"{image.name}@{image.digest[:12]}"
+
+    def explain_rollout(self, conf: LtsConf, node: NodeId) -> str:
+        """What a rollout has to do with the image of a node, or ""."""
+        wanted = conf.resolve(node).get("IMAGE", "")
+        try:
+            image, _ = choose_image(wanted, self.images, self.default_image)
+        except PlanError:
+            return ""
+        return lay_over(self.images, self.overlay, node, wanted, image)[1]
 
 
 def gather(options: Options) -> Scene:
@@ -227,7 +245,21 @@ def _read_config(path: Path, scene: Scene, options: Options) -> tuple[Scene, lis
             images = tuple(Store(config.store).images())
         else:
             missing.append(f"{path}: store: {config.store} is not here")
-    return scene.of_farm(config, images, secrets), missing
+    overlay = _read_overlay(config) if config.rollout.enabled else NO_OVERLAY
+    return replace(scene.of_farm(config, images, secrets), overlay=overlay), missing
+
+
+def _read_overlay(config: Config) -> Overlay:
+    """What the server's rollout gives to machines, as it was written down last."""
+    file = config.state / "rollout.json" if config.state is not None else None
+    if file is None or not file.is_file():
+        return NO_OVERLAY
+    try:
+        return make_overlay(unpack(read_whole(file, LARGEST_STATE), str(file)))
+    except OSError as error:
+        raise ServerError(
+            f"{file}: {error.strerror}", hint="run it as the server's user, or leave --config out"
+        ) from None
 
 
 def _find_image(options: Options, scene: Scene) -> tuple[Manifest | None, str]:

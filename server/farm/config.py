@@ -31,6 +31,7 @@ from server.farm.inventory import (
 )
 from server.farm.join import Join, read_join
 from server.farm.logs import Logs, read_logs
+from server.farm.rollout import Rollouts, read_rollout
 from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
 from server.yamlfile import (
     Faults,
@@ -94,7 +95,8 @@ class Config:
     served over NBD besides the images. boot_tree: a folder that comes before the images' boot
     tree. dns: the zone that is answered for (None: no DNS).
     configmap: whose lts.conf this is; a refused one is told by an Event on it.
-    join: certificates for machines that join the cluster, docs/join.md.
+    join: certificates for machines that join the cluster, docs/join.md. rollout:
+    docs/rollouts.md.
     logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
     that the page and the API are asked by, in lower case.
     record_boot: a directory for recordings of real boots.
@@ -135,6 +137,7 @@ class Config:
     dns: DnsZone | None = None
     configmap: str | None = None
     join: Join = field(default_factory=Join)
+    rollout: Rollouts = field(default_factory=Rollouts)
     logs: Logs = field(default_factory=Logs)
     token_file: Path | None = None
     record_boot: Path | None = None
@@ -222,6 +225,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         dns=read_dns(top.section("dns")),
         logs=read_logs(top.section("logs")),
         join=read_join(top.section("join"), base),
+        rollout=read_rollout(top.section("rollout"), base),
         token_file=top.path_("token_file", base),
         record_boot=top.path_("record_boot", base),
         source=top.where,

@@ -135,6 +135,7 @@ def render_nodes(
     now: float,
     *,
     can_leave: bool = False,
+    rollout: Mapping[str, Any] | None = None,
 ) -> Response:
     """The list. `?page=N` from 1 on; filters: see read_filter; `?sort=`, `?view=dense`."""
     wanted = read_filter(query)
@@ -170,6 +171,7 @@ def render_nodes(
     images = [(overview.shelf.find(key), count) for key, count in counts.images.items()]
     return render(
         "nodes.html.j2",
+        rollout=rollout,
         list=listed,
         link=link,
         wanted=wanted.wanted,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.conduct.conductor import Conductor
 from server.content import Content
 from server.events import Emit
 from server.machines.identity import Identifier
@@ -31,7 +32,7 @@ class Web:
     metrics: Metrics.render, None where nothing is counted.
     hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
     have a page or an answer of the API now (a rate limit). hosts: which names are ours.
-    join: the answer to `POST /join`.
+    join: the answer to `POST /join`. conductor: of rollouts, None where there are none.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -56,3 +57,4 @@ class Web:
     printer: Printer | None = None
     given: GivenValues | None = None
     join: Callable[[Request], Response] = answer_off
+    conductor: Conductor | None = None
