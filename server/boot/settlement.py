@@ -124,7 +124,7 @@ def lay_over(
     pin = overlay.find(node.mac)
     if pin is None:
         return image, ""
-    if (words := explain_pinned(wanted, image.name, pin.image)) is not None:
+    if (words := explain_pinned(wanted, image, pin.image)) is not None:
         return image, words
     pinned = (pin.image, pin.digest)
     found = next((one for one in images if (one.name, one.digest) == pinned), None)
@@ -133,13 +133,15 @@ def lay_over(
     return found, pin.words
 
 
-def explain_pinned(wanted: str, name: str, target: str) -> str | None:
+def explain_pinned(wanted: str, image: Image, target: str) -> str | None:
     """Why a rollout of the image `target` leaves a node alone: lts.conf says another one, or one
-    build of it. None where it does not. name: of the image that lts.conf leads to."""
+    build of it. None where it does not. wanted: lts.conf's IMAGE, which is not quoted: a template
+    may have made it of secrets. image: what it leads to."""
     if "@" in wanted:
-        return f"lts.conf pins IMAGE to {wanted[:80]}: the rollout leaves it alone"
-    if name != target:
-        return f"lts.conf gives it {name}: the rollout of {target} leaves it alone"
+        words = f"lts.conf pins IMAGE to {image.name}@{image.digest[:12]}"
+        return f"{words}: the rollout leaves it alone"
+    if image.name != target:
+        return f"lts.conf gives it {image.name}: the rollout of {target} leaves it alone"
     return None
 
 

@@ -341,7 +341,7 @@ def sort_pods(
     for pod in pods:
         metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
         owners = metadata.get("ownerReferences") or ()
-        controller = next((one for one in owners if one.get("controller")), {})
+        controller: dict[str, Any] = next((one for one in owners if one.get("controller")), {})
         if controller.get("kind") == "DaemonSet":
             containers = status.get("containerStatuses") or ()
             restarts = sum(int(one.get("restartCount") or 0) for one in containers)

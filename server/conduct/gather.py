@@ -182,9 +182,9 @@ def _explain(site: Site, identity: Identity, name: str | None, target: str) -> s
     try:
         settled = settle(site, identity.node_id, identity.known, name)
         wanted = settled.conf.resolve(identity.node_id).get("IMAGE", "")
-    except ServerError as error:
-        return f"it has no plan: {error.message}"
-    return explain_pinned(wanted, settled.image.name, target) or ""
+    except ServerError:
+        return "it has no plan: its page says why"  # masked there, and not here
+    return explain_pinned(wanted, settled.image, target) or ""
 
 
 def _describe(node: Node | None, readers: Mapping[str, set[str]] | None) -> Seen:

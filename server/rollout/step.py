@@ -90,7 +90,8 @@ def step(rollout: Rollout, seen: Observations, now: float) -> tuple[Rollout, lis
     """
     if rollout.is_over:
         return rollout, []
-    before, actions = rollout, []
+    before = rollout
+    actions: list[Action] = []
     turn = Turn(rollout, seen, now)
     if rollout.state in (PAUSED, ON_HOLD, RETURNING, FINISHING):
         rollout = _change_all(rollout, lambda one: _stop(one, turn))
@@ -101,10 +102,9 @@ def step(rollout: Rollout, seen: Observations, now: float) -> tuple[Rollout, lis
     rollout = _judge_failures(rollout, Turn(rollout, seen, now))
     if rollout.state == RUNNING:
         rollout = _next_wave(rollout, now)
-    rollout, more = _take(rollout, seen, now)
-    actions += more
-    rollout, more = _finish(rollout, seen, now)
-    actions += more
+    rollout, taken = _take(rollout, seen, now)
+    rollout, last = _finish(rollout, seen, now)
+    actions += [*taken, *last]
     if rollout != before:
         rollout = replace(rollout, revision=before.revision + 1)
     return rollout, actions

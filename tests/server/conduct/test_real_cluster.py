@@ -285,7 +285,7 @@ class Players:
             name = machine.hostname
             assert name is not None
             order = (self.real.read_node(name)["metadata"].get("annotations") or {}).get(REBOOT, "")
-            if order != self.obeyed[name]:
+            if order and order != self.obeyed[name]:
                 self.obeyed[name] = order
                 self.farm.boot(machine)
                 self.real.set_node(name, f"boot-{order}")

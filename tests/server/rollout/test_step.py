@@ -21,6 +21,7 @@ from server.rollout.state import (
     RUNNING,
     UNDONE,
     WAITING,
+    Machine,
     Rollout,
 )
 from server.rollout.state import LOST as LOST_PHASE
@@ -47,7 +48,7 @@ def phases(rollout: Rollout) -> dict[str, str]:
     return {one.name: one.phase for one in rollout.machines.values()}
 
 
-def machine(rollout: Rollout, name: str):  # type: ignore[no-untyped-def]
+def machine(rollout: Rollout, name: str) -> Machine:
     return next(one for one in rollout.machines.values() if one.name == name)
 
 
@@ -385,11 +386,11 @@ def test_whatever_goes_wrong(
     for _ in range(4):
         rollout = world.turn(rollout)
     assert (world.tag == NEW) == (rollout.state == DONE)
-    for one in rollout.machines.values():
-        played = world.machines[one.key]
-        if one.phase in (PROVEN, BACK, LEFT, WAITING):
-            assert played.cordoned == played.foreign, one
-        if one.phase == BACK and one.tried:
+    for ended in rollout.machines.values():
+        played = world.machines[ended.key]
+        if ended.phase in (PROVEN, BACK, LEFT, WAITING):
+            assert played.cordoned == played.foreign, ended
+        if ended.phase == BACK and ended.tried:
             assert played.digest == OLD
-        if one.phase == PROVEN and rollout.state != UNDONE:
+        if ended.phase == PROVEN and rollout.state != UNDONE:
             assert played.digest == NEW
