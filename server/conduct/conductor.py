@@ -69,6 +69,7 @@ class Conductor:
         self._background = background or shared_background()
         self._view: tuple[float, View] | None = None
         self._moving: Job[Image] | None = None
+        self._tag_problem = ""
 
     def load(self) -> None:
         """Go on with what was written down. StateError: it cannot be read."""
@@ -82,11 +83,13 @@ class Conductor:
             ) from None
         self._take(unpack(text, str(self._file)))
 
-    def adopt(self, text: str) -> None:
-        """Take a state that another server wrote, if it is newer. Raises StateError."""
+    def adopt(self, text: str, *, is_leaders: bool = False) -> None:
+        """Take a state that another server wrote, if it is newer, or if that one leads now.
+        Raises StateError."""
         found = unpack(text, "the rollout in the cluster")
         mine = self.rollout
-        if mine is None or (found.started, found.revision) > (mine.started, mine.revision):
+        is_newer = mine is None or (found.started, found.revision) > (mine.started, mine.revision)
+        if is_newer or (is_leaders and found != mine):
             self._keep(found)
 
     def step(self, view: View | None) -> list[Action]:
@@ -94,6 +97,7 @@ class Conductor:
         if view is not None:
             self._view = (self._clock(), view)
         if self.rollout is None or self.rollout.is_over:
+            self._tag_problem = ""
             return []
         now = self._clock()
         seen = self._gatherer.look(self.rollout, view, now)
@@ -108,8 +112,16 @@ class Conductor:
 
     def turn(self) -> None:
         """One step without a cluster; for the loop, every second."""
-        if not self.has_cluster:
+        if self.has_cluster:
+            return
+        try:
             self.step(None)
+        except ServerError as error:
+            if self.problem != error.one_line():
+                _log.error("rollout: %s", error.one_line())
+            self.problem = error.one_line()
+        else:
+            self.problem = self._tag_problem
 
     def list_looked_at(self) -> frozenset[str]:
         """Names of Nodes whose pods have to be looked at now."""
@@ -176,7 +188,7 @@ class Conductor:
             "enabled": True,
             "leads": self.leads,
             "leader": self.leader,
-            "problem": self.problem,
+            "problem": self.problem or self._tag_problem,
             "rollout": describe(self.rollout) if self.rollout is not None else None,
         }
 
@@ -244,8 +256,12 @@ class Conductor:
                 return
             outcome = self._moving.outcome
             if isinstance(outcome, Exception):
-                self.problem = f"tag {action.tag} cannot be moved: {outcome}"
-                _log.error("%s", self.problem)
+                words = f"tag {action.tag} cannot be moved: {outcome}"
+                if words != self._tag_problem:
+                    _log.error("%s", words)
+                self._tag_problem = words
+            else:
+                self._tag_problem = ""
         store = Store(self._store)
         self._moving = self._background.submit(
             lambda: store.tag(action.name, action.digest, action.tag)

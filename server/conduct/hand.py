@@ -15,7 +15,9 @@ from server.rollout.state import pack
 PAUSE: Final = 3.0
 """Seconds between two looks at the cluster."""
 IDLE: Final = 10.0
-"""The same, while there is no rollout: the lease is renewed, and Nodes are listed."""
+"""The same, while there is no rollout: the lease is renewed."""
+IDLE_LOOK: Final = 30.0
+"""Between two lists of all Nodes, while there is no rollout: one may begin by them at any time."""
 MARGIN: Final = 10.0
 """Seconds of the lease that are left when nothing more is begun."""
 _log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Hand:
         self._clock = clock
         self._version: str | None = None
         self._written = ""
+        self._led_at = self._looked_at = float("-inf")
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -59,12 +62,13 @@ class Hand:
         """
         led_at = self._clock()
         leads = self._cluster.lead()
+        self._led_at = led_at
         self._in_loop(lambda: self._note_leader(leads))
         if not leads:
             text, _ = self._cluster.read_state()
             self._version = None
             if text:
-                self._in_loop(lambda: self._conductor.adopt(text))
+                self._in_loop(lambda: self._conductor.adopt(text, is_leaders=True))
             return self._is_under_way()
         if self._version is None:
             # Whoever led before may have come further than the file of this server knows.
@@ -72,6 +76,9 @@ class Hand:
             if text:
                 self._in_loop(lambda: self._conductor.adopt(text))
             self._version, self._written = version, text
+        if not self._is_under_way() and led_at - self._looked_at < IDLE_LOOK:
+            return False
+        self._looked_at = led_at
         view = self._cluster.look(self._in_loop(self._conductor.list_looked_at))
         text, actions = self._in_loop(lambda: self._step(view))
         if text and text != self._written:
@@ -124,8 +131,19 @@ class Hand:
             if problem and problem != said:
                 _log.warning("rollout: %s", problem)
             said = problem
-            self._in_loop(lambda problem=problem: self._note_problem(problem))
+            self._tell(problem)
             self._ending.wait(pause)
 
-    def _note_problem(self, problem: str) -> None:
-        self._conductor.problem = problem
+    def _tell(self, problem: str) -> None:
+        """Show what is the matter; who cannot renew its lease for long leads no more."""
+        is_cut_off = bool(problem) and self._clock() - self._led_at > LEASE_SECONDS
+
+        def note() -> None:
+            self._conductor.problem = problem
+            if is_cut_off:
+                self._conductor.leads = False
+
+        try:
+            self._in_loop(note)
+        except ServerError as error:
+            _log.debug("rollout: %s", error.message)

@@ -167,17 +167,19 @@ def _take(rollout: Rollout, seen: Observations, now: float) -> tuple[Rollout, li
     goal = TARGET if rollout.state == RUNNING else LAST
     actions: list[Action] = []
     waits = ""
+    room = _measure(rollout, seen, goal)
     for key in list(_order(rollout, goal)):
         machine = rollout.machines[key]
         turn = Turn(rollout, seen, now)
         if goal == TARGET and (words := _find_obstacle(machine, turn)):
             rollout = rollout.with_machine(leave(machine, turn, words))
             continue
-        if words := _find_wait(machine, turn):
+        if words := _find_wait(machine, turn, room):
             waits = waits or words
             continue
         found, more = begin(machine, turn)
         rollout = rollout.with_machine(found)
+        room = _measure(rollout, seen, goal)
         actions += more
     return (replace(rollout, waits=waits) if rollout.waits != waits else rollout), actions
 
@@ -210,7 +212,26 @@ def _find_obstacle(machine: Machine, turn: Turn) -> str:
     return ""
 
 
-def _find_wait(machine: Machine, turn: Turn) -> str:
+@dataclass(frozen=True)
+class _Room:
+    """Who is away, and how many may be; measured once for all machines that wait."""
+
+    busy: tuple[Machine, ...]
+    away: frozenset[str]
+    most: int
+    has_workers: bool
+
+
+def _measure(rollout: Rollout, seen: Observations, goal: str) -> _Room:
+    return _Room(
+        tuple(one for one in rollout.machines.values() if one.phase in BUSY),
+        frozenset(list_away(rollout, seen)),
+        count_of(rollout.spec.max_unavailable, seen.cluster_size or len(rollout.machines)),
+        _has_waiting_workers(rollout, goal),
+    )
+
+
+def _find_wait(machine: Machine, turn: Turn, room: _Room) -> str:
     """Why a machine is not begun with now, or ""."""
     rollout, seen = turn.rollout, turn.seen
     if rollout.state == RUNNING and not rollout.spec.is_open(turn.now):
@@ -222,18 +243,15 @@ def _find_wait(machine: Machine, turn: Turn) -> str:
         return ""  # it runs it: nothing is taken away
     if seen.has_cluster and (one.node is None or not one.node.is_ready):
         return f"{machine.name} is not Ready"
-    busy = [other for other in rollout.machines.values() if other.phase in BUSY]
-    if machine.is_control_plane and busy:
+    if machine.is_control_plane and room.busy:
         return f"{machine.name} is a control plane: it comes alone"
-    if alone := next((other.name for other in busy if other.is_control_plane), ""):
+    if alone := next((other.name for other in room.busy if other.is_control_plane), ""):
         return f"{alone} is a control plane: it comes alone"
-    if machine.is_control_plane and _has_waiting_workers(rollout, machine.goal):
+    if machine.is_control_plane and room.has_workers:
         return f"{machine.name} is a control plane: it comes last"
-    away = list_away(rollout, seen)
-    most = count_of(rollout.spec.max_unavailable, seen.cluster_size or len(rollout.machines))
-    if len(away) >= most:
-        shown = ", ".join(sort_names(away)[:5])
-        return f"{len(away)} of at most {most} are away: {shown}"
+    if len(room.away) >= room.most:
+        shown = ", ".join(sort_names(room.away)[:5])
+        return f"{len(room.away)} of at most {room.most} are away: {shown}"
     return ""
 
 

@@ -284,11 +284,10 @@ def render_status(found: Mapping[str, Any]) -> str:
     if not one:
         lines.append("there was no rollout yet")
     else:
-        counts = one.get("counts")
+        found_counts = one.get("counts")
+        counts: dict[str, Any] = found_counts if isinstance(found_counts, dict) else {}
         counted = [
-            f"{number:.0f} {phase}"
-            for phase in (counts if isinstance(counts, dict) else {})
-            if (number := number_of(counts, phase))
+            f"{number:.0f} {phase}" for phase in counts if (number := number_of(counts, phase))
         ]
         lines.append(
             f"{text_of(one, 'reference')} {text_of(one, 'digest')[:12]}: {text_of(one, 'state')},"

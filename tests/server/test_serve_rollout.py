@@ -59,8 +59,8 @@ def test_a_machine_gets_the_image_also_after_the_server_was_killed(tmp_path: Pat
         told = json.loads(fetch(server, "/api/rollout"))["rollout"]
         assert [one["phase"] for one in told["machines"]] == ["rebooting"]
         # What another process says, which knows the files only.
-        words = ("explain", str(tmp_path / "lts.conf"), "--config", str(tmp_path / "farm.yaml"))
-        done = CliRunner().invoke(main, ["lts", *words, "--mac", MAC])
+        line = ("explain", str(tmp_path / "lts.conf"), "--config", str(tmp_path / "farm.yaml"))
+        done = CliRunner().invoke(main, ["lts", *line, "--mac", MAC])
         assert f"rollout: amd64@{target[:12]}, by the rollout" in done.output
     finally:
         if server.process is not None:

@@ -189,9 +189,8 @@ def test_of_two_states_the_one_that_is_further_counts(farm: SmallFarm) -> None:
     mine = farm.conductor.rollout
     farm.conductor.adopt(pack(first))
     assert farm.conductor.rollout is mine
-    other = SmallFarm.__new__(SmallFarm)
-    other.__dict__.update(farm.__dict__)
-    farm.conductor.rollout = first
+    farm.conductor.adopt(pack(first), is_leaders=True)
+    assert farm.conductor.rollout == first
     assert mine is not None
     farm.conductor.adopt(pack(mine))
     assert farm.conductor.rollout == mine
@@ -214,3 +213,17 @@ def test_a_tag_that_cannot_be_moved_is_told_and_tried_again(
     farm.turn(3)
     assert farm.conductor.rollout is not None
     assert farm.conductor.rollout.state == DONE
+    assert farm.conductor.problem == ""
+
+
+def test_a_state_that_cannot_be_written_stops_it_until_it_can(farm: SmallFarm) -> None:
+    farm.conductor.start(CANDIDATE)
+    aside = farm.state.rename(farm.state.with_name("aside"))
+    farm.turn(2)
+    assert "cannot be written" in farm.conductor.problem
+    assert farm.phases() == [WAITING, WAITING, WAITING]
+    assert not farm.overlay.pins
+    aside.rename(farm.state)
+    farm.turn()
+    assert farm.phases() == [REBOOTING, WAITING, WAITING]
+    assert farm.conductor.problem == ""

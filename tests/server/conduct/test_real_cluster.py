@@ -17,6 +17,7 @@ import yaml
 
 from rack.apiclient import API_PORT
 from rack.controlplane import ControlPlane, apiserver_argv, etcd_argv, render_kubeadm_config
+from rack.errors import RackError
 from rack.kubernetes.source import build
 from rack.namespace import Namespace
 from rack.network import API_IP, set_up_network
@@ -27,8 +28,10 @@ from server.kubernetes.kubeconfig import KubeconfigApi, open_kubeconfig
 from server.rollout.actions import Cordon, Drain, Tell, Uncordon
 from server.rollout.state import BACK, DONE, HELD, ON_HOLD
 from tests.server.conduct.small import SmallFarm
+from tests.server.farm import GOOD, publish
 from tests.server.join.account import K8S, make_kubeconfig
 from tests.server.join.test_real_cluster import Reviewer
+from tests.server.test_serve import BOOTFARM
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 MERGE = "application/merge-patch+json"
@@ -297,7 +300,7 @@ class Players:
             if rollout.state in states:
                 return rollout.state
             self.turn()
-        raise AssertionError(f"still {rollout.state}: {rollout.waits} {self.farm.phases()}")
+        raise AssertionError(f"it does not end: {self.farm.conductor.rollout}")
 
     def close(self) -> None:
         for machine in self.farm.machines:
@@ -364,6 +367,51 @@ def test_a_bad_image_comes_back_by_itself(players: Players) -> None:
     assert rollout.reason.startswith("node-1: ")
     written = real.ask("GET", f"/api/v1/namespaces/bootfarm/configmaps/{NAME}")
     assert json.loads(written["data"]["rollout.json"])["state"] == ON_HOLD
+
+
+def test_a_server_that_runs(real: Real, tmp_path: Path) -> None:
+    """Its thread takes the lease and makes the steps: a whole process, beside the API server."""
+    real.add_node("node-1")
+    publish(tmp_path / "store", kernel="1")
+    publish(tmp_path / "store", kernel="2", tags=["candidate"])
+    (tmp_path / "lts.conf").write_text(GOOD)
+    (tmp_path / "farm.yaml").write_text(
+        "inventory: [{mac: '52:54:00:00:00:01', hostname: node-1}]\n"
+        "services: [http]\nlisten: 127.0.0.1\nstore: store\nlts_conf: lts.conf\nstate: state\n"
+        f"rollout: {{enabled: true, kubeconfig: {real.account.account}, namespace: bootfarm}}\n"
+    )
+    argv = [*BOOTFARM, "--config", str(tmp_path / "farm.yaml"), "--http-port", "8080"]
+    server = real.namespace.start("serve", argv, tmp_path / "log")
+    url = "http://127.0.0.1:8080/api/rollout"
+
+    def ask(*words: str) -> dict[str, Any]:
+        try:
+            said = json.loads(real.namespace.run(["curl", "-sS", *words]))
+        except RackError:
+            return {}
+        assert isinstance(said, dict)
+        return said
+
+    try:
+        wait_for(lambda: ask(url).get("leads") is True, 60, "the lease", processes=(server,))
+        wanted = ("-X", "PUT", f"{url}?image=amd64:candidate&select=node-1")
+        wait_for(lambda: "rollout" in ask(*wanted), 60, "a look at Nodes", processes=(server,))
+        wait_for(
+            lambda: REBOOT in (real.read_node("node-1")["metadata"].get("annotations") or {}),
+            60,
+            "the order to reboot",
+            processes=(server,),
+        )
+        assert real.read_node("node-1")["spec"]["unschedulable"] is True
+        told = ask(url)
+        assert (told["problem"], told["rollout"]["counts"]["rebooting"]) == ("", 1)
+        written = real.ask("GET", f"/api/v1/namespaces/bootfarm/configmaps/{NAME}")
+        assert json.loads(written["data"]["rollout.json"])["id"] == told["rollout"]["id"]
+    finally:
+        server.stop()
+    real.ask("DELETE", "/api/v1/nodes/node-1")
+    real.ask("DELETE", f"/api/v1/namespaces/bootfarm/configmaps/{NAME}")
+    real.ask("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/bootfarm/leases/{NAME}")
 
 
 def test_a_node_that_does_not_obey_and_another_that_is_away(players: Players) -> None:
