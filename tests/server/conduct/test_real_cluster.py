@@ -6,6 +6,7 @@ node's agent and the controller of budgets would do, the tests do.
 
 import functools
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ from rack.process import wait_for
 from server.conduct.cluster import NAME, REBOOT, Cluster, ClusterError, ConflictError
 from server.conduct.hand import Hand
 from server.kubernetes.kubeconfig import KubeconfigApi, open_kubeconfig
-from server.rollout.actions import Cordon, Drain, Tell, Uncordon
+from server.rollout.actions import Cordon, Drain, Reboot, Tell, Uncordon
 from server.rollout.state import BACK, DONE, HELD, ON_HOLD
+from tests.node.apiserver import openssl
+from tests.node.conftest import ROOTFS
 from tests.server.conduct.small import SmallFarm
 from tests.server.farm import GOOD, publish
 from tests.server.join.account import K8S, make_kubeconfig
@@ -367,6 +370,46 @@ def test_a_bad_image_comes_back_by_itself(players: Players) -> None:
     assert rollout.reason.startswith("node-1: ")
     written = real.ask("GET", f"/api/v1/namespaces/bootfarm/configmaps/{NAME}")
     assert json.loads(written["data"]["rollout.json"])["state"] == ON_HOLD
+
+
+def test_the_nodes_agent_obeys_once_with_kubelets_own_certificate(
+    real: Real, tmp_path: Path
+) -> None:
+    """NodeRestriction lets it note what it obeyed, on its own Node."""
+    real.add_node("node-8")
+    pki, root = real.plane.kubeconfig.parent / "pki", tmp_path / "root"
+    key, csr, pem = (str(tmp_path / name) for name in ("key", "csr", "pem"))
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    subject = ("-subj", "/O=system:nodes/CN=system:node:node-8")
+    openssl("req", "-new", *curve, *subject, "-keyout", key, "-out", csr)
+    authority = ("-CA", str(pki / "ca.crt"), "-CAkey", str(pki / "ca.key"), "-CAcreateserial")
+    openssl("x509", "-req", "-in", csr, *authority, "-days", "1", "-out", pem)
+    files = {
+        "run/bootfarm/lts.conf": '# bootfarm lts.conf\nROLLOUT_AGENT="true"\n# end\n',
+        "etc/kubernetes/pki/ca.crt": (pki / "ca.crt").read_text(),
+        "etc/kubernetes/kubelet.conf": f"    server: https://{API_IP}:{API_PORT}\n",
+        "var/lib/kubelet/pki/kubelet-client-current.pem": "".join(
+            Path(name).read_text() for name in (pem, key)
+        ),
+        "stubs/systemctl": f'#!/bin/sh\necho "$*" >>{root}/said\n',
+        "stubs/sleep": "#!/bin/sh\nkill $PPID\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+        (root / name).chmod(0o755)
+    shutil.copytree(ROOTFS / "usr/lib/bootfarm", root / "usr/lib/bootfarm", symlinks=True)
+    real.cluster().do(Reboot("node-8", "r1-1"))
+    program = str(root / "usr/lib/bootfarm/obey-rollout")
+    path = f"PATH={root}/stubs:/usr/sbin:/usr/bin:/sbin:/bin"
+    said = real.namespace.run(["env", path, f"BOOTFARM_ROOT={root}", program])
+    assert "a rollout orders a reboot: r1-1" in said
+    notes = real.read_node("node-8")["metadata"]["annotations"]
+    assert notes == {REBOOT: "r1-1", "bootfarm.io/rebooted": "r1-1"}
+    with pytest.raises(RackError):  # it waits, and its sleep ends it
+        real.namespace.run(["env", path, f"BOOTFARM_ROOT={root}", program])
+    assert (root / "said").read_text() == "reboot\n"
+    real.ask("DELETE", "/api/v1/nodes/node-8")
 
 
 def test_a_server_that_runs(real: Real, tmp_path: Path) -> None:
