@@ -96,7 +96,7 @@ ROLLOUT: Final = (
     Query(
         "waves",
         "Machines that each wave has reached at its end, numbers or per cent; the last is 100%.",
-        {"type": "array", "items": {"type": "string", "pattern": r"^[1-9][0-9]*%?$"}},
+        {"type": "string", "pattern": r"^[1-9][0-9]*%?(,[1-9][0-9]*%?)*$"},
     ),
     Query(
         "max_unavailable",
