@@ -11,6 +11,7 @@ from server.simulate.cli import simulate_command
 from server.terminal import cli as terminal
 from server.terminal.events import events_command
 from server.terminal.notes import note_command
+from server.terminal.rollout import rollout
 
 COMMANDS: list[click.Command] = [
     serve_command,
@@ -23,4 +24,5 @@ COMMANDS: list[click.Command] = [
     events_command,
     events_command,
     note_command,
+    rollout,
 ]

@@ -12,6 +12,7 @@ from server.farm.extras import NO_EXTRAS, Extras
 from server.farm.inventory import inventory_line, not_listed
 from server.farm.peers import OtherServer
 from server.ltsconf import Conf, NodeId
+from server.rollout.overlay import NO_OVERLAY, Overlay
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Site:
     unlisted: what machines outside the inventory get: boot, menu or refuse. servers: the farm's
     other servers as they were last seen. refused: images of the store that may not be served,
     each with the reason in one line (`require_signed`).
+    overlay: the images that a rollout gives to machines in place of lts.conf's.
     """
 
     images: tuple[Image, ...]
@@ -36,6 +38,7 @@ class Site:
     extras: Extras = NO_EXTRAS
     servers: tuple[OtherServer, ...] = ()
     refused: tuple[tuple[Image, str], ...] = ()
+    overlay: Overlay = NO_OVERLAY
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""
@@ -53,8 +56,10 @@ def make_site(
     ltsconf: Conf,
     secrets: Mapping[str, Any],
     extras: Extras = NO_EXTRAS,
+    overlay: Overlay = NO_OVERLAY,
 ) -> Site:
-    """The Site of what farm.yaml says, with these images, text, secrets and extras."""
+    """The Site of what farm.yaml says, with these images, text, secrets, extras and
+    overlay."""
     return Site(
         images=images,
         ltsconf=ltsconf,
@@ -67,6 +72,7 @@ def make_site(
         facts=config.facts,
         secrets=secrets,
         extras=extras,
+        overlay=overlay,
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.conduct.conductor import Conductor
+from server.conduct.hand import Hand
 from server.health import Health
 from server.machines.names import Directory
 from server.metrics.metrics import Metrics
@@ -50,7 +52,9 @@ Duty = tuple[float, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Upkeep:
-    """The duties of one server. timelines: where they are kept, or None."""
+    """The duties of one server. timelines: where they are kept, or None. conductor, hand: of
+    rollouts, where there are any.
+    """
 
     sources: Sources
     door: Door
@@ -69,10 +73,14 @@ class Upkeep:
     names: Directory | None
     roots: Roots
     peers: Peers | None
+    conductor: Conductor | None = None
+    hand: Hand | None = None
 
     def begin(self) -> None:
         """Do once, before the first turn, what has to be done then."""
         self.look_at_roots()
+        if self.hand is not None:
+            self.hand.start()
         if self.names is not None:
             self.names.turn()
         if self.keeper is not None:
@@ -94,6 +102,8 @@ class Upkeep:
         yield ROOTS_SECONDS, self.look_at_roots
         if self.peers is not None:
             yield PEERS_SECONDS, self.peers.turn
+        if self.conductor is not None:
+            yield POLL_SECONDS, self.conductor.turn
         yield LEFT_OUT_SECONDS, self.door.tell_left_out
         yield CHANGES_SECONDS, self.changes.flush
         if self.keeper is not None:
@@ -102,6 +112,8 @@ class Upkeep:
 
     def end(self) -> None:
         """Do once, after the last turn, what has to be done then."""
+        if self.hand is not None:
+            self.hand.stop()
         if self.recorder is not None:
             self.recorder.close()
         self.save(None)
@@ -129,7 +141,10 @@ class Upkeep:
         """Write down which images nodes are attached to, where that has changed."""
         assert self.keeper is not None
         try:
-            self.keeper.note([digest for digest in self.running.attached() if digest])
+            read = {digest for digest in self.running.attached() if digest}
+            if self.conductor is not None:
+                read |= self.conductor.list_digests()
+            self.keeper.note(sorted(read))
         except OSError as error:
             words = f"which images nodes read cannot be written to {self.state}/in-use.d"
             self.health.fail("in-use", f"{words}: {error.strerror}")

@@ -135,6 +135,7 @@ def test_older_names_are_taken_and_not_told_of() -> None:
 def test_the_formats_are_the_same_in_all_commands_that_have_them() -> None:
     found = {path: option for name, path, option in list_options() if name == "--output"}
     wanted = ["nodes", "node", "events", "images list", "images show", "doctor"]
+    wanted += ["rollout status"]
     assert set(found) == {f"bootfarm {path}" for path in wanted}
     for path, option in found.items():
         assert isinstance(option.type, click.Choice)

@@ -16,10 +16,12 @@ from server.assemble.disk import (
     open_sources,
     open_state,
 )
+from server.assemble.rollouts import make_rollouts
 from server.assemble.services import ServiceMaker, fix_names, make_catalog, make_pool
 from server.boot.catalog import find_address, warm_up
 from server.boot.planner import Planner
 from server.boot.tree import BootTree
+from server.conduct.gather import Gatherer
 from server.diagnosis import FarmFacts, Finding, diagnose
 from server.events import Emit, Event
 from server.farm.config import Config
@@ -152,6 +154,21 @@ def make_parts(
     planner = make_catalog(sources).make_planner(sources.site, identifier, door.record)
     tree = BootTree(planner)
     _keep_warm(sources)
+    rollouts = make_rollouts(
+        config,
+        loop,
+        state,
+        sources,
+        lambda: Gatherer(
+            site=lambda: sources.current,
+            nodes=nodes,
+            identifier=identifier,
+            inventory=lambda: farm_source.current.inventory,
+            diagnose=farm.diagnose,
+            attached=functools.partial(_list_attached, running),
+        ),
+        changes,
+    )
     # The services.
     maker = ServiceMaker(
         config=config,
@@ -172,6 +189,7 @@ def make_parts(
         health=health,
         peers=peers,
         door=door,
+        conductor=rollouts.conductor if rollouts is not None else None,
         pool=make_pool(config, loop, sources, door.record),
     )
     running.pool = maker.pool
@@ -218,6 +236,8 @@ def make_parts(
         names=names,
         roots=roots,
         peers=peers,
+        conductor=rollouts.conductor if rollouts is not None else None,
+        hand=rollouts.hand if rollouts is not None else None,
     )
     return Parts(config, loop, sources, nodes, token, running, health, door, upkeep)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from server.boot.catalog import SiteCatalog
 from server.boot.loaders import make_find_loaders
 from server.boot.tree import BootTree
+from server.conduct.conductor import Conductor
 from server.errors import ServerError
 from server.events import Emit
 from server.farm.config import Config, refuse_grub_beside_another
@@ -65,7 +66,7 @@ L = TypeVar("L", TftpLimits, NbdLimits)
 class ServiceMaker:
     """Makes each service from the parts that the service asks.
 
-    pool: the worker processes, or None.
+    pool: the worker processes, or None. conductor: of rollouts, or None.
     """
 
     config: Config
@@ -87,6 +88,7 @@ class ServiceMaker:
     peers: Peers | None
     door: Door
     pool: WorkerPool | None
+    conductor: Conductor | None = None
 
     def is_seen(self, client_ip: str) -> bool:
         """Whether there is a timeline of the machine at an address."""
@@ -286,6 +288,7 @@ class ServiceMaker:
             join=self._make_join(),
             peers=self.peers.describe if self.peers is not None else list,
             index=self.peers.pack_index if self.peers is not None else None,
+            conductor=self.conductor,
         )
 
     def _make_join(self) -> Callable[[Request], Response]:

@@ -53,7 +53,8 @@ class BootPlan:
     BOOTIF aside (only the loader knows the card that it booted from); each is one
     argument as the kernel understands it, blanks included. values: the node's
     resolved lts.conf; flat: the text of it. servers: those that have the image, in the
-    order in which this node asks them; empty where farm.yaml names no others.
+    order in which this node asks them; empty where farm.yaml names no others. rollout:
+    what a rollout has to do with it, or "".
     """
 
     node: NodeId
@@ -64,6 +65,7 @@ class BootPlan:
     values: Mapping[str, str]
     flat: str
     servers: tuple[Server, ...] = ()
+    rollout: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ Decision = BootPlan | Held | Unplanned
 class Settled:
     """The lts.conf that counts for one node, and the image that the node boots.
 
-    reference: how lts.conf asked for the image, in full words, as `amd64:current`.
+    reference: how lts.conf asked for the image, in full words, as `amd64:current`. rollout:
+    why that is another image now, or why a rollout leaves the node alone; else "".
     """
 
     conf: LtsConf
     image: Image
     reference: str
+    rollout: str = ""
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -145,6 +149,7 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
         values=values,
         flat=render_flat(values),
         servers=servers,
+        rollout=settled.rollout,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from imagebuild.architecture import ARCHITECTURES
@@ -14,6 +14,7 @@ from server.errors import ServerError
 from server.ltsconf import LtsConf, LtsConfError, NodeId, make_facts
 from server.ltsconf.redact import redact
 from server.ltsconf.template import RenderingFailedError
+from server.rollout.overlay import Overlay
 from server.site import Site
 
 _NOTHING: Mapping[str, Any] = {}
@@ -106,6 +107,7 @@ def _settle(site: Site, node: NodeId, machine: Mapping[str, Any], name: str | No
     conf = _render(site, node, machine, default)
     wanted = conf.resolve(node).get("IMAGE", "")
     image, reference = choose_served(site, wanted, name, architecture)
+    image, rollout = lay_over(site.images, site.overlay, node, wanted, image)
     if image is not default and site.ltsconf.needs_rendering:
         conf = _render(site, node, machine, image)
         again = conf.resolve(node).get("IMAGE", "")
@@ -116,7 +118,36 @@ def _settle(site: Site, node: NodeId, machine: Mapping[str, Any], name: str | No
                 hint="IMAGE may depend on node, farm and secrets; on image only where all agree",
                 cause="template",
             )
-    return Settled(conf, image, reference)
+    return Settled(conf, image, reference, rollout)
+
+
+def lay_over(
+    images: Sequence[Image], overlay: Overlay, node: NodeId, wanted: str, image: Image
+) -> tuple[Image, str]:
+    """The image that a rollout gives to a node in place of `image`, and what there is to say of
+    it, or "". wanted: lts.conf's IMAGE."""
+    pin = overlay.find(node.mac)
+    if pin is None:
+        return image, ""
+    if (words := explain_pinned(wanted, image, pin.image)) is not None:
+        return image, words
+    pinned = (pin.image, pin.digest)
+    found = next((one for one in images if (one.name, one.digest) == pinned), None)
+    if found is None:
+        return image, f"the store has no {pin.words}: lts.conf's image is booted"
+    return found, pin.words
+
+
+def explain_pinned(wanted: str, image: Image, target: str) -> str | None:
+    """Why a rollout of the image `target` leaves a node alone: lts.conf says another one, or one
+    build of it. None where it does not. wanted: lts.conf's IMAGE, which is not quoted: a template
+    may have made it of secrets. image: what it leads to."""
+    if "@" in wanted:
+        words = f"lts.conf pins IMAGE to {image.name}@{image.digest[:12]}"
+        return f"{words}: the rollout leaves it alone"
+    if image.name != target:
+        return f"lts.conf gives it {image.name}: the rollout of {target} leaves it alone"
+    return None
 
 
 def _render(site: Site, node: NodeId, machine: Mapping[str, Any], image: Image | None) -> LtsConf:

@@ -330,6 +330,8 @@ def explain_command(
         click.echo(json.dumps([one.to_json() for one in found], indent=2))
     else:
         _write(show_plain("".join(_render_explanation(one) for one in found)))
+    if key in (None, "IMAGE") and (words := scene.explain_rollout(conf, node)):
+        click.echo(f"rollout: {words}", err=as_json)
     if key is None:
         for line in losers:
             click.echo(f"not used: {line}", err=as_json)

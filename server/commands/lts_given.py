@@ -16,9 +16,10 @@ import click
 
 from imagebuild.store.images import Image, Store
 from imagebuild.store.manifest import Manifest, parse_manifest
+from imagebuild.wholefile import read_whole
 from server.addresses import explain_no_card, explain_no_host, parse_ip, parse_mac
 from server.boot.plan import PlanError, choose_image, drop_image
-from server.boot.settlement import describe_image, settle
+from server.boot.settlement import describe_image, lay_over, settle
 from server.errors import ServerError
 from server.farm.config import Config, load_config
 from server.farm.defaultimage import DefaultImage
@@ -30,8 +31,12 @@ from server.ltsconf.redact import MASK, list_values, redact
 from server.ltsconf.template import read_secrets
 from server.nodes.node import architecture_of
 from server.nodes.timelines import TIMELINES, Nodes
+from server.rollout.overlay import NO_OVERLAY, Overlay, make_overlay
+from server.rollout.state import unpack
 from server.site import Site
 
+LARGEST_STATE = 64 << 20
+"""Bytes of a rollout's state that are read."""
 SHORTEST = 4
 """Characters of a secret that is masked within a longer text."""
 
@@ -54,9 +59,9 @@ class Scene:
     """What is known beside the text: facts, secrets, images, machines.
 
     certificates: whether machines may join without a token; None where nobody says.
-    images, default_image: what the server would choose from. architectures: by MAC, of
-    machines that the server has seen. missing: what farm.yaml names and this machine has not,
-    a line each.
+    images, default_image: what the server would choose from. overlay: the images that a rollout
+    gives to machines. architectures: by MAC, of machines that the server has seen. missing: what
+    farm.yaml names and this machine has not, a line each.
     """
 
     given: Given
@@ -72,6 +77,7 @@ class Scene:
     architectures: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     show_secrets: bool = False
+    overlay: Overlay = NO_OVERLAY
 
     def mask(self, text: str) -> str:
         """The text without the secrets that stand in it, unless they were asked for."""
@@ -151,6 +157,7 @@ class Scene:
                     self.default_image,
                     facts=self.given.farm,
                     secrets=self.given.secrets,
+                    overlay=self.overlay,
                 )
                 return settle(site, node, self.find_known(node)).conf
             whole = replace(self.given, node=self.find_known(node))
@@ -169,9 +176,19 @@ class Scene:
         try:
             wanted = conf.resolve(node).get("IMAGE", "")
             image, _ = choose_image(wanted, self.images, self.default_image)
+            image, _ = lay_over(self.images, self.overlay, node, wanted, image)
         except PlanError:
             return {}, ""
         return drop_image(image.manifest.lts_defaults), f"{image.name}@{image.digest[:12]}"
+
+    def explain_rollout(self, conf: LtsConf, node: NodeId) -> str:
+        """What a rollout has to do with the image of a node, or ""."""
+        wanted = conf.resolve(node).get("IMAGE", "")
+        try:
+            image, _ = choose_image(wanted, self.images, self.default_image)
+        except PlanError:
+            return ""
+        return lay_over(self.images, self.overlay, node, wanted, image)[1]
 
 
 def gather(options: Options) -> Scene:
@@ -232,8 +249,10 @@ def _read_config(path: Path, scene: Scene, options: Options) -> tuple[Scene, lis
             images = tuple(Store(config.store).images())
         else:
             missing.append(f"{path}: store: {config.store} is not here")
+    overlay = _read_overlay(config) if config.rollout.enabled else NO_OVERLAY
     scene = scene.of_farm(config, images, secrets)
-    return replace(scene, architectures=_read_architectures(config.state)), missing
+    architectures = _read_architectures(config.state)
+    return replace(scene, overlay=overlay, architectures=architectures), missing
 
 
 def _read_architectures(state: Path | None) -> dict[str, str]:
@@ -246,6 +265,19 @@ def _read_architectures(state: Path | None) -> dict[str, str]:
     return {
         node.mac: found for node in nodes.nodes() if node.mac and (found := architecture_of(node))
     }
+
+
+def _read_overlay(config: Config) -> Overlay:
+    """What the server's rollout gives to machines, as it was written down last."""
+    file = config.state / "rollout.json" if config.state is not None else None
+    if file is None or not file.is_file():
+        return NO_OVERLAY
+    try:
+        return make_overlay(unpack(read_whole(file, LARGEST_STATE), str(file)))
+    except OSError as error:
+        raise ServerError(
+            f"{file}: {error.strerror}", hint="run it as the server's user, or leave --config out"
+        ) from None
 
 
 def _find_image(options: Options, scene: Scene) -> tuple[Manifest | None, str]:

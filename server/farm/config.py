@@ -33,6 +33,7 @@ from server.farm.inventory import (
 from server.farm.join import Join, read_join
 from server.farm.logs import Logs, read_logs
 from server.farm.peers import Fetching, read_fetching
+from server.farm.rollout import Rollouts, read_rollout
 from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
 from server.yamlfile import (
     Faults,
@@ -96,8 +97,8 @@ class Config:
     served over NBD besides the images. boot_tree: a folder that comes before the images' boot
     tree. dns: the zone that is answered for (None: no DNS).
     configmap: whose lts.conf this is; a refused one is told by an Event on it.
-    join: certificates for machines that join the cluster, docs/join.md.
-    fetching: the farm's other servers and the registries that images come from.
+    join: certificates for machines that join the cluster, docs/join.md. rollout:
+    docs/rollouts.md. fetching: the farm's other servers and the registries that images come from.
     logs, token_file: docs/status-page.md, docs/security.md. http_names: further names
     that the page and the API are asked by, in lower case.
     record_boot: a directory for recordings of real boots. require_signed: public keys, one of
@@ -140,6 +141,7 @@ class Config:
     dns: DnsZone | None = None
     configmap: str | None = None
     join: Join = field(default_factory=Join)
+    rollout: Rollouts = field(default_factory=Rollouts)
     logs: Logs = field(default_factory=Logs)
     fetching: Fetching = field(default_factory=Fetching)
     token_file: Path | None = None
@@ -231,6 +233,7 @@ def _read_config(top: Section, base: Path, opening: Callable[[Path], None]) -> C
         logs=read_logs(top.section("logs")),
         join=read_join(top.section("join"), base),
         fetching=read_fetching(top),
+        rollout=read_rollout(top.section("rollout"), base),
         token_file=top.path_("token_file", base),
         record_boot=top.path_("record_boot", base),
         require_signed=top.path_("require_signed", base),

@@ -50,11 +50,15 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Api:
-    """A client with the service account's token, which kubelet renews: it is read each time."""
+    """A client with the service account's token, which kubelet renews: it is read each time.
+
+    most: bytes of an answer that are read.
+    """
 
     host: str
     port: int
     account: Path = ACCOUNT
+    most: int = MAX_ANSWER
 
     @property
     def namespace(self) -> str:
@@ -99,7 +103,7 @@ class Api:
             try:
                 connection.request(method, path, data, headers)
                 answer = connection.getresponse()
-                decoded = json.loads(answer.read(MAX_ANSWER))
+                decoded = json.loads(answer.read(self.most))
             finally:
                 connection.close()
         except (OSError, ValueError, http.client.HTTPException) as error:

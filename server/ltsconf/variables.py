@@ -232,6 +232,16 @@ VARIABLES: tuple[Variable, ...] = (
         "One host; works without rsyslog, too. LTSP 5 takes several, and needs rsyslog.",
     ),
     Variable(
+        "ROLLOUT_AGENT",
+        "Whether the node reboots when a rollout orders it (docs/rollouts.md): every 20 seconds it"
+        " looks at its own Node, with kubelet's certificate. A preview.",
+        "systemd",
+        "usr/lib/bootfarm/obey-rollout",
+        "ROLLOUT_AGENT = true",
+        "New.",
+        kind="boolean",
+    ),
+    Variable(
         "MODULE_*",
         "Kernel modules to load, each with its parameters.",
         "preinit",

@@ -11,6 +11,7 @@ from server.farm.config import Config
 from server.farm.extras import open_extras, refuse_own
 from server.farm.peers import OtherServer
 from server.ltsconf import LtsConfError
+from server.rollout.overlay import Overlay
 from server.site import Site, make_site
 from server.sources.farm import FarmSource
 from server.sources.images import StoreSource
@@ -69,6 +70,18 @@ class Sources:
         """The present Site, after a look at the files' time stamps."""
         self._look(quick=True)
         return self._site
+
+    def lay_over(self, overlay: Overlay) -> None:
+        """Give machines the images of a rollout from now on. What is tried on all machines is
+        lts.conf, which has not changed by it."""
+        if overlay == self._site.overlay:
+            return
+        tried = self._surveyed is not None and self._surveyed[0] is self._site
+        self._site = dataclasses.replace(self._site, overlay=overlay)
+        if tried and self._surveyed is not None:
+            self._surveyed = (self._site, self._surveyed[1])
+        for action in self._changed:
+            action()
 
     def poll(self) -> None:
         """The thorough look, once a second."""
@@ -248,7 +261,7 @@ class Sources:
         self.audience.inventory = config.inventory
         self.audience.unlisted = config.unlisted
         site = self._site
-        made = make_site(config, site.images, site.ltsconf, site.secrets, extras)
+        made = make_site(config, site.images, site.ltsconf, site.secrets, extras, site.overlay)
         self._site = dataclasses.replace(made, servers=site.servers, refused=site.refused)
         for action in self._adopted:
             action(config)

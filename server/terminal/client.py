@@ -139,7 +139,7 @@ class Api:
             return
         problem = _read_problem(body) if _is_json(response) else _Problem(_first_line(body))
         told = f"{self.url}: {problem.words}"
-        if problem.code in ("bad_query", "foreign_page", "server_failed"):
+        if problem.code in ("bad_query", "foreign_page", "rollout_refused", "server_failed"):
             raise ServerError(told, hint=problem.hint)
         if status == 403 and problem.words.startswith("only from"):
             raise ServerError(

@@ -5,6 +5,9 @@ from typing import Any, Final
 
 from server.nodes.phases import PHASES
 from server.observe.marks import ALL_STATES
+from server.rollout.state import LAST, TARGET
+from server.rollout.state import PHASES as MACHINE_PHASES
+from server.rollout.state import STATES as ROLLOUT_STATES
 from server.web.replies import KINDS
 
 Schema = dict[str, Any]
@@ -289,6 +292,53 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "note": _object(
         "What people say of a machine, now.",
         {"note": _MACHINE["note"], "maintenance": _MACHINE["maintenance"]},
+    ),
+    "rollout": _object(
+        "Whether this server rolls images out, and how far the last rollout has come.",
+        {
+            "enabled": _flag("farm.yaml has it."),
+            "leads": _flag("This server carries it out; others may only look."),
+            "leader": _text("Who does, where there is a cluster."),
+            "problem": _text("What keeps it from going on, or an empty text."),
+            "rollout": {"anyOf": [ref("rolloutState"), {"type": "null"}]},
+        },
+    ),
+    "rolloutState": _object(
+        "A rollout.",
+        {
+            "id": _text(),
+            "state": _one_of(ROLLOUT_STATES),
+            "image": _text("The name of the image."),
+            "digest": _text("Of the image."),
+            "reference": _text("How it was asked for."),
+            "tag": _text("That moves at the end, or an empty text."),
+            "started": _moment("When it began"),
+            "ended": _moment("When it ended, or 0"),
+            "revision": _whole("Counts its steps."),
+            "wave": _whole("The present one, from 1."),
+            "waves": _whole("How many there are."),
+            "reason": _text("Why it holds, in one sentence, or an empty text."),
+            "waits": _text("Why no further machine is begun with now, or an empty text."),
+            "counts": _object("", {phase: _whole() for phase in MACHINE_PHASES}),
+            "spec": _about(
+                {"type": "object", "additionalProperties": True}, "As it was asked for."
+            ),
+            "machines": _list(ref("rolloutMachine"), "In the order of their turns."),
+        },
+    ),
+    "rolloutMachine": _object(
+        "A machine of a rollout.",
+        {
+            "node": _text("Its key."),
+            "name": _text(),
+            "phase": _one_of(MACHINE_PHASES),
+            "goal": _one_of((TARGET, LAST), "Which image it shall boot."),
+            "wave": _whole("Its wave, from 1."),
+            "since": _moment("Since when it is in that phase"),
+            "last_digest": _text("Of its last good image, or an empty text."),
+            "failed": _text("Why it did not pass, or an empty text."),
+            "reason": _text("What is the matter now, or an empty text."),
+        },
     ),
     "document": _about({"type": "object"}, "An OpenAPI document."),
     "forgotten": _object("", {"forgotten": _whole("Machines that were forgotten.")}),

@@ -22,6 +22,7 @@ from server.web.listing import (
 )
 from server.web.openapi import describe
 from server.web.replies import NO_STORE, TEXT, pack, refuse
+from server.web.rollout import answer_order, answer_rollout, answer_start
 from server.web.route import NODE, Route
 from server.web.web import Web
 
@@ -171,6 +172,18 @@ def _changes(web: Web, request: Request, key: str) -> Response:
     return answer_changes(web.changes, request)
 
 
+def _rollout(web: Web, request: Request, key: str) -> Response:
+    return answer_rollout(web.conductor)
+
+
+def _start_rollout(web: Web, request: Request, key: str) -> Response:
+    return answer_start(web.conductor, request)
+
+
+def _order_rollout(web: Web, request: Request, key: str) -> Response:
+    return answer_order(web.conductor, request)
+
+
 def _document(web: Web, request: Request, key: str) -> Response:
     return pack(200, describe(ROUTES))
 
@@ -276,6 +289,34 @@ ROUTES: Final[tuple[Route, ...]] = (
         "",
         (queries.NODE,),
         streams="changes",
+    ),
+    Route(
+        "GET",
+        "/api/rollout",
+        "getRollout",
+        "The rollout that is under way, or the last one, with each of its machines (a preview).",
+        _rollout,
+        "rollout",
+    ),
+    Route(
+        "PUT",
+        "/api/rollout",
+        "startRollout",
+        "Begin a rollout (a preview): a new image reaches machines in waves.",
+        _start_rollout,
+        "rollout",
+        queries.ROLLOUT,
+        ("bad_query", "rollout_refused"),
+    ),
+    Route(
+        "PUT",
+        "/api/rollout/order",
+        "orderRollout",
+        "Pause the rollout, go on with it, or take it back (a preview).",
+        _order_rollout,
+        "rollout",
+        (queries.ORDER,),
+        ("bad_query", "rollout_refused"),
     ),
     Route(
         "GET",

@@ -38,7 +38,8 @@ class Value:
 class Values:
     """A node's lts.conf. problem: why there is none, or "". pending: ask again in a moment.
 
-    prints: of the values as they are, unmasked (nodes.given); "" where there are none.
+    rollout: what a rollout has to do with its image, or "". prints: of the values as they are,
+    unmasked (nodes.given); "" where there are none.
     """
 
     values: tuple[Value, ...] = ()
@@ -46,6 +47,7 @@ class Values:
     problem: str = ""
     pending: bool = False
     prints: str = ""
+    rollout: str = ""
 
 
 class Explainer:
@@ -122,7 +124,7 @@ class Explainer:
             found = settled.conf.resolve(identity.node_id, settled.defaults)
             given = {key: value for key, value in found.items() if is_flat_key(key)}
             prints = f"{self._printer.mark} {self._printer.print_values(given)}"
-        return Values(values, settled.reference, prints=prints)
+        return Values(values, settled.reference, prints=prints, rollout=settled.rollout)
 
     def _mask(
         self,

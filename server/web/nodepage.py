@@ -98,12 +98,15 @@ def render_node(
     *,
     can_leave: bool = False,
     given: GivenValues | None = None,
+    rollout: str = "",
 ) -> Response:
-    """The page of one node. given: what values were, where that is kept."""
+    """The page of one node. given: what values were, where that is kept. rollout: its place in a
+    rollout that is under way, in a sentence, or ""."""
     node = row.node
     boot = node.boot
     return render(
         "node.html.j2",
+        rollout=rollout,
         row=view_row(row, now),
         phases=view_phases(boot, now) if boot else [],
         started=boot.started if boot else 0.0,

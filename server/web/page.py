@@ -136,6 +136,7 @@ def render_nodes(
     *,
     can_leave: bool = False,
     servers: Sequence[Mapping[str, Any]] = (),
+    rollout: Mapping[str, Any] | None = None,
 ) -> Response:
     """The list. `?page=N` from 1 on; filters: see read_filter; `?sort=`, `?view=dense`."""
     wanted = read_filter(query)
@@ -171,6 +172,7 @@ def render_nodes(
     images = [(overview.shelf.find(key), count) for key, count in counts.images.items()]
     return render(
         "nodes.html.j2",
+        rollout=rollout,
         list=listed,
         link=link,
         wanted=wanted.wanted,

@@ -10,6 +10,7 @@ from server.nodes.node import NOTE_MAX
 from server.nodes.phases import PHASES
 from server.observe.feed import RING
 from server.observe.marks import ALL_STATES, LABEL_PREFIX, PLAYED, SORTS
+from server.rollout.spec import ON_DRAIN_TIMEOUT, ON_FAILURE, REBOOT
 from server.web.events import DEFAULT_LIMIT
 
 _MOST: Final = 999_999_999
@@ -84,6 +85,53 @@ MAINTENANCE: Final = Query(
     "1: somebody works on it, it needs no look and fires no alert. 0: nobody does.",
     {"enum": [0, 1]},
 )
+ROLLOUT: Final = (
+    Query("image", "What is rolled out: name:tag or name@digest.", {"type": "string"}),
+    Query(
+        "select",
+        "Machines, with semicolons between the terms: labels of the inventory as rack=r1,r2, of the"
+        " Node as k8s:zone=a; names, globs, MACs. All, where it is not given.",
+        {"type": "string"},
+    ),
+    Query(
+        "waves",
+        "Machines that each wave has reached at its end, numbers or per cent; the last is 100%.",
+        {"type": "string", "pattern": r"^[1-9][0-9]*%?(,[1-9][0-9]*%?)*$"},
+    ),
+    Query(
+        "max_unavailable",
+        "So many Nodes may be away at once, of all in the cluster; a number or per cent.",
+        {"type": "string", "pattern": r"^[1-9][0-9]*%?$"},
+    ),
+    Query(
+        "window", "When machines are begun with, in UTC: mon-fri 22:00-05:00.", {"type": "string"}
+    ),
+    Query(
+        "tag", "The tag that moves at the end; current, where it is not given.", {"type": "string"}
+    ),
+    Query(
+        "failures",
+        "So many hold it; in the first wave one does.",
+        {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1},
+    ),
+    Query("on_failure", "hold, or back: all get their last image.", {"enum": list(ON_FAILURE)}),
+    Query(
+        "on_drain_timeout",
+        "Of a machine whose pods do not move: hold it, or reboot it all the same.",
+        {"enum": list(ON_DRAIN_TIMEOUT)},
+    ),
+    Query("reboot", "By the node's agent, or by hand.", {"enum": list(REBOOT)}),
+    *(
+        Query(name, about, {"type": "integer", "minimum": 0, "maximum": 604_800})
+        for name, about in (
+            ("drain_seconds", "For which pods may take to move."),
+            ("boot_seconds", "Until a machine has to be back."),
+            ("ready_seconds", "For which everything has to hold."),
+            ("finding_seconds", "For which the diagnosis may have something to say."),
+        )
+    ),
+)
+ORDER: Final = Query("do", "What to do with the rollout.", {"enum": ["pause", "resume", "undo"]})
 NODE: Final = Query("node", "Of this machine only: its MAC, or its IP.", {"type": "string"})
 SOURCE: Final = Query("source", "Of this source only.", {"enum": list(CAUSES)})
 SINCE: Final = Query(

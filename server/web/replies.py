@@ -56,6 +56,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(
         405, "The path is there, and not for this method.", "the header Allow lists its methods"
     ),
+    "rollout_refused": Kind(
+        409,
+        "The rollout cannot be begun or changed as it stands, or there are no rollouts here.",
+        "GET /api/rollout says how it stands",
+    ),
     "unknown_host": Kind(
         421,
         "The header Host has a name that is not the server's.",

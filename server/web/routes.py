@@ -15,6 +15,7 @@ from server.web.nodepage import find_log_hint, render_node, view_logs
 from server.web.page import render_nodes
 from server.web.rendering import render_lost
 from server.web.replies import JSON, NO_STORE, TEXT, dress, pack, say
+from server.web.rollout import describe_place, view_rollout
 from server.web.web import Web
 
 _PLAYERS = {"bootfarm-simulate": "simulate", "bootfarm-doctor": "doctor"}
@@ -109,6 +110,7 @@ def _get(web: Web, request: Request) -> Response:
                 web.clock(),
                 can_leave=web.access.is_on,
                 servers=web.peers(),
+                rollout=view_rollout(web.conductor),
             )
         case ["nodes", key]:
             return _node_page(web, key)
@@ -140,6 +142,7 @@ def _node_page(web: Web, key: str) -> Response:
         now,
         can_leave=web.access.is_on,
         given=web.given,
+        rollout=describe_place(web.conductor, node.key),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.conduct.conductor import Conductor
 from server.content import Content
 from server.events import Emit
 from server.machines.identity import Identifier
@@ -32,7 +33,8 @@ class Web:
     hears_logs: whether syslog or netconsole is received. allow_look: whether a client may
     have a page or an answer of the API now (a rate limit). hosts: which names are ours.
     join: the answer to `POST /join`. peers: the farm's other servers, as the API has them.
-    index: what other servers are told; None where there is no store.
+    index: what other servers are told; None where there is no store. conductor: of rollouts, None
+    where there are none.
     """
 
     lookup: Callable[[str, str, str | None], Content]
@@ -59,3 +61,4 @@ class Web:
     join: Callable[[Request], Response] = answer_off
     peers: Callable[[], list[dict[str, Any]]] = list
     index: Callable[[], bytes] | None = None
+    conductor: Conductor | None = None

@@ -268,3 +268,34 @@ def test_the_rights_for_certificates_as_rendered() -> None:
         **{"ClusterRole": None, "ClusterRoleBinding": None},
         **{"Role": "kube-node-lease", "RoleBinding": "kube-node-lease"},
     }
+
+
+def test_the_rights_for_rollouts_are_of_this_account_and_in_these_namespaces() -> None:
+    """tests/server/conduct/test_real_cluster.py shows that an API server allows no more."""
+    kustomization = yaml.safe_load((K8S / "rollout/kustomization.yaml").read_text())
+    assert "namespace" not in kustomization
+    documents = [
+        yaml.safe_load((K8S / "rollout" / one).read_text()) for one in kustomization["resources"]
+    ]
+    for document in documents:
+        check_schema(document)
+    roles = {
+        (d["kind"], d["metadata"]["name"], d["metadata"].get("namespace"))
+        for d in documents
+        if "rules" in d
+    }
+    assert roles == {
+        ("ClusterRole", "bootfarm:rollout", None),
+        ("Role", "bootfarm:rollout", "bootfarm"),
+        ("Role", "bootfarm:rollout-events", "default"),
+    }
+    bindings = [d for d in documents if "roleRef" in d]
+    subject = {"kind": "ServiceAccount", "name": "bootfarm", "namespace": "bootfarm"}
+    assert [d["subjects"] for d in bindings] == [[subject]] * 3
+    bound = {
+        (d["roleRef"]["kind"], d["roleRef"]["name"], d["metadata"].get("namespace"))
+        for d in bindings
+    }
+    assert bound == roles
+    verbs = {verb for d in documents for rule in d.get("rules", ()) for verb in rule["verbs"]}
+    assert verbs == {"create", "get", "list", "patch", "update"}

@@ -37,6 +37,7 @@ class ApiServer:
 
     `bearers`: the tokens that it was shown. `forged`: signatures instead of good ones.
     `leases`: whose certificate patched which lease, by which type, with what.
+    `notes`: the Node's annotations. `refuses`: patches of anything but its status.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -46,6 +47,8 @@ class ApiServer:
         self.tokens = {TOKEN}
         self.calls: list[str] = []
         self.bearers: list[str] = []
+        self.notes: dict[str, str] = {}
+        self.refuses = False
         self.forged: dict[str, str] = {}
         self.patches: list[tuple[str, dict[str, Any]]] = []
         self.leases: list[tuple[str, str, str, dict[str, Any]]] = []
@@ -104,7 +107,12 @@ class ApiServer:
             {"type": "MemoryPressure", "status": "False"},
             {"type": "Ready", "status": self.ready},
         ]
-        return {"kind": "Node", "metadata": {"name": name}, "status": {"conditions": conditions}}
+        metadata: dict[str, Any] = {"name": name}
+        if self.notes:
+            names: dict[str, Any] = {f"f:{note}": {} for note in self.notes}
+            metadata |= {"annotations": self.notes}
+            metadata |= {"managedFields": [{"fieldsV1": {"f:metadata": {"f:annotations": names}}}]}
+        return {"kind": "Node", "metadata": metadata, "status": {"conditions": conditions}}
 
     def sign(self, request: bytes) -> str:
         d = self.directory
@@ -170,7 +178,13 @@ class ApiServer:
                     self.answer(200, {})
                     return
                 outer.patches.append((self.peer(), patch))
-                outer.ready = patch["status"]["conditions"][0]["status"]
+                if "status" in patch:
+                    outer.ready = patch["status"]["conditions"][0]["status"]
+                elif outer.refuses:
+                    self.answer(403, {})
+                    return
+                else:
+                    outer.notes |= patch["metadata"]["annotations"]
                 self.answer(200, {})
 
             def log_message(self, format: str, *args: object) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +9,7 @@ from server.boot.plan import BootPlan, Farm, PlanError
 from server.boot.settlement import plan_node, settle
 from server.ltsconf import LtsConf, LtsConfError, LtsTemplate, NodeId, Renderer
 from server.ltsconf.scan import Included
+from server.rollout.overlay import Overlay, Pin
 from server.site import Site
 from tests.server.farm import publish
 
@@ -175,3 +177,61 @@ def test_a_plain_text_is_asked_the_same_way(images: Sequence[Image]) -> None:
 
 def test_the_default_is_found_by_the_path_too(renderer: Renderer, images: Sequence[Image]) -> None:
     assert plan(renderer, images, "K = {{ image.kernel }}\n", name="storage").values == {"K": "3"}
+
+
+# A rollout
+
+
+def lay_over(site: Site, tag: str, mac: str = NODE.mac or "") -> Site:
+    image = next(one for one in site.images if tag in one.tags and one.name == "amd64")
+    pin = Pin("amd64", image.digest)
+    return dataclasses.replace(site, overlay=Overlay({mac: pin}))
+
+
+def test_a_rollout_gives_its_machines_another_image(images: Sequence[Image]) -> None:
+    site = make_site(images, LtsConf.parse(b"[default]\nA = 1\n"), "amd64")
+    canary = lay_over(site, "canary")
+    found = settle(canary, NODE)
+    assert found.image.manifest.kernel == "2"
+    assert found.reference == "amd64:current"
+    assert found.rollout == f"amd64@{found.image.digest[:12]}, by the rollout"
+    assert plan_node(canary, NODE, FARM).export.endswith(found.image.digest)
+    # Others get what lts.conf says, and so does everybody without a rollout.
+    other = NodeId("node-2", "10.9.0.12", "52:54:00:00:00:02")
+    assert settle(canary, other) == settle(site, other)
+    assert settle(canary, NodeId("node-1", "10.9.0.11", None)).rollout == ""
+    assert settle(site, NODE).rollout == ""
+
+
+@pytest.mark.parametrize("tag", ["current", "canary"])
+def test_a_template_is_rendered_with_the_facts_of_the_rollouts_image(
+    renderer: Renderer, images: Sequence[Image], tag: str
+) -> None:
+    body = b"# jinja2\n[default]\nK = {{ image.kernel }}\n"
+    site = make_site(images, LtsTemplate.parse(body, renderer=renderer), "amd64")
+    found = plan_node(lay_over(site, tag), NODE, FARM, MACHINE)
+    assert found.values["K"] == found.image.manifest.kernel == {"current": "1", "canary": "2"}[tag]
+
+
+def test_what_lts_conf_pins_a_rollout_leaves_alone(images: Sequence[Image]) -> None:
+    current = next(one for one in images if one.name == "amd64" and "current" in one.tags)
+    short = current.digest[:12]
+    text = f"[default]\nIMAGE = amd64@{short}\n"
+    site = lay_over(make_site(images, LtsConf.parse(text.encode()), "amd64"), "canary")
+    found = settle(site, NODE)
+    assert found.image == current
+    words = f"lts.conf pins IMAGE to amd64@{short}: the rollout leaves it alone"
+    assert found.rollout == words
+    text = "[default]\nIMAGE = storage\n"
+    site = lay_over(make_site(images, LtsConf.parse(text.encode()), "amd64"), "canary")
+    found = settle(site, NODE)
+    assert found.image.name == "storage"
+    assert found.rollout == "lts.conf gives it storage: the rollout of amd64 leaves it alone"
+
+
+def test_a_rollouts_image_that_is_gone_is_told(images: Sequence[Image]) -> None:
+    site = make_site(images, LtsConf.parse(b"[default]\nA = 1\n"), "amd64")
+    gone = Overlay({NODE.mac or "": Pin("amd64", "f" * 64)})
+    found = settle(dataclasses.replace(site, overlay=gone), NODE)
+    assert found.reference == "amd64:current"
+    assert found.rollout.startswith("the store has no amd64@ffffffffffff")

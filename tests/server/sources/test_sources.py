@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from server.boot.rehearsal import Rehearser
+from server.boot.rehearsal import Rehearser, Survey
+from server.rollout.overlay import Overlay, Pin
 from server.site import Site
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
@@ -86,3 +87,41 @@ def test_a_warning_is_told_with_its_words_and_none_where_nothing_was_written(
     assert ": in force, with 2 warnings of `lts check`: the first: " in line
     assert "lts.conf:2:1: " in line
     assert "TIMEZONE" in line
+
+
+def test_a_rollout_lays_its_images_over_and_lts_conf_is_not_tried_again(
+    farm: Farm, tmp_path: Path
+) -> None:
+    farm.rename_in(b"[default]\nA = 1\n")
+    conf = farm.source()
+    conf.load_first()
+    digest = publish(tmp_path / "store").digest
+    store = StoreSource(tmp_path / "store")
+    store.poll()
+    rehearser = Rehearser(Audience())
+    started: list[Site] = []
+    start = rehearser.start
+
+    def note(site: Site) -> Survey:
+        started.append(site)
+        return start(site)
+
+    rehearser.start = note  # type: ignore[method-assign]
+    sources = Sources(Site((), conf.current), conf, store, None, rehearser)
+    sources.poll()
+    changes: list[int] = []
+    sources.on_change(lambda: changes.append(1))
+    overlay = Overlay({"52:54:00:00:00:01": Pin("amd64", digest)})
+    before = sources.current
+    sources.lay_over(overlay)
+    assert sources.current is not before
+    assert sources.current.overlay == overlay
+    sources.lay_over(Overlay(dict(overlay.pins)))
+    assert changes == [1], "the same again is nothing new"
+    sources.poll()
+    assert len(started) == 1
+    # It stays when anything else changes.
+    farm.rename_in(b"[default]\nA = 2\n")
+    sources.poll()
+    assert resolve(sources.site().ltsconf) == {"A": "2"}
+    assert sources.site().overlay == overlay

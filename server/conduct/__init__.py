@@ -1,0 +1,1 @@
+"""A rollout carried out: what is seen is gathered, `server.rollout` decides, this room does it."""
