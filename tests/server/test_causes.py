@@ -47,7 +47,7 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
         ):
             if match := re.match(r" +([a-z_]+)", words):
                 given.add(match[1])
-        given |= set(re.findall(r"echo ([a-z_]+) >\"\$1/cause\"", text))
+        given |= set(re.findall(r"\bblame \"\$[0-9]\" ([a-z_]+)", text))
     given |= set(CAUSES["join"])  # it says again what the server has answered
     assert given == set(CAUSES["beacon"])
 
