@@ -2,8 +2,8 @@
 
 python -m tests.docs.picture        # as root; writes docs/pictures/page.png
 
-The machines are those of tests/server/web/test_browser.py: their boots are played to the
-server, the page is its own.
+The machines are those of tests/server/web/test_browser.py: their timelines are written into the
+state directory before a real server starts, and one boot is reported to it. The page is its own.
 """
 
 import tempfile
