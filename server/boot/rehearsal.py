@@ -28,10 +28,12 @@ from server.boot.settlement import settle
 from server.errors import ServerError
 from server.farm.extras import NO_EXTRAS
 from server.hangup import hangup_spares_children, ignore_hangup
-from server.ltsconf import Conf, LtsConfError, make_facts
+from server.ltsconf import Conf, LtsConf, LtsConfError, make_facts
+from server.ltsconf.computed import WrongValues
 from server.ltsconf.lint import lint_conf
 from server.ltsconf.lint_values import redact
 from server.ltsconf.problem import Problem
+from server.ltsconf.redact import SHORTEST, list_values
 from server.ltsconf.redact import redact as hide
 from server.ltsconf.template import Renderer, shared_checker
 from server.site import Site
@@ -139,7 +141,7 @@ def _try_text(site: Site, subject: Subject) -> bool:
     Raises LtsConfError where the text is to blame, ServerError where it is not.
     """
     if site.images:
-        return _plan(site, subject)
+        return _plan(site, subject).has_sections
     # An empty store: what can be said without an image's facts.
     about = {"name": "", "digest": "", "kernel": "", "architecture": "", "versions": {}}
     facts = make_facts(
@@ -159,8 +161,8 @@ def _try_text(site: Site, subject: Subject) -> bool:
     return conf.has_sections
 
 
-def _plan(site: Site, subject: Subject) -> bool:
-    """Settle and check the plan of one machine; True if its lts.conf has any section."""
+def _plan(site: Site, subject: Subject) -> LtsConf:
+    """Settle and check the plan of one machine; what its lts.conf is."""
     farm = Farm(
         address=_ADDRESS,
         http_port=65535,
@@ -170,7 +172,7 @@ def _plan(site: Site, subject: Subject) -> bool:
     )
     settled = _settle(site, subject)
     check_boot(subject.node, settled, farm)
-    return settled.conf.has_sections
+    return settled.conf
 
 
 def _settle(site: Site, subject: Subject) -> Settled:
@@ -197,6 +199,12 @@ def survey(
 ) -> Verdict:
     """What each machine would get of the site's lts.conf and images; never raises."""
     deadline = clock() + seconds
+    problems = list_problems(site)
+    lines = {line for text in list_values(site.secrets) for line in text.split("\n")}
+    secrets = [line for line in lines if len(line) >= SHORTEST]
+    wrong = WrongValues(
+        {one.message for one in problems}, lambda value: any(one in value for one in secrets)
+    )
     reasons: dict[str, tuple[int, list[str]]] = {}
     tried = failed = 0
     for subject in subjects if site.images else ():
@@ -204,7 +212,9 @@ def survey(
             break
         tried += 1
         try:
-            _plan(site, subject)
+            conf = _plan(site, subject)
+            if site.ltsconf.needs_rendering:
+                wrong.look(conf, subject.node, subject.name)
         except ServerError as error:
             failed += 1
             words = redact(hide(_FOR_NODE.sub("", error.one_line()), site.secrets))
@@ -214,8 +224,12 @@ def survey(
             if len(names) < MAX_NAMED:
                 names.append(subject.name)
             reasons[words] = (count + 1, names)
-    problems = list_problems(site)
     errors = [problem for problem in problems if problem.severity == "error"]
+    errors += [
+        dataclasses.replace(one, message=hide(one.message, site.secrets))
+        for one in wrong.list()
+        if one.code != "ipxe-word" or site.loader == "ipxe"
+    ]
     warnings = [problem for problem in problems if problem.severity != "error"]
     ordered = sorted(reasons.items(), key=lambda item: -item[1][0])
     return Verdict(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 from server.boot.plan import PlanError, choose_image
 from server.commands.lts_given import Scene
 from server.errors import ServerError
+from server.ltsconf.computed import LONGEST, WrongValues
 from server.ltsconf.conf import LtsConf, NodeId, decode
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.glob import is_glob
-from server.ltsconf.lint_values import check_setting
 from server.ltsconf.lookup import DEFAULT, LIKE
 from server.ltsconf.problem import Outcome, Problem
 from server.ltsconf.reading import Text
-from server.ltsconf.shapes import check_kubeadm, has_bare_join
+from server.ltsconf.shapes import has_bare_join
 from server.ltsconf.variables import find_variable
 from server.quantities import compress_names
 from server.sources.trial import MADE_UP, Subject
 
-_LONGEST = 16384  # of a value, for what is searched in it
 SECONDS = 60.0
 """For each of the two passes over the machines: a slow template shall not hold up CI."""
 
@@ -109,53 +107,10 @@ def _check_values(
 
     told: what was said already, of values that are the same for all.
     """
-    problems: dict[tuple[str, int, str], tuple[Problem, list[str]]] = {}
+    wrong = WrongValues(told, lambda value: scene.mask(value) != value)
     for node, conf in _list_confs(text, scene, nodes or [MADE_UP]):
-        try:
-            links = conf.build_chain(node).links
-        except LtsConfError:
-            continue  # told by _check_each
-        for entry in (entry for link in links for entry in link.section.entries):
-            key, value = decode(entry.key), decode(entry.value[:_LONGEST])
-            # A part of a secret would not be masked: of one only what quotes none is told.
-            is_secret = scene.mask(value) != value
-            for message, hint in _find_wrong(key, value, quotes=not is_secret):
-                if message in told:
-                    continue
-                source, line, column = conf.document.locate(entry.offset)
-                problem = Problem(
-                    "bad-value",
-                    "error",
-                    Outcome.FINE,
-                    source.path,
-                    line,
-                    column,
-                    message,
-                    hint,
-                    source.excerpt(line),
-                )
-                _, names = problems.setdefault((source.path, line, message), (problem, []))
-                names.append(node.hostname or node.mac or node.ip or "?")
-    return [_with_names(problem, names) for problem, names in problems.values()]
-
-
-@lru_cache(maxsize=4096)
-def _find_wrong(key: str, value: str, *, quotes: bool) -> tuple[tuple[str, str], ...]:
-    """What `lts check` calls an error in a value, and the remedy.
-
-    quotes: whether the words may hold parts of the value.
-    """
-    if not quotes:
-        variable = find_variable(key.upper())
-        if variable is None or variable.kind != "command":
-            return ()
-        words = check_kubeadm(value)
-        return tuple((f"{key}: {wrong}", hint) for wrong, hint in words if "behind --" in wrong)
-    return tuple(
-        (message, hint)
-        for severity, code, message, hint in check_setting(key, value)
-        if severity == "error" and code in ("bad-value", "ipxe-word", "swap-variable")
-    )
+        wrong.look(conf, node, node.hostname or node.mac or node.ip or "?")
+    return wrong.list()
 
 
 def _check_images(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Problem]:
@@ -240,7 +195,7 @@ def _check_joins(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Prob
                 variable = find_variable(decode(entry.key).upper())
                 if variable is None or variable.kind != "command":
                     continue
-                if not has_bare_join(decode(entry.value[:_LONGEST])):
+                if not has_bare_join(decode(entry.value[:LONGEST])):
                     continue
                 source, line, column = conf.document.locate(entry.offset)
                 problems[source.path, line] = Problem(

@@ -11,7 +11,7 @@ PIECE = 6
 
 A whole secret that is shorter is masked too, if it has 3 characters or more.
 """
-_SHORTEST = 3
+SHORTEST = 3
 
 
 def redact(text: str, secrets: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def redact(text: str, secrets: Mapping[str, Any]) -> str:
     covered = [False] * len(text)
     for secret in list_values(secrets):
         length = min(PIECE, len(secret))
-        if length < _SHORTEST:
+        if length < SHORTEST:
             continue
         for start in range(len(text) - length + 1):
             if text[start : start + length] in secret:

@@ -1,5 +1,6 @@
 """A text tried on machines: refused when none can use it, told of when some cannot."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,34 @@ def test_machines_are_grouped_by_what_fails(images: tuple[Image, ...]) -> None:
     assert line.startswith("3 of 4 machines cannot boot with lts.conf: lts.conf:3:1: node.serial")
     assert "(r1-n002, r1-n003, any machine that the inventory does not have)" in line
     assert "1 error of `lts check`: lts.conf:4:1: a template has no name 'nosuch'" in lint_line
+
+
+def test_values_that_a_template_computes_for_some_machine(images: tuple[Image, ...]) -> None:
+    """What `lts check --config` calls an error of a machine's values, the server tells, too."""
+    body = (
+        b"TIMEZONE = {{ 'Europe/Pragu' if node.hostname == 'r1-n002' else 'UTC' }}\n"
+        b"DNS_SERVER = {{ farm.api }}\n"
+        b"SYSLOG_HOST = {{ secrets.token }}\n"
+    )
+    site = make_site(images, HEAD + body)
+    verdict = survey(site, [ONE, TWO, OTHER])
+    assert (verdict.failed, verdict.errors) == (0, 1)
+    (told,) = verdict.describe("lts.conf")
+    assert told.startswith("lts.conf is in force with 1 error of `lts check`: lts.conf:3:1: ")
+    assert "TIMEZONE: 'Europe/Pragu' is no time zone (1: r1-n002)" in told
+    assert "abcdef" not in told
+    assert survey(site, [ONE, OTHER]).errors == 0
+
+
+def test_no_piece_of_a_secret_stands_in_what_is_told_of_a_value(
+    images: tuple[Image, ...],
+) -> None:
+    body = b"TIMEZONE = {{ 'Europe/' ~ secrets.zone[:9] }}\n"
+    site = make_site(images, HEAD + body)
+    site = dataclasses.replace(site, secrets={"zone": "hunter2-and-more"})
+    (told,) = survey(site, [ONE, TWO, OTHER]).describe("lts.conf")
+    assert "is no time zone (3: " in told
+    assert "hunter" not in told
 
 
 def test_the_budget_ends_it_and_is_told(images: tuple[Image, ...]) -> None:
