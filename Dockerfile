@@ -25,11 +25,10 @@ COPY container/compile-fastpath /farm/compile-fastpath
 COPY server/fastpath /farm/fastpath
 RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
 
-# Not of the five: the server alone, without a node image, for sites that keep theirs in a volume.
+# Not of the five: the server, which `final` takes over, beside the node image. By itself it is for
+# sites that keep their images in a volume:
 #
 #   docker build --target server -t bootfarm-server .
-#
-# Its lines are those of `final`, at the end; a test holds them together.
 FROM ltsp-base AS server
 COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
      imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
@@ -127,15 +126,9 @@ RUN python3 -m imagebuild.container final
 # 5. final: the server, with the store of the node image baked in.
 FROM ltsp-base AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
-COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
-     imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
-COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
-COPY container/farm.yaml container/lts.conf /etc/bootfarm/
-COPY container/bootfarm /usr/local/bin/bootfarm
-COPY container/*.py /usr/lib/bootfarm/container/
-COPY netboot-config /usr/lib/bootfarm/netboot-config
-COPY server /usr/lib/bootfarm/server
-COPY --from=fastpath /farm/_fastpath.so /usr/lib/bootfarm/server/fastpath/_fastpath.so
+COPY --from=server /etc/bootfarm /etc/bootfarm
+COPY --from=server /usr/local/bin/bootfarm /usr/local/bin/bootfarm
+COPY --from=server /usr/lib/bootfarm /usr/lib/bootfarm
 ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     PROMETHEUS_DISABLE_CREATED_SERIES=True \
     BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state

@@ -17,7 +17,7 @@ from tests.imagebuild.store.test_images import make_image
 
 HOUSE = Path(__file__).parents[2]
 HELPERS = ("recipe", "fastpath", "server")
-"""Stages beside the article's five: one thing is taken of the first two each; an end of its own."""
+"""Stages beside the article's five; the last one is an end of its own, too."""
 
 
 def test_the_articles_five_stages_in_order() -> None:
@@ -57,7 +57,7 @@ def test_run_lines_call_the_stages_and_nothing_else() -> None:
     ]
 
 
-def test_server_and_examples_enter_in_the_final_stage_only() -> None:
+def test_server_and_examples_enter_in_no_stage_that_builds() -> None:
     for name, (_, lines) in stages().items():
         for line in lines:
             if name == "fastpath" and line == "COPY server/fastpath /farm/fastpath":
@@ -92,11 +92,11 @@ def test_the_fast_path_is_compiled_as_make_install_compiles_it() -> None:
     assert sorted(module["sources"]) == sources
     script = (HOUSE / "container/compile-fastpath").read_text()
     assert f"gcc {' '.join(module['extra-compile-args'])} " in script
-    assert "COPY --from=fastpath /farm/_fastpath.so" in " ".join(stages()["final"][1])
+    assert "COPY --from=fastpath /farm/_fastpath.so" in " ".join(stages()["server"][1])
 
 
-def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
-    words = [word for line in stages()["final"][1] for word in line.split()[1:-1]]
+def test_the_server_has_only_the_meeting_place_of_imagebuild() -> None:
+    words = [word for line in stages()["server"][1] for word in line.split()[1:-1]]
     copied = expand(word for word in words if word.startswith("imagebuild/"))
     used = (
         "store.cli",
@@ -110,14 +110,21 @@ def test_the_final_stage_has_only_the_meeting_place_of_imagebuild() -> None:
     assert copied == meeting_place | {"imagebuild/__init__.py"}
 
 
-def test_the_server_alone_is_the_final_stage_without_the_node_image() -> None:
+def test_the_final_stage_is_the_server_beside_the_node_image() -> None:
+    """The image first: it stays as it was, when only the server is another."""
     final, server = stages()["final"][1], stages()["server"][1]
-    baked = "COPY --from=ltsp-image /farm/baked /usr/share/bootfarm"
-    assert final[0] == baked
-    assert server[:-1] == final[1:-1]
-    assert server[-1].startswith("LABEL ")
+    taken = [line for line in final if line.startswith("COPY ")]
+    assert taken[0] == "COPY --from=ltsp-image /farm/baked /usr/share/bootfarm"
+    assert final[: len(taken)] == taken
+    places = [line.split()[-1].rstrip("/") for line in server if line.startswith("COPY ")]
+    tops = [line.removeprefix("COPY --from=server ").split() for line in taken[1:]]
+    assert all(source == target for source, target in tops)
+    for place in places:
+        assert any(f"{place}/".startswith(f"{top}/") for top, _ in tops), place
+    settings = [line for line in server if not line.startswith("COPY ")]
+    assert settings[:-1] == final[len(taken) : -1]
     shown = "Boots bare machines over the network; their images lie elsewhere"
-    assert server[-1] == final[-1].replace(
+    assert settings[-1] == final[-1].replace(
         "Boots bare machines over the network; brings their image", shown
     )
 

@@ -180,7 +180,8 @@ def test_a_server_edit_rebuilds_the_final_stage_only(
             rebuilt.setdefault(stage, []).append(text)
     # The throw-away stage that cuts the recipe sees every file; nothing but slices leaves it.
     assert set(rebuilt) == {"recipe", "server", "final"}, rebuilt
-    assert rebuilt["final"][0].startswith("COPY server ")
+    assert rebuilt["server"][0].startswith("COPY server ")
+    assert rebuilt["final"][0] == "COPY --from=server /usr/lib/bootfarm /usr/lib/bootfarm"
 
 
 def test_nothing_of_the_build_is_in_the_final_image(engine: Engine, built: list[str]) -> None:
