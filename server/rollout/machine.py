@@ -69,6 +69,7 @@ def advance(machine: Machine, turn: Turn) -> Step:
         REBOOTING: _reboot,
         GATE: _judge,
         LOST: _find_again,
+        HELD: _find_again,
     }
     if machine.phase not in steps:
         return machine, actions
@@ -208,6 +209,8 @@ def _give_up(machine: Machine, seen: Seen, turn: Turn) -> Step:
     spent = f"in {turn.spec.boot_seconds} s"
     node = seen.node
     runs = node.is_ready if node is not None else seen.is_up
+    if runs and machine.goal == LAST and seen.digest == machine.last_digest:
+        return _enter(machine, GATE, turn, boot_id=""), ()  # it never left the image
     if runs:
         words = f"it was told to reboot and did not {spent}: does its agent run (ROLLOUT_AGENT)?"
         return _hold(machine, turn, NO_REBOOT, words)
@@ -232,6 +235,7 @@ def _lose(machine: Machine, turn: Turn, words: str) -> Step:
 
 
 def _find_again(machine: Machine, seen: Seen, turn: Turn) -> Step:
+    """A machine that was given up on its way back: when it has booted, it is judged again."""
     if seen.boot <= machine.boot or machine.goal != LAST or not machine.is_reached:
         return machine, ()
     return _enter(machine, GATE, turn), ()
@@ -317,7 +321,7 @@ def _fail(machine: Machine, seen: Seen, turn: Turn, cause: str, words: str) -> S
     """Give it its last good image again; one that fails with that, too, is for a person."""
     if machine.goal == LAST:
         reason = f"it fails with its last good image, too: {words}"
-        return _enter(machine, HELD, turn, reason=reason), _tell(
+        return _enter(machine, HELD, turn, reason=reason, boot=seen.boot), _tell(
             machine, turn, "RolloutHeld", reason
         )
     if not machine.last_digest:

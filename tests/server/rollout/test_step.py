@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.rollout.actions import Cordon, Drain, MoveTag, Reboot, Uncordon
@@ -315,6 +315,34 @@ def test_orders_that_do_not_fit() -> None:
         undo(undone, world.see(), world.now)
 
 
+def test_undone_while_a_machine_does_not_obey() -> None:
+    """It never left its last good image: nobody has to go there, and nobody waits for it."""
+    world, rollout = make(2, wrong={"node-2": DEAF}, max_unavailable=1, waves="100%")
+    deaf = next(one for one in world.machines.values() if one.member.name == "node-2")
+    while not deaf.order:
+        rollout = world.turn(rollout)
+    assert phases(rollout) == {"node-1": PROVEN, "node-2": "rebooting"}
+    rollout = world.run(undo(rollout, world.see(), world.now), [UNDONE])
+    assert phases(rollout) == {"node-1": BACK, "node-2": BACK}
+    assert not any(one.cordoned for one in world.machines.values())
+
+
+def test_a_machine_that_is_held_on_its_way_back_is_judged_again_when_somebody_reboots_it() -> None:
+    world, rollout = make(2, max_unavailable=1, waves="100%")
+    rollout = world.run(rollout, [DONE])
+    broken = next(one for one in world.machines.values() if one.member.name == "node-1")
+    broken.wrong = DEAF  # and it runs the target
+    rollout = undo(rollout, world.see(), world.now)
+    while phases(rollout)["node-1"] != "held":
+        rollout = world.turn(rollout)
+    assert rollout.state == RETURNING
+    world.reboot(broken, rollout)
+    rollout = world.run(rollout, [UNDONE])
+    assert phases(rollout) == {"node-1": BACK, "node-2": BACK}
+    assert broken.digest == OLD
+    assert not broken.cordoned
+
+
 def test_for_no_machine() -> None:
     spec = parse_spec({"image": "amd64"})
     with pytest.raises(SpecError, match="no machine is selected"):
@@ -332,7 +360,11 @@ def test_a_step_in_which_nothing_happens_changes_nothing() -> None:
 KINDS = ("", "", "", DEAF, LOST, SICK, STUCK, STALE, FLAPS)
 
 
-@settings(max_examples=120, deadline=None)
+# The same examples in each run, so that a change is judged by itself; 3,000 others passed when this
+# was written (max_examples=3000, derandomize=False).
+@settings(max_examples=200, deadline=None, derandomize=True)
+@example(["", DEAF], 0, 1, 1, "hold", "100%", set(), 27)
+@example(["", "", DEAF, "", "", ""], 1, 1, 1, "hold", "100%", {1, 4}, 49)
 @given(
     wrongs=st.lists(st.sampled_from(KINDS), min_size=1, max_size=7),
     control=st.integers(0, 2),
