@@ -366,6 +366,8 @@ def race_over_http(cluster: RealCluster, directory: Path, mac: str, urls: list[s
     plug_in(cluster.namespace, pid_file, cable)
     enter = ["nsenter", "--target", pid_file.read_text().strip(), "--net"]
     cluster.namespace.run([*enter, "ip", "link", "set", "dev", cable, "address", mac])
+    # The rack may have heard of the card by the MAC that it came with.
+    cluster.namespace.run(["ip", "neigh", "flush", "to", address.partition("/")[0]])
     return cluster.namespace.run(
         [*enter, sys.executable, "-m", "tests.e2e.racer", f"http-{mac[-1]}", "10", *urls],
         env={"PYTHONPATH": str(HOUSE)},
