@@ -56,10 +56,8 @@ def make_site(
     ltsconf: Conf,
     secrets: Mapping[str, Any],
     extras: Extras = NO_EXTRAS,
-    overlay: Overlay = NO_OVERLAY,
 ) -> Site:
-    """The Site of what farm.yaml says, with these images, text, secrets, extras and
-    overlay."""
+    """The Site of what farm.yaml says, with these images, text, secrets and extras."""
     return Site(
         images=images,
         ltsconf=ltsconf,
@@ -72,7 +70,6 @@ def make_site(
         facts=config.facts,
         secrets=secrets,
         extras=extras,
-        overlay=overlay,
     )
 
 

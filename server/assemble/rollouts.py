@@ -1,6 +1,5 @@
 """The conductor of rollouts, and the thread that asks the cluster for it."""
 
-import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from server.conduct.gather import Gatherer
 from server.conduct.hand import Hand
 from server.errors import ServerError
 from server.farm.config import Config
-from server.kubernetes.api import Api, ApiError, find_api
-from server.kubernetes.kubeconfig import open_kubeconfig
+from server.kubernetes.api import Api, ApiError
+from server.kubernetes.kubeconfig import open_account
 from server.observe.feed import Changes
 from server.services.hotloop import HotLoop
 from server.sources.sources import Sources
@@ -96,9 +95,7 @@ class InLoop:
 
 
 def _open_api(config: Config) -> Api:
-    if config.rollout.kubeconfig is not None:
-        return open_kubeconfig(config.rollout.kubeconfig)
-    api = find_api(os.environ)
+    api = open_account(config.rollout.kubeconfig)
     if api is None:
         raise ServerError(
             f"{config.source}: rollout.enabled: nothing says which cluster the machines are in",

@@ -33,7 +33,7 @@ from server.ltsconf.computed import WrongValues
 from server.ltsconf.lint import lint_conf
 from server.ltsconf.lint_values import redact
 from server.ltsconf.problem import Problem
-from server.ltsconf.redact import SHORTEST, list_values
+from server.ltsconf.redact import SHORTEST, list_lines
 from server.ltsconf.redact import redact as hide
 from server.ltsconf.template import Renderer, shared_checker
 from server.site import Site
@@ -200,8 +200,7 @@ def survey(
     """What each machine would get of the site's lts.conf and images; never raises."""
     deadline = clock() + seconds
     problems = list_problems(site)
-    lines = {line for text in list_values(site.secrets) for line in text.split("\n")}
-    secrets = [line for line in lines if len(line) >= SHORTEST]
+    secrets = [line for line in list_lines(site.secrets) if len(line) >= SHORTEST]
     wrong = WrongValues(
         {one.message for one in problems}, lambda value: any(one in value for one in secrets)
     )
@@ -228,7 +227,7 @@ def survey(
     errors += [
         dataclasses.replace(one, message=hide(one.message, site.secrets))
         for one in wrong.list()
-        if one.code != "ipxe-word" or site.loader == "ipxe"
+        if _counts(one, site)
     ]
     warnings = [problem for problem in problems if problem.severity != "error"]
     ordered = sorted(reasons.items(), key=lambda item: -item[1][0])
@@ -259,7 +258,12 @@ def list_problems(site: Site) -> list[Problem]:
         problems = lint_conf(site.ltsconf, facts, farm=site.facts, secrets=site.secrets)
     except LtsConfError:
         return []  # each machine's own error says it
-    return [one for one in problems if one.code != "ipxe-word" or site.loader == "ipxe"]
+    return [one for one in problems if _counts(one, site)]
+
+
+def _counts(problem: Problem, site: Site) -> bool:
+    """What only iPXE stumbles over is no problem where machines boot by GRUB."""
+    return problem.code != "ipxe-word" or site.loader == "ipxe"
 
 
 def _render_problem(problem: Problem) -> str:

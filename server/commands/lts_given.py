@@ -27,7 +27,7 @@ from server.farm.inventory import Inventory, load_inventory
 from server.ltsconf.conf import LtsConf, NodeId
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.reading import Given, Text, fetch_nodes, parse_facts
-from server.ltsconf.redact import MASK, list_values, redact
+from server.ltsconf.redact import MASK, list_lines, redact
 from server.ltsconf.template import read_secrets
 from server.nodes.node import architecture_of
 from server.nodes.timelines import TIMELINES, Nodes
@@ -83,7 +83,7 @@ class Scene:
         """The text without the secrets that stand in it, unless they were asked for."""
         if self.show_secrets:
             return text
-        values = {line for value in list_values(self.secrets or {}) for line in value.split("\n")}
+        values = list_lines(self.secrets or {})
         if text in values and text.strip():
             return MASK
         for value in sorted(values, key=len, reverse=True):

@@ -8,12 +8,12 @@ from collections.abc import Collection, Sequence
 from server.boot.plan import PlanError, choose_image
 from server.commands.lts_given import Scene
 from server.errors import ServerError
-from server.ltsconf.computed import LONGEST, WrongValues
+from server.ltsconf.computed import LONGEST, WrongValues, with_names
 from server.ltsconf.conf import LtsConf, NodeId, decode
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.glob import is_glob
 from server.ltsconf.lookup import DEFAULT, LIKE
-from server.ltsconf.problem import Outcome, Problem
+from server.ltsconf.problem import Finding, Outcome, Problem
 from server.ltsconf.reading import Text
 from server.ltsconf.shapes import has_bare_join
 from server.ltsconf.variables import find_variable
@@ -127,18 +127,11 @@ def _check_images(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Pro
                 try:
                     choose_image(decode(entry.value), scene.images, scene.default_image)
                 except PlanError as error:
-                    source, line, column = conf.document.locate(entry.offset)
-                    problems[line, error.message] = Problem(
-                        "no-image",
-                        "error",
-                        Outcome.FINE,
-                        source.path,
-                        line,
-                        column,
-                        error.message,
-                        error.hint or "",
-                        source.excerpt(line),
+                    finding = Finding(
+                        "error", "no-image", entry.offset, error.message, error.hint or ""
                     )
+                    problem = conf.document.tell(finding)
+                    problems[problem.line, error.message] = problem
         if not text.is_template:
             break
     return list(problems.values())
@@ -197,20 +190,17 @@ def _check_joins(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[Prob
                     continue
                 if not has_bare_join(decode(entry.value[:LONGEST])):
                     continue
-                source, line, column = conf.document.locate(entry.offset)
-                problems[source.path, line] = Problem(
-                    "join-off",
+                finding = Finding(
                     "error",
-                    Outcome.FINE,
-                    source.path,
-                    line,
-                    column,
+                    "join-off",
+                    entry.offset,
                     f"{decode(entry.key)}: kubeadm join has no token, and farm.yaml gives no"
                     " certificates: no machine joins",
                     "Write `join: {certificates: true}` into farm.yaml (docs/join.md), or put a"
                     " token into the line.",
-                    source.excerpt(line),
                 )
+                problem = conf.document.tell(finding)
+                problems[problem.path, problem.line] = problem
         if not text.is_template:
             break
     return list(problems.values())
@@ -232,22 +222,18 @@ def _check_sections(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[P
             source, line, _ = conf.document.locate(link.section.offset)
             used.add((source.path, line))
         for loser in losers:
-            source, line, column = conf.document.locate(loser.section.offset)
             _, first, _ = conf.document.locate(loser.winner.offset)
             name, winner = decode(loser.section.name), decode(loser.winner.name)
-            problem = Problem(
-                "losing-section",
+            finding = Finding(
                 "warning",
-                Outcome.FINE,
-                source.path,
-                line,
-                column,
+                "losing-section",
+                loser.section.offset,
                 f"[{name}] is not used for machines that it matches, since [{winner}]"
                 f" (line {first}) comes first",
                 f"Write LIKE = {name} in [{winner}], if its lines are wanted there.",
-                source.excerpt(line),
             )
-            names = lost.setdefault((source.path, line), (problem, []))[1]
+            problem = conf.document.tell(finding)
+            names = lost.setdefault((problem.path, problem.line), (problem, []))[1]
             names.append(node.hostname or node.mac or node.ip or "?")
         if id(conf) in known:
             continue
@@ -261,31 +247,20 @@ def _check_sections(text: Text, scene: Scene, nodes: Sequence[NodeId]) -> list[P
         for section in conf.document.sections:
             if section.name.lower() in liked or section.name.lower() == DEFAULT:
                 continue
-            source, line, column = conf.document.locate(section.offset)
             what = "a glob that matches" if is_glob(section.name) else "a section for"
-            every.setdefault(
-                (source.path, line),
-                Problem(
-                    "unmatched-section",
-                    "warning",
-                    Outcome.FINE,
-                    source.path,
-                    line,
-                    column,
-                    f"[{decode(section.name)}] is {what} no machine of the inventory",
-                    "Correct the name, list the machine, or remove the section.",
-                    source.excerpt(line),
-                ),
+            finding = Finding(
+                "warning",
+                "unmatched-section",
+                section.offset,
+                f"[{decode(section.name)}] is {what} no machine of the inventory",
+                "Correct the name, list the machine, or remove the section.",
             )
-    problems = [_with_names(problem, names) for problem, names in lost.values()]
+            problem = conf.document.tell(finding)
+            every.setdefault((problem.path, problem.line), problem)
+    problems = [with_names(problem, names) for problem, names in lost.values()]
     if len(confs) == len(nodes):  # else one that could not be rendered may have it
         problems += [one for place, one in every.items() if place not in used | lost.keys()]
     return sorted(problems, key=lambda one: (one.path, one.line))
-
-
-def _with_names(problem: Problem, names: list[str]) -> Problem:
-    words = f"{problem.message} ({len(names)}: {compress_names(names)})"
-    return Problem(**{**problem.__dict__, "message": words})
 
 
 def _make(severity: str, code: str, path: str, line: int, message: str, hint: str) -> Problem:

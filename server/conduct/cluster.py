@@ -295,8 +295,6 @@ class Cluster:
     ) -> tuple[int, dict[str, Any]]:
         try:
             return self._api.call(method, path, body, content_type)
-        except ClusterError:
-            raise
         except ApiError as error:
             raise ClusterError(f"the cluster does not answer: {error.message}") from None
 

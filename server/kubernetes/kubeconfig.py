@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from imagebuild.wholefile import read_whole
 from server.errors import ServerError
-from server.kubernetes.api import Api, ApiError, Credentials
+from server.kubernetes.api import Api, ApiError, Credentials, find_api
 from server.yamlfile import YamlError, parse_yaml
 
 LONGEST: Final = 1 << 20
@@ -37,6 +37,19 @@ class KubeconfigApi(Api):
             return _read_credentials(self.account)
         except ServerError as error:
             raise ApiError(error.message, hint=error.hint) from None
+
+
+def open_account(
+    kubeconfig: Path | None, environment: Mapping[str, str] | None = None
+) -> Api | None:
+    """The account of a kubeconfig, else that of the pod that this process runs in; None: neither.
+
+    environment: the process's own where it is not given. Raises ServerError: the kubeconfig is
+    not good.
+    """
+    if kubeconfig is not None:
+        return open_kubeconfig(kubeconfig)
+    return find_api(os.environ if environment is None else environment)
 
 
 def open_kubeconfig(path: Path) -> KubeconfigApi:

@@ -4,7 +4,7 @@ What the text itself says is `lint_conf`'s to judge; an expression, a fact or a 
 only for one machine, when it is rendered for that.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from server.ltsconf.conf import LtsConf, NodeId, decode
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.lint_values import check_setting
-from server.ltsconf.problem import Outcome, Problem
+from server.ltsconf.problem import Finding, Problem
 from server.ltsconf.shapes import check_kubeadm
 from server.ltsconf.variables import find_variable
 from server.quantities import compress_names
@@ -47,22 +47,11 @@ class WrongValues:
             for code, message, hint in _find_wrong(key, value, quotes=not self._is_secret(value)):
                 if message in self._told:
                     continue
-                source, line, column = conf.document.locate(entry.offset)
-                place = (source.path, line, message)
+                problem = conf.document.tell(Finding("error", code, entry.offset, message, hint))
+                place = (problem.path, problem.line, message)
                 if place not in self._found:
                     if len(self._found) >= MOST:
                         continue
-                    problem = Problem(
-                        code,
-                        "error",
-                        Outcome.FINE,
-                        source.path,
-                        line,
-                        column,
-                        message,
-                        hint,
-                        source.excerpt(line),
-                    )
                     self._found[place] = problem, []
                 names = self._found[place][1]
                 if not names or names[-1] != name:
@@ -70,10 +59,12 @@ class WrongValues:
 
     def list(self) -> list[Problem]:
         """An error for each, with the number and the names of its machines."""
-        return [
-            replace(one, message=f"{one.message} ({len(names)}: {compress_names(names)})")
-            for one, names in self._found.values()
-        ]
+        return [with_names(one, names) for one, names in self._found.values()]
+
+
+def with_names(problem: Problem, names: Sequence[str]) -> Problem:
+    """The problem, with the number and the names of the machines that have it."""
+    return replace(problem, message=f"{problem.message} ({len(names)}: {compress_names(names)})")
 
 
 @lru_cache(maxsize=4096)

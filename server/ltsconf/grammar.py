@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.ltsconf.problem import Outcome, Problem, Source
+from server.ltsconf.problem import Finding, Outcome, Problem, Source
 from server.ltsconf.scan import (
     CrashError,
     Included,
@@ -63,6 +63,21 @@ class Document:
     def locate(self, offset: int) -> tuple[Source, int, int]:
         """Source, line, column (from 1) of an entry's or a section's offset."""
         return self._input.locate(offset)
+
+    def tell(self, finding: Finding) -> Problem:
+        """What the linter found, with its place: a remark of ours, at which nothing stops."""
+        source, line, column = self.locate(finding.offset)
+        return Problem(
+            finding.code,
+            finding.severity,
+            Outcome.FINE,
+            source.path,
+            line,
+            column,
+            finding.message,
+            finding.hint,
+            source.excerpt(line),
+        )
 
     def get_buffer(self) -> bytearray:
         """The bytes that all offsets point into; not to be changed."""

@@ -20,7 +20,7 @@ from server.ltsconf.interface import Conf
 from server.ltsconf.lint_order import check_order
 from server.ltsconf.lint_values import check_entry, redact
 from server.ltsconf.lookup import DEFAULT, LIKE, Index
-from server.ltsconf.problem import Finding, Outcome, Problem
+from server.ltsconf.problem import Finding, Problem
 from server.ltsconf.reach import explain_unreachable
 from server.ltsconf.scan import Included, ReadInclude
 from server.ltsconf.template import Facts
@@ -87,21 +87,8 @@ def lint_document(document: Document, *, rendered: bool = False) -> list[Problem
     if not rendered:
         checks += [_check_empty, _check_braces]
     for check in checks:
-        for severity, code, offset, message, hint in check(document):
-            source, line, column = document.locate(offset)
-            problems.append(
-                Problem(
-                    code,
-                    severity,
-                    Outcome.FINE,
-                    source.path,
-                    line,
-                    column,
-                    message,
-                    hint,
-                    source.excerpt(line),
-                )
-            )
+        for finding in check(document):
+            problems.append(document.tell(finding))
             if len(problems) >= MAX_FINDINGS:
                 return problems
     return problems

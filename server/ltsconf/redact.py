@@ -33,6 +33,11 @@ def redact(text: str, secrets: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
+def list_lines(secrets: Mapping[str, Any]) -> set[str]:
+    """The lines of secrets: a file may hold several, or end with a line end."""
+    return {line for value in list_values(secrets) for line in value.split("\n")}
+
+
 def list_values(secrets: Mapping[str, Any]) -> Iterator[str]:
     """The texts of secrets, those of subdirectories too."""
     for value in secrets.values():

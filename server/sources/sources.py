@@ -261,8 +261,10 @@ class Sources:
         self.audience.inventory = config.inventory
         self.audience.unlisted = config.unlisted
         site = self._site
-        made = make_site(config, site.images, site.ltsconf, site.secrets, extras, site.overlay)
-        self._site = dataclasses.replace(made, servers=site.servers, refused=site.refused)
+        made = make_site(config, site.images, site.ltsconf, site.secrets, extras)
+        self._site = dataclasses.replace(
+            made, servers=site.servers, refused=site.refused, overlay=site.overlay
+        )
         for action in self._adopted:
             action(config)
         return True
