@@ -25,20 +25,8 @@ COPY container/compile-fastpath /farm/compile-fastpath
 COPY server/fastpath /farm/fastpath
 RUN sh /farm/compile-fastpath /farm/fastpath /farm/_fastpath.so
 
-# Not of the five: the server, which `final` takes over, beside the node image. By itself it is for
-# sites that keep their images in a volume:
-#
-#   docker build --target server -t bootfarm-server .
-FROM ltsp-base AS server
-COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
-     imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
-COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
-COPY container/farm.yaml container/lts.conf /etc/bootfarm/
-COPY container/bootfarm /usr/local/bin/bootfarm
-COPY container/*.py /usr/lib/bootfarm/container/
-COPY netboot-config /usr/lib/bootfarm/netboot-config
-COPY server /usr/lib/bootfarm/server
-COPY --from=fastpath /farm/_fastpath.so /usr/lib/bootfarm/server/fastpath/_fastpath.so
+# Not of the five: how the server is run, with or without a node image beside it.
+FROM ltsp-base AS settings
 ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     PROMETHEUS_DISABLE_CREATED_SERIES=True \
     BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state
@@ -50,6 +38,21 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
 ENTRYPOINT ["bootfarm"]
 CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]
+
+# Not of the five: the server, which `final` takes over, beside the node image. By itself it is for
+# sites that keep their images in a volume:
+#
+#   docker build --target server -t bootfarm-server .
+FROM settings AS server
+COPY imagebuild/__init__.py imagebuild/architecture.py imagebuild/errors.py \
+     imagebuild/options.py imagebuild/wholefile.py imagebuild/yamlloader.py /usr/lib/bootfarm/imagebuild/
+COPY imagebuild/store /usr/lib/bootfarm/imagebuild/store
+COPY container/farm.yaml container/lts.conf /etc/bootfarm/
+COPY container/bootfarm /usr/local/bin/bootfarm
+COPY container/*.py /usr/lib/bootfarm/container/
+COPY netboot-config /usr/lib/bootfarm/netboot-config
+COPY server /usr/lib/bootfarm/server
+COPY --from=fastpath /farm/_fastpath.so /usr/lib/bootfarm/server/fastpath/_fastpath.so
 ARG BASE_IMAGE
 ARG VERSION=
 LABEL org.opencontainers.image.title="bootfarm" \
@@ -124,22 +127,11 @@ COPY --from=recipe /farm/slices/final /farm/recipe/final
 RUN python3 -m imagebuild.container final
 
 # 5. final: the server, with the store of the node image baked in.
-FROM ltsp-base AS final
+FROM settings AS final
 COPY --from=ltsp-image /farm/baked /usr/share/bootfarm
 COPY --from=server /etc/bootfarm /etc/bootfarm
 COPY --from=server /usr/local/bin/bootfarm /usr/local/bin/bootfarm
 COPY --from=server /usr/lib/bootfarm /usr/lib/bootfarm
-ENV PYTHONPATH=/usr/lib/bootfarm PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    PROMETHEUS_DISABLE_CREATED_SERIES=True \
-    BOOTFARM_STORE=/var/lib/bootfarm/store BOOTFARM_STATE=/var/lib/bootfarm/state
-USER 10069:10069
-WORKDIR /var/lib/bootfarm
-EXPOSE 69/udp 8080/tcp 10809/tcp
-STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["bootfarm", "healthcheck", "--live", "--config", "/etc/bootfarm/farm.yaml"]
-ENTRYPOINT ["bootfarm"]
-CMD ["serve", "--config", "/etc/bootfarm/farm.yaml"]
 # Last, so that another version makes nothing anew but this. No `licenses`: what the image holds has
 # hundreds, and `bootfarm images sbom` lists them.
 ARG BASE_IMAGE

@@ -16,7 +16,7 @@ from tests.imagebuild.dockerfile import DOCKERFILE, expand, instructions, stages
 from tests.imagebuild.store.test_images import make_image
 
 HOUSE = Path(__file__).parents[2]
-HELPERS = ("recipe", "fastpath", "server")
+HELPERS = ("recipe", "fastpath", "settings", "server")
 """Stages beside the article's five; the last one is an end of its own, too."""
 
 
@@ -28,11 +28,12 @@ def test_the_articles_five_stages_in_order() -> None:
         "ltsp-base": "${BASE_IMAGE}",
         "recipe": "ltsp-base",
         "fastpath": "ltsp-base",
-        "server": "ltsp-base",
+        "settings": "ltsp-base",
+        "server": "settings",
         "basesystem": "ltsp-base",
         "builder": "basesystem",
         "ltsp-image": "basesystem",
-        "final": "ltsp-base",
+        "final": "settings",
     }
 
 
@@ -116,6 +117,9 @@ def test_the_final_stage_is_the_server_beside_the_node_image() -> None:
     taken = [line for line in final if line.startswith("COPY ")]
     assert taken[0] == "COPY --from=ltsp-image /farm/baked /usr/share/bootfarm"
     assert final[: len(taken)] == taken
+    assert [line.split()[0] for line in stages()["settings"][1]] == [
+        *("ENV", "USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"),
+    ]
     places = [line.split()[-1].rstrip("/") for line in server if line.startswith("COPY ")]
     tops = [line.removeprefix("COPY --from=server ").split() for line in taken[1:]]
     assert all(source == target for source, target in tops)
@@ -132,7 +136,7 @@ def test_the_final_stage_is_the_server_beside_the_node_image() -> None:
 def test_the_server_alone_needs_no_recipe_and_no_stage_after_it() -> None:
     """The classic builder makes every stage before its target."""
     assert list(stages())[: list(stages()).index("server") + 1] == [
-        *("ltsp-base", "fastpath", "server"),
+        *("ltsp-base", "fastpath", "settings", "server"),
     ]
 
 
