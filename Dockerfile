@@ -121,7 +121,7 @@ COPY imagebuild/store/__init__.py imagebuild/store/manifest.py imagebuild/store/
      imagebuild/store/disk.py imagebuild/store/moves.py imagebuild/store/signatures.py \
      /farm/src/imagebuild/store/
 COPY imagebuild/sbom/document.py imagebuild/sbom/spdx.py imagebuild/sbom/cyclonedx.py \
-     /farm/src/imagebuild/sbom/
+     imagebuild/sbom/notices.py /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/final.py /farm/src/imagebuild/stages/
 COPY --from=recipe /farm/slices/final /farm/recipe/final
 RUN python3 -m imagebuild.container final

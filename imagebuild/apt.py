@@ -136,8 +136,11 @@ class AptView:
     """A recipe's package universe: `update` first, then ask.
 
     `directory` is a cache of this view's own; `mirrors` come from the recipe
-    or the machine.
+    or the machine. `resolved`: every package that was asked for, and what it brings.
     """
+
+    binds: tuple[tuple[Path, str], ...] = ()
+    """Directories of this machine that `inside` needs, and their places in the image's root."""
 
     def __init__(self, recipe: Recipe, cache: Path, log: Log | None = None) -> None:
         self.recipe = recipe
@@ -146,27 +149,44 @@ class AptView:
         self.log = log or Log()
         self._cache = cache
         self._keys: dict[str, Path] = {}
-        sources = render_distribution(recipe, self.mirrors) + "".join(
+        sources = self.identity() + "".join(
             render_repository(item, item.uri, item.key) for item in recipe.repositories
         )
         name = hashlib.sha256((sources + recipe.architecture).encode()).hexdigest()[:24]
         self.directory = cache / "apt" / "views" / name
         self.pins: tuple[Pin, ...] = ()
+        self.resolved: dict[str, str] = {}
+
+    def identity(self) -> str:
+        """What the distribution's packages come from, as stages' ids hold it."""
+        return render_distribution(self.recipe, self.mirrors)
+
+    def outside(self) -> str:
+        """deb822 sources of the distribution for apt on this machine, and for the bootstrap."""
+        return render_distribution(self.recipe, self.mirrors)
+
+    def inside(self) -> str:
+        """The same for apt in the image's root while the image is built."""
+        return render_distribution(self.recipe, self.mirrors)
+
+    def repositories(self) -> tuple[Repository, ...]:
+        """The recipe's further repositories that packages are taken from."""
+        return self.recipe.repositories
 
     def update(self) -> None:
         """Fetch keys and indexes, and resolve pins; BuildError names what cannot be had."""
         for repository in self.recipe.repositories:
             self.fetch_key(repository)
-        self._write()
+        self.write_configuration()
         run(
             ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"],
-            env=self._environment(),
+            env=self.environment(),
             log=self.log,
             what=f"{self.recipe.file}: cannot read the package indexes",
             hint="check mirrors: and repositories: of the recipe, and the network",
         )
         self.pins = tuple(self._resolve_pins())
-        self._write()
+        self.write_configuration()
 
     def fetch_key(self, repository: Repository) -> None:
         """Fetch the repository's key if it is not here yet.
@@ -187,10 +207,12 @@ class AptView:
         `where` is the key path that an error names.
         """
         argv = ["apt-get", "install", "-s", "-qq", "?essential", "apt", *packages]
-        answer = ask(argv, env=self._environment())
+        answer = ask(argv, env=self.environment())
         if answer.status != 0:
             raise self._not_installable(answer.errors, where)
-        return parse_simulated(answer.output)
+        found = parse_simulated(answer.output)
+        self.resolved |= found
+        return found
 
     def versions(self, package: str, repository: Repository | None = None) -> list[str]:
         """The package's versions, highest first; of one repository when it is given."""
@@ -201,6 +223,40 @@ class AptView:
             if repository is None or source.startswith(repository.uri):
                 versions.append(version)
         return versions
+
+    def write_configuration(self) -> None:
+        """Write the view's apt.conf, sources and pins."""
+        etc = self.directory / "etc"
+        for path in _VIEW_DIRECTORIES:
+            (self.directory / path).mkdir(parents=True, exist_ok=True)
+        (self.directory / "status").write_text("")
+        sources = [self.outside()]
+        for repository in self.repositories():
+            key = str(self._keys[repository.name])
+            sources.append(render_repository(repository, repository.uri, key))
+        (etc / "sources.list.d" / "recipe.sources").write_text("\n".join(sources))
+        (etc / "preferences.d" / "recipe").write_text(render_pins(self.pins))
+        architecture = self.recipe.architecture
+        lines = [
+            f'Dir "{self.directory}";',
+            f'Dir::Etc "{etc}";',
+            f'Dir::State "{self.directory}/state";',
+            f'Dir::State::status "{self.directory}/status";',
+            f'Dir::Cache "{self.directory}/cache";',
+            f'APT::Architecture "{architecture}";',
+            f'APT::Architectures {{ "{architecture}"; }};',
+            'APT::Sandbox::User "root";',
+            'APT::Install-Recommends "false";',
+            'Acquire::Languages "none";',
+            'Acquire::Retries "3";',
+            *self.proxies,
+        ]
+        (self.directory / "apt.conf").write_text("\n".join(lines) + "\n")
+
+    def environment(self) -> dict[str, str]:
+        """For apt's programs, so that they see this view and not the machine's own packages."""
+        keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        return {**keep, "LC_ALL": "C.UTF-8", "APT_CONFIG": str(self.directory / "apt.conf")}
 
     # Inside
 
@@ -249,40 +305,8 @@ class AptView:
         path.write_bytes(data)
         return path
 
-    def _write(self) -> None:
-        etc = self.directory / "etc"
-        for path in _VIEW_DIRECTORIES:
-            (self.directory / path).mkdir(parents=True, exist_ok=True)
-        (self.directory / "status").write_text("")
-        sources = [render_distribution(self.recipe, self.mirrors)]
-        for repository in self.recipe.repositories:
-            key = str(self._keys[repository.name])
-            sources.append(render_repository(repository, repository.uri, key))
-        (etc / "sources.list.d" / "recipe.sources").write_text("\n".join(sources))
-        (etc / "preferences.d" / "recipe").write_text(render_pins(self.pins))
-        architecture = self.recipe.architecture
-        lines = [
-            f'Dir "{self.directory}";',
-            f'Dir::Etc "{etc}";',
-            f'Dir::State "{self.directory}/state";',
-            f'Dir::State::status "{self.directory}/status";',
-            f'Dir::Cache "{self.directory}/cache";',
-            f'APT::Architecture "{architecture}";',
-            f'APT::Architectures {{ "{architecture}"; }};',
-            'APT::Sandbox::User "root";',
-            'APT::Install-Recommends "false";',
-            'Acquire::Languages "none";',
-            'Acquire::Retries "3";',
-            *self.proxies,
-        ]
-        (self.directory / "apt.conf").write_text("\n".join(lines) + "\n")
-
-    def _environment(self) -> dict[str, str]:
-        keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-        return {**keep, "LC_ALL": "C.UTF-8", "APT_CONFIG": str(self.directory / "apt.conf")}
-
     def _ask(self, *argv: str) -> str:
-        answer = ask(argv, env=self._environment())
+        answer = ask(argv, env=self.environment())
         if answer.status != 0:
             raise BuildError(f"{' '.join(argv)} failed: {answer.errors.strip()}")
         return answer.output

@@ -34,6 +34,7 @@ from imagebuild.store.options import STORE_OPTION
     epilog=examples(
         "bootfarm build recipes/production.yaml",
         "bootfarm build recipes/production.yaml --tag canary",
+        "bootfarm build recipes/production.yaml --lock production.lock",
         "bootfarm build recipes/*.yaml --check",
     ),
 )
@@ -54,6 +55,13 @@ from imagebuild.store.options import STORE_OPTION
     "--squashfs-level",
     type=click.IntRange(1, 22),
     help="zstd level: 3 is quick, 15 (default) small, 19 smaller and slow.",
+)
+@click.option(
+    "--lock",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Build from the package versions of FILE; where it is not there, write it: the same"
+    " bytes again, on another machine and when the mirrors have moved on.",
 )
 @click.option("--fresh", is_flag=True, help="Use nothing of the cache: run every stage.")
 @click.option(
@@ -78,6 +86,7 @@ def build_command(
     repositories: tuple[str, ...],
     mirrors_file: Path | None,
     squashfs_level: int | None,
+    lock: Path | None,
     fresh: bool,
     log: Path | None,
     check: bool,
@@ -94,6 +103,8 @@ def build_command(
     nothing is wrong, else 1.
     """
     if check:
+        if lock is not None:
+            raise click.UsageError("--lock is for a build: --check asks what mirrors have now")
         _check(recipes, mirrors_file, repositories, not no_network)
     if no_network:
         raise click.UsageError("--no-network is for --check")
@@ -115,7 +126,12 @@ def build_command(
         parsed = dataclasses.replace(parsed, squashfs=Squashfs(squashfs_level))
     with _interruptible(), Progress() as progress:
         options = Options(
-            cache_directory(), progress.event, progress.line if progress.live else None, fresh, log
+            cache_directory(),
+            progress.event,
+            progress.line if progress.live else None,
+            fresh,
+            log,
+            lock,
         )
         image = build(parsed, Store(store_path), options, tags or (CURRENT,))
     click.echo(f"{image.name}@{image.digest}")

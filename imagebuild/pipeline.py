@@ -19,6 +19,9 @@ from typing import cast
 
 from imagebuild.apt import AptView
 from imagebuild.errors import BuildError
+from imagebuild.lock import archive
+from imagebuild.lock.lockfile import read_lock
+from imagebuild.lock.view import LockedView, make_lock, other_machine
 from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import Log, can_isolate, check_emulation, check_tools, run
 from imagebuild.stage import Stage, StageContext, stage_id
@@ -36,7 +39,8 @@ DEB_DAYS = 60
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: `kind` is start, step, cached, done or waiting; `seconds` since the stage began."""
+    """Progress: `kind` is start, step, cached, done, note or waiting; `seconds` since the stage
+    began."""
 
     stage: str
     kind: str
@@ -46,13 +50,17 @@ class Event:
 
 @dataclass(frozen=True)
 class Options:
-    """How to build: where caches and logs go, who listens, whether to use finished stages."""
+    """How to build: where caches and logs go, who listens, whether to use finished stages.
+
+    lock: a file with the packages to build from; it is made when it is not there.
+    """
 
     cache: Path
     listen: Callable[[Event], None] = lambda event: None
     line: Callable[[str], None] | None = None
     fresh: bool = False
     log: Path | None = field(default=None)
+    lock: Path | None = None
 
 
 def cache_directory() -> Path:
@@ -90,14 +98,14 @@ def _finished(
     """Run the stages; their directories, kept from other builds' pruning within this context."""
     if os.geteuid() != 0:
         raise BuildError("building an image needs root", hint="sudo bootfarm build ...")
-    check_tools({tool: package for stage in stages for tool, package in stage.TOOLS.items()})
+    tools = {tool: package for stage in stages for tool, package in stage.TOOLS.items()}
+    check_tools(tools | (archive.TOOLS if options.lock else {}))
     check_emulation(recipe.architecture)
     with _usual_modes(), locked(options):
         log = Log(options.log or new_log(options.cache, recipe.name), options.line)
         options.listen(Event("packages", "start"))
         started = time.monotonic()
-        apt = AptView(recipe, options.cache, log)
-        apt.update()
+        apt = _open_view(recipe, options, log)
         ids = stage_ids(recipe, apt)
         options.listen(Event("packages", "done", time.monotonic() - started))
         directories: dict[str, Path] = {}
@@ -107,6 +115,45 @@ def _finished(
                 directories[stage.NAME] = runner.finish(stage, directories)
         yield directories
         prune(options.cache, keep=set(ids.values()))
+
+
+def _open_view(recipe: Recipe, options: Options, log: Log) -> AptView:
+    """What apt would install, updated: of the mirrors, or of the lock, which is made first where
+    it is not there."""
+    if options.lock is None:
+        view = AptView(recipe, options.cache, log)
+        view.update()
+        return view
+    if not can_isolate():
+        raise BuildError(
+            "--lock: this machine lets a build mount nothing",
+            hint="build outside of a container, or in one that may make namespaces",
+        )
+    fresh = not options.lock.exists()
+    if fresh:
+        mirrored = AptView(recipe, options.cache, log)
+        mirrored.update()
+        stage_ids(recipe, mirrored)  # asks for every package
+        lock = make_lock(mirrored, options.lock)
+    else:
+        lock = read_lock(options.lock)
+        lock.check(recipe)
+        if words := other_machine(lock):
+            options.listen(Event("packages", "note", detail=words))
+    locked_view = LockedView(recipe, options.cache, lock, log)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        options.listen(Event("packages", "step", time.monotonic() - started, text))
+
+    locked_view.lay_out(say)
+    locked_view.update()
+    if fresh:
+        lock.write()
+    done = "written" if fresh else "obeyed"
+    detail = f"{lock.file}: {done}, {archive.describe(lock)}"
+    options.listen(Event("packages", "note", detail=detail))
+    return locked_view
 
 
 @contextlib.contextmanager
@@ -222,6 +269,7 @@ def prune(cache: Path, keep: Collection[str] = ()) -> None:
     for path in (cache / "apt" / "archives").glob("*.deb"):
         if path.stat().st_ctime < oldest:
             path.unlink()
+    archive.prune(cache)
     logs = sorted((cache / "logs").glob("build-*.log"), key=lambda path: path.stat().st_mtime)
     for path in logs[:-20]:
         path.unlink()

@@ -72,6 +72,8 @@ class Progress:
             elif event.kind == "done":
                 self._stage = ""
                 self._print(f"{event.stage:<12} {format_seconds(event.seconds)}")
+            elif event.kind == "note":
+                self._print(event.detail)
             elif event.kind == "waiting":
                 self._print(f"waiting for {event.detail}")
 

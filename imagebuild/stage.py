@@ -74,7 +74,8 @@ class StageContext:
     @property
     def chroot(self) -> Chroot:
         """Runs commands in `root`, with the cache of .deb files where that can be mounted."""
-        return Chroot(self.root, self.isolate, ((self.archives, ARCHIVES),), self.log)
+        binds = ((self.archives, ARCHIVES), *self.apt.binds)
+        return Chroot(self.root, self.isolate, binds, self.log)
 
 
 class Stage(Protocol):

@@ -55,9 +55,7 @@ def prepare(context: StageContext) -> None:
     root, apt = context.root, context.apt
     _clear_sources(root)
     sources = root / "etc/apt/sources.list.d"
-    (sources / f"{context.recipe.distribution}.sources").write_text(
-        render_distribution(context.recipe, apt.mirrors)
-    )
+    (sources / f"{context.recipe.distribution}.sources").write_text(apt.inside())
     (root / "etc/apt/preferences.d/bootfarm").write_text(render_pins(apt.pins))
     (root / _BUILD_CONF).write_text("\n".join((*_BUILD_LINES, *apt.proxies)) + "\n")
     policy = root / _POLICY
@@ -79,6 +77,8 @@ def add_repositories(context: StageContext) -> None:
         key = context.apt.key(repository)
         target = keyrings / f"{repository.name}{key.suffix}"
         shutil.copyfile(key, target)
+        if repository not in context.apt.repositories():
+            continue
         uri = repository.uri
         if repository.directory is not None:
             copy = root / LOCAL_REPOSITORIES / repository.name

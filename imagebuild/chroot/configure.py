@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -201,6 +202,20 @@ def date_passwords(root: Path, day: int) -> None:
         r"(?m)^([^:]*:[^:]*):\d+:", lambda match: f"{match[1]}:{day}:", shadow.read_text()
     )
     shadow.write_text(text)
+
+
+def date_files(root: Path, epoch: int) -> None:
+    """What maintainer scripts dated with the time of the build, dated `epoch` (seconds since
+    1970): the same packages make the same bytes.
+    """
+    clock = root / "etc/fake-hwclock.data"
+    if clock.is_file():
+        clock.write_text(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(epoch))}\n")
+    mdadm = root / "etc/mdadm/mdadm.conf"
+    if mdadm.is_file():
+        text = mdadm.read_text(encoding="utf-8", errors="surrogateescape")
+        text = re.sub(r"(?m)^# This configuration was auto-generated on .*\n", "", text)
+        mdadm.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def clean(root: Path) -> None:

@@ -1,6 +1,6 @@
 """basesystem: bootstrap, updates, base packages, kernel, patches."""
 
-from imagebuild.apt import KEYRING_PACKAGES, AptView, render_distribution
+from imagebuild.apt import KEYRING_PACKAGES, AptView
 from imagebuild.architecture import ARCHITECTURES
 from imagebuild.chroot import apt as chrootapt
 from imagebuild.chroot import patches
@@ -52,7 +52,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
         {
             **({"loaders": {name: versions[name] for name in loaders}} if loaders else {}),
             "packages": apt.resolve(packages(recipe), "packages, kernel.package"),
-            "sources": render_distribution(recipe, apt.mirrors),
+            "sources": apt.identity(),
             "architecture": recipe.architecture,
             "skip": {name: list(value) for name, value in recipe.skip_maintainer_scripts.items()},
             "patches": [
@@ -105,7 +105,7 @@ def bootstrap(context: StageContext) -> None:
     context.archives.mkdir(parents=True, exist_ok=True)
     run_command(
         bootstrap_argv(context),
-        stdin=render_distribution(context.recipe, context.apt.mirrors),
+        stdin=context.apt.outside(),
         log=context.log,
         what="bootstrapping the base system failed",
         hint="check mirrors: of the recipe and the network",
@@ -124,6 +124,7 @@ def bootstrap_argv(context: StageContext) -> list[str]:
         f"--architectures={context.recipe.architecture}",
         "--format=directory",
         '--aptopt=Acquire::Languages "none"',
+        '--aptopt=APT::Sandbox::User "root"',
         *(f"--aptopt={line.removesuffix(';')}" for line in context.apt.proxies),
         "--dpkgopt=force-unsafe-io",
     ]

@@ -5,7 +5,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from imagebuild.apt import AptView
@@ -13,9 +14,9 @@ from imagebuild.architecture import ARCHITECTURES, LOADERS, Grub
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import Recipe
 from imagebuild.run import run as run_command
-from imagebuild.sbom import cyclonedx, spdx
+from imagebuild.sbom import cyclonedx, notices, spdx
 from imagebuild.sbom.document import About
-from imagebuild.sbom.parts import Parts
+from imagebuild.sbom.parts import Package, Parts, list_packages
 from imagebuild.stage import Inputs, StageContext, code_files
 from imagebuild.stages import basesystem, ltsp_base, ltsp_image
 from imagebuild.store.manifest import MANIFEST_NAME, SBOMS, FileEntry, Manifest
@@ -27,6 +28,7 @@ CODE = (
     "imagebuild/sbom/document.py",
     "imagebuild/sbom/spdx.py",
     "imagebuild/sbom/cyclonedx.py",
+    "imagebuild/sbom/notices.py",
     "imagebuild/stages/ltsp_base.py",
     "imagebuild/store/__init__.py",
     "imagebuild/store/manifest.py",
@@ -89,7 +91,9 @@ def run(context: StageContext) -> None:
     packages = json.loads((parts_of / ltsp_image.PACKAGES).read_text())
     files = list_files(image)
     parts = Parts.from_json((parts_of / ltsp_image.PARTS).read_text())
-    files |= write_boms(context.recipe, image, files, parts, context.ids)
+    files |= write_boms(
+        context.recipe, image, files, parts, context.ids, list_loaders(context.recipe)
+    )
     manifest = make_manifest(context.recipe, files, packages, context.ids)
     (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
@@ -147,15 +151,26 @@ def list_files(image: Path) -> dict[str, FileEntry]:
     }
 
 
+def list_loaders(recipe: Recipe, machine: Path = Path("/")) -> list[Package]:
+    """The packages that boot loaders come from, as this machine has them installed; none where
+    the architecture's come from the archive: they are of the image's own release."""
+    architecture = ARCHITECTURES[recipe.architecture]
+    if architecture.loader_packages:
+        return []
+    names = {firmware.grub.package for firmware in architecture.firmware} | {"ipxe"}
+    return [one for one in list_packages(machine) if one.name in names]
+
+
 def write_boms(
     recipe: Recipe,
     image: Path,
     files: Mapping[str, FileEntry],
     parts: Parts,
     ids: Mapping[str, str],
+    loaders: Sequence[Package] = (),
 ) -> dict[str, FileEntry]:
-    """The bill of materials in each format; their entries. GRUB's modules are not named one by
-    one: what is in the image's directory besides is what a machine boots."""
+    """The bill of materials in each format, and the notices; their entries. GRUB's modules are not
+    named one by one: what is in the image's directory besides is what a machine boots."""
     named = (ltsp_image.SQUASHFS, ltsp_image.KERNEL, ltsp_image.INITRD)
     about = About(
         name=recipe.name,
@@ -170,7 +185,11 @@ def write_boms(
             if path in named or path.rpartition("/")[2] in LOADERS
         },
     )
-    renderers = {"spdx": spdx.render, "cyclonedx": cyclonedx.render}
+    renderers: Mapping[str, Callable[[About, Parts], bytes]] = {
+        "spdx": spdx.render,
+        "cyclonedx": cyclonedx.render,
+        "notices": partial(notices.render, loaders=loaders),
+    }
     entries = {}
     for kind, name in SBOMS.items():
         (image / name).write_bytes(renderers[kind](about, parts))

@@ -59,7 +59,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
         files += [(f"files/{index}/{path.name}", path) for path in _sources(file.source)]
     files += _registry_cas(recipe.container_runtime)
     files += [(f"keys/{item.name}", apt.key(item)) for item in recipe.repositories]
-    files += [item for repository in recipe.repositories for item in _indexes(repository)]
+    files += [item for repository in apt.repositories() for item in _indexes(repository)]
     packages = apt.resolve(
         [*basesystem.packages(recipe), *runtime.packages(recipe)], "container_runtime, kubernetes"
     )
@@ -71,6 +71,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
         "repositories": [
             {key: getattr(item, key) for key in ("name", "uri", "suite", "components")}
             for item in recipe.repositories
+            if item in apt.repositories() or item.directory is None
         ],
         # Sources of files count by their bytes, not by their paths on this machine.
         "files": [{**file, "source": ""} for file in whole["files"]],
@@ -158,7 +159,9 @@ def run(context: StageContext) -> None:
     configure.clean(root)
     configure.leave_to_boot(root)
     configure.remove_identity(root, brought)
-    configure.date_passwords(root, build_epoch(root) // 86400)
+    epoch = build_epoch(root)
+    configure.date_passwords(root, epoch // 86400)
+    configure.date_files(root, epoch)
     refuse_leftovers(root)
     (context.product / LISTING).write_text(
         render_listing(root), encoding="utf-8", errors="surrogateescape"

@@ -39,6 +39,7 @@ TYPES: Final = {
     "rootfs.list": "application/vnd.bootfarm.rootfs-list.v1",
     SBOMS["spdx"]: "application/spdx+json",
     SBOMS["cyclonedx"]: "application/vnd.cyclonedx+json",
+    SBOMS["notices"]: "text/plain",
 }
 """File of an image to media type; others have OTHER, and those below boot/ are LOADERS."""
 TITLE: Final = "org.opencontainers.image.title"

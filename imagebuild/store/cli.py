@@ -235,6 +235,7 @@ def show_command(
     epilog=examples(
         "bootfarm images sbom amd64 >amd64.spdx.json",
         "bootfarm images sbom amd64:canary --format cyclonedx | grype",
+        "bootfarm images sbom amd64 --format notices | less",
     ),
 )
 @STORE_OPTION
@@ -244,7 +245,7 @@ def show_command(
     type=click.Choice(list(SBOMS)),
     default="spdx",
     show_default=True,
-    help="The format: SPDX 2.3 or CycloneDX 1.6, both as JSON.",
+    help="The format: SPDX 2.3 or CycloneDX 1.6, both as JSON; notices: third-party notices, text.",
 )
 @click.argument("image")
 def sbom_command(store_path: Path, kind: str, image: str) -> None:

@@ -20,7 +20,7 @@ FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 ROOTFS = "rootfs.squashfs"
 """The key of an image's root file system among `files`, and its path in the image."""
-SBOMS = {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json"}
+SBOMS = {"spdx": "sbom.spdx.json", "cyclonedx": "sbom.cdx.json", "notices": "notices.txt"}
 """The keys of its bill of materials, by format; images of an older builder have none."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

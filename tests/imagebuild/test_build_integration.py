@@ -136,6 +136,9 @@ def test_the_bill_of_materials_has_all_that_is_in_the_image(image: Image) -> Non
     check_spdx(spdx)
     text = (image.path / SBOMS["cyclonedx"]).read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    notices = (image.path / SBOMS["notices"]).read_text()
+    for words in ("\nlinux-signed-amd64 6.1.", "packages: grub-efi-amd64-bin", "packages: ipxe"):
+        assert words in notices
     named = {one["name"]: one for one in spdx["packages"]}
     packages = {
         one["name"]: one["versionInfo"] for one in spdx["packages"] if "externalRefs" in one

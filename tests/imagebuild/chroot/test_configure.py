@@ -201,6 +201,15 @@ def test_passwords_are_not_of_the_day_of_the_build(root: Path) -> None:
     assert (root / "etc/shadow").read_text() == "root:!:19000:0:99999:7:::\nsshd:!::0::::\n"
 
 
+def test_what_is_dated_has_the_packages_date(root: Path) -> None:
+    configure.write_file(root / "etc/fake-hwclock.data", "2026-11-30 10:00:00\n")
+    line = "# This configuration was auto-generated on Mon, 30 Nov 2026 10:00:00 +0000 by mkconf\n"
+    configure.write_file(root / "etc/mdadm/mdadm.conf", f"HOMEHOST <system>\n\n{line}ARRAY x\n")
+    configure.date_files(root, 981173106)
+    assert (root / "etc/fake-hwclock.data").read_text() == "2001-02-03 04:05:06\n"
+    assert (root / "etc/mdadm/mdadm.conf").read_text() == "HOMEHOST <system>\n\nARRAY x\n"
+
+
 def test_clean_leaves_the_kernels_configuration(root: Path) -> None:
     gone = ("boot/vmlinuz-6.1", "boot/initrd.img-6.1", "var/log/dpkg.log", "tmp/x/y", "etc/shadow-")
     kept = ("boot/config-6.1", "var/log/journal/keep", "etc/fstab")

@@ -12,7 +12,7 @@ import pytest
 from license_expression import get_spdx_licensing
 from packageurl import PackageURL
 
-from imagebuild.sbom import cyclonedx, spdx
+from imagebuild.sbom import cyclonedx, notices, spdx
 from imagebuild.sbom.document import About, make_purl
 from imagebuild.sbom.parts import BuiltFile, Package, Parts, list_built, list_packages
 
@@ -199,3 +199,34 @@ def test_files_of_the_builder(tmp_path: Path) -> None:
         tar.addfile(link)
     found = list_built(tmp_path / "outputs.tar")
     assert [(one.path, one.size) for one in found] == [("/usr/lib/a", 4), ("/usr/lib/b", 3)]
+
+
+def test_notices_name_source_licences_and_who_to_ask() -> None:
+    loader = Package("ipxe", "1.0+git-2021", "all", "ipxe", "1.0+git-2021", "x", "", None)
+    kernel = Package(
+        "linux-image-6.1-amd64", "6.1.9-1", "amd64", "linux-signed-amd64", "6.1.9+1", "Kernel Team"
+    )
+    parts = dataclasses.replace(PARTS, packages=(*PARTS.packages, kernel))
+    text = notices.render(ABOUT, parts, [loader]).decode()
+    assert text == notices.render(ABOUT, parts, [loader]).decode()
+    kernels, loaders, packages, built = (part for part in text.split("\n\n") if "---" in part)
+    assert "linux-signed-amd64 6.1.9+1\n    packages: linux-image-6.1-amd64\n" in kernels
+    assert "\nipxe 1.0+git-2021\n    packages: ipxe\n    licences: not said\n" in loaders
+    assert (
+        "bash 5.2.15-2\n    packages: bash\n"
+        "    licences: GPL-3.0-or-later AND LicenseRef-Debian-GFDL\n"
+        "    maintainer: Matthias Klose <doko@debian.org>\n"
+    ) in packages
+    assert built.endswith("\n/usr/lib/bootfarm/nbdroot\n")
+    assert "https://snapshot.debian.org/package/SOURCE/VERSION/" in text
+
+
+def test_notices_put_the_packages_of_one_source_together() -> None:
+    both = tuple(
+        Package(name, "2", "amd64", "one", "2", "m", "", licences)
+        for name, licences in (("one-b", ("MIT",)), ("one-a", ("GPL-2.0-only",)))
+    )
+    text = notices.render(ABOUT, Parts(1, both)).decode()
+    assert "one 2\n    packages: one-a, one-b\n    licences: GPL-2.0-only AND MIT\n" in text
+    assert "Boot loaders" not in text
+    assert "made from source" not in text

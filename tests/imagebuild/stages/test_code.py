@@ -3,10 +3,9 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -59,6 +58,21 @@ def test_the_dockerfile_copies_the_code_of_a_stage_and_no_other(stage: Stage) ->
     assert have == {name for one in so_far for name in one.CODE} | beside
 
 
+class View(AptView):
+    """A view of an archive that has each package at version 1; nothing is asked."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.mirrors = recipe.mirrors or Mirrors("http://archive", "http://security")
+        self.pins = ()
+
+    def resolve(self, packages: Sequence[str], where: str) -> dict[str, str]:
+        return dict.fromkeys(packages, "1")
+
+    def key(self, repository: Repository) -> Path:
+        return Path(repository.key)
+
+
 class Copy:
     """A checkout of the builder that a test may edit, and the ids of its stages."""
 
@@ -69,13 +83,7 @@ class Copy:
 
     def ids(self, **changes: Any) -> dict[str, str]:
         recipe = dataclasses.replace(self.recipe, **changes)
-        view = SimpleNamespace(
-            resolve=lambda packages, where: dict.fromkeys(packages, "1"),
-            mirrors=recipe.mirrors or Mirrors("http://archive", "http://security"),
-            pins=(),
-            key=lambda item: Path(item.key),
-        )
-        return stage_ids(recipe, cast(AptView, view))
+        return stage_ids(recipe, View(recipe))
 
     def rerun(self, name: str) -> list[str]:
         """The stages that run again after an edit of that file."""
@@ -198,13 +206,7 @@ def test_every_field_of_a_recipe_is_tried_above() -> None:
 def test_values_are_json_of_named_values(copy: Copy, stage: Stage) -> None:
     """No `repr`: a renamed class changes nothing, and what an id is made of can be read."""
     recipe = dataclasses.replace(copy.recipe, **OTHER)
-    view = SimpleNamespace(
-        resolve=lambda packages, where: dict.fromkeys(packages, "1"),
-        mirrors=recipe.mirrors,
-        pins=(),
-        key=lambda item: Path(item.key),
-    )
-    values = stage.inputs(recipe, cast(AptView, view)).values
+    values = stage.inputs(recipe, View(recipe)).values
     assert isinstance(values, dict)
     text = json.dumps(values)
     for kind in ("Services(", "Squashfs(", "Kubernetes(", "object at 0x", "PosixPath("):

@@ -1,0 +1,1 @@
+"""The same recipe, the same bytes: a lock of package versions, and an archive made of it."""
