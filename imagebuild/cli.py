@@ -33,8 +33,7 @@ from imagebuild.store.options import STORE_OPTION
     "build",
     epilog=examples(
         "bootfarm build recipes/production.yaml",
-        "bootfarm build recipes/production.yaml --tag canary",
-        "bootfarm build recipes/production.yaml --lock production.lock",
+        "bootfarm build recipes/production.yaml --tag canary --lock production.lock",
         "bootfarm build recipes/*.yaml --check",
     ),
 )

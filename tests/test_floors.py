@@ -18,7 +18,7 @@ FLOORS = [
     ["imagebuild.run", "imagebuild.sbom", "imagebuild.store", "imagebuild.yamlloader"],
     ["imagebuild.recipe", "imagebuild.signing"],
     ["imagebuild.apt"],
-    ["imagebuild.stage"],
+    ["imagebuild.lock", "imagebuild.stage"],
     ["imagebuild.chroot"],
     ["imagebuild.stages"],
     ["imagebuild.pipeline"],

@@ -52,6 +52,7 @@ def test_mmdebstrap_with_the_cache_mounted(context: StageContext) -> None:
         "--architectures=amd64",
         "--format=directory",
         '--aptopt=Acquire::Languages "none"',
+        '--aptopt=APT::Sandbox::User "root"',
         "--dpkgopt=force-unsafe-io",
         "--skip=essential/unlink",
         f'--setup-hook=mkdir -p "$1{archives}" && mount --bind "/cache/apt/archives" '
