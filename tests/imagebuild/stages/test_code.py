@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagebuild.apt import AptView
 from imagebuild.chroot import configure
 from imagebuild.pipeline import STAGES, stage_ids
 from imagebuild.recipe.ingredients import (
@@ -29,6 +28,7 @@ from imagebuild.recipe.ingredients import (
 from imagebuild.recipe.packing import SLICES
 from imagebuild.stage import Stage
 from imagebuild.stages import builder, final, ltsp_base
+from tests.imagebuild.anyapt import AnyApt
 from tests.imagebuild.closure import closure
 from tests.imagebuild.dockerfile import copied_before_runs
 
@@ -58,21 +58,6 @@ def test_the_dockerfile_copies_the_code_of_a_stage_and_no_other(stage: Stage) ->
     assert have == {name for one in so_far for name in one.CODE} | beside
 
 
-class View(AptView):
-    """A view of an archive that has each package at version 1; nothing is asked."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.mirrors = recipe.mirrors or Mirrors("http://archive", "http://security")
-        self.pins = ()
-
-    def resolve(self, packages: Sequence[str], where: str) -> dict[str, str]:
-        return dict.fromkeys(packages, "1")
-
-    def key(self, repository: Repository) -> Path:
-        return Path(repository.key)
-
-
 class Copy:
     """A checkout of the builder that a test may edit, and the ids of its stages."""
 
@@ -83,7 +68,7 @@ class Copy:
 
     def ids(self, **changes: Any) -> dict[str, str]:
         recipe = dataclasses.replace(self.recipe, **changes)
-        return stage_ids(recipe, View(recipe))
+        return stage_ids(recipe, AnyApt(recipe))
 
     def rerun(self, name: str) -> list[str]:
         """The stages that run again after an edit of that file."""
@@ -206,7 +191,7 @@ def test_every_field_of_a_recipe_is_tried_above() -> None:
 def test_values_are_json_of_named_values(copy: Copy, stage: Stage) -> None:
     """No `repr`: a renamed class changes nothing, and what an id is made of can be read."""
     recipe = dataclasses.replace(copy.recipe, **OTHER)
-    values = stage.inputs(recipe, View(recipe)).values
+    values = stage.inputs(recipe, AnyApt(recipe)).values
     assert isinstance(values, dict)
     text = json.dumps(values)
     for kind in ("Services(", "Squashfs(", "Kubernetes(", "object at 0x", "PosixPath("):
