@@ -19,6 +19,10 @@ TOO_LARGE = {
     "cause": "too_large",
     **{"ram_image": "300", "ram_system": "256", "ram_free": "380", "ram_total": "640"},
 }
+CSINODE = (
+    "failed to initialize CSINode: error updating CSINode annotation: timed out waiting for the"
+    ' condition; caused by: nodes "node-1" not found'
+)
 NO_ANSWER = "curl: (28) Connection timed out"
 COPY_FAILED = {"root": "live NBD (the copy into memory failed)", "cause": "copy_failed"}
 NO_LOADER = "no loader for UEFI IA32: images are for machines that boot by BIOS"
@@ -385,6 +389,17 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
             .beacon("ready", "kubelet does not run: x", "error", cause="kubelet_ended")
         ),
         lambda: Story().to_ready().beacon("ready", "something else", "error"),
+    ),
+    "kubelet-csinode": (
+        lambda: (
+            Story().to_join().beacon("ready", CSINODE, "start", cause="kubelet_csinode")
+        ),
+        lambda: (
+            Story()
+            .to_join()
+            .beacon("ready", CSINODE, "start", cause="kubelet_csinode")
+            .beacon("ready", "Node node-1 is Ready")
+        ),
     ),
     "kubelet-swap": (
         lambda: joined("running with swap on is not supported, please", "join_kubelet"),
