@@ -167,6 +167,12 @@ def check_default(key: str, value: str) -> tuple[str, str] | None:
             return message, hint
         if code == "unknown-variable" and (near := suggest(key)):
             return message, f"did you mean {near}?"
+    if (braces := re.search(r"\{\{.*?\}\}|\{%.*?%\}", value)) and "{{." not in braces[0]:
+        return (
+            f"{key}: nodes get {_cut(braces[0])} as it stands there: an image's defaults are no"
+            " template",
+            "write the value in its place, or the line into an lts.conf that is a template",
+        )
     if key == "LIKE":
         return "LIKE names a section, and an image has none", "remove the line"
     if key == "HOSTNAME" and value.upper() != "NONE":

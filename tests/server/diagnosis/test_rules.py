@@ -391,9 +391,7 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
         lambda: Story().to_ready().beacon("ready", "something else", "error"),
     ),
     "kubelet-csinode": (
-        lambda: (
-            Story().to_join().beacon("ready", CSINODE, "start", cause="kubelet_csinode")
-        ),
+        lambda: Story().to_join().beacon("ready", CSINODE, "start", cause="kubelet_csinode"),
         lambda: (
             Story()
             .to_join()
