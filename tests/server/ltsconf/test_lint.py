@@ -27,6 +27,11 @@ def places(text: str) -> list[tuple[str, int]]:
     return [(problem.code, problem.line) for problem in find(text)]
 
 
+FSTAB = '[default]\n{0} = "{1} ext4 nofail 0 0"\n{2} = "{3} ext4 nofail 0 0"\n'
+JOIN = '[default]\nRCFILE_01 = "kubeadm join {} --config /etc/join.yaml"\n'
+TWICE = [("line-twice", 3)]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -202,6 +207,21 @@ def places(text: str) -> list[tuple[str, int]]:
         ("[default]\nTIMEZONE = “UTC”\n", [("typographic-quotes", 2)]),
         ('[default]\nRCFILE_01 = "echo ‘x’"\n', [("typographic-quotes", 2)]),
         ('[default]\nRCFILE_01 = "kubeadm join –token x"\n', [("typographic-dash", 2)]),
+        ('[default]\nRCFILE_01 = "mount\u00a0/dev/sda /mnt"\n', [("odd-blank", 2)]),
+        ("[default]\nTIMESERVER = a\u200b\n", [("odd-blank", 2)]),
+        ('[default]\nRCFILE_01 = "echo caf\u00e9"\n', []),
+        (FSTAB.format("FSTAB_01", "/dev/sda1 /srv", "FSTAB_02", "/dev/sdb1 /srv"), TWICE),
+        (FSTAB.format("FSTAB_01", "/dev/sda1 /srv", "FSTAB_02", "/dev/sdb1 /srv2"), []),
+        ("[default]\nHOSTS_01 = 10.0.0.1 a b\nHOSTS_02 = 10.0.0.2 c B\n", TWICE),
+        ("[default]\nHOSTS_01 = 10.0.0.1 a\nHOSTS_02 = 10.0.0.1 a b\n", []),
+        ("[x]\nHOSTS_01 = 10.0.0.1 a\n[y]\nHOSTS_02 = 10.0.0.2 a\n", []),
+        (JOIN.format("10.0.0.256:6443"), [("bad-value", 2)]),
+        (JOIN.format("fd00::1:6443"), [("bad-value", 2)]),
+        (JOIN.format("[fd00::g]:6443"), [("bad-value", 2)]),
+        (JOIN.format("[fd00::1]:6443"), []),
+        (JOIN.format("api.example.org:6443"), []),
+        (JOIN.format("api:6443 \\"), [("bad-value", 2)]),
+        ('[default]\nRCFILE_01 = "kubeadm join …"\n', [("bad-value", 2)]),
         ("[default]\nSYSLOG_HOST = a#b\n", [("value-cut", 2)]),
         ("[default]\nSYSLOG_HOST = a # b\n", []),
         ('[default]\nSYSLOG_HOST = "a" # a "b"\n', [("comment-in-value", 2)]),
