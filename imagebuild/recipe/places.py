@@ -1,4 +1,4 @@
-"""Places of the image that the build empties or writes itself: a recipe's file would not stay there.
+"""Places of the image that the build empties or writes itself: a file there would not stay.
 
 configure.py cleans by the same lists; read.py refuses files there before anything is built.
 """

@@ -69,7 +69,7 @@ builds:
   - dkms: nat-rtsp-dkms
   - name: tool
     file: source.tar
-    sha256: "%s"
+    sha256: "SHA256"
     commands: ["make"]
     outputs: [/usr/bin/tool]
 container_runtime: {name: docker, options: [--iptables=false]}
@@ -81,11 +81,12 @@ files:
 patches: [{series: patches, directory: /usr/share, strip: 2}]
 initramfs: {modules: [e1000], network_drivers: all}
 lts_defaults: {LTSP_NBD_TO_RAM: "true"}
-console: {password_hash: "%s", ssh_keys: ["%s"]}
+console: {password_hash: "HASH", ssh_keys: ["KEY"]}
 skip_maintainer_scripts: {lvm2: [postinst]}
 squashfs: {level: 19}
-"""
-            % ("0" * 64, HASH, KEY),
+""".replace("SHA256", "0" * 64)
+            .replace("HASH", HASH)
+            .replace("KEY", KEY),
         )
     )
     assert recipe.mirrors is not None
