@@ -67,6 +67,7 @@ def test_an_edit_reaches_both_and_the_last_good_text_is_whole(
     assert sorted(path.name for path in (tmp_path / "state").iterdir() if path.is_file()) == [
         "given.key",
         "lts.conf.json",
+        "serve.lock",
     ]
 
 

@@ -63,6 +63,14 @@ def fetched(path: str, **detail: Any) -> Story:
     return (story.tftp(KERNEL) if path == INITRD else story).tftp(path, **detail)
 
 
+def named(unknown: str) -> Story:
+    """A machine whose menu's path names an image that the store has not."""
+    more = {"unknown_image": unknown} if unknown else {}
+    path = f"/ltsp/{unknown or 'amd64'}/grub/grub.cfg"
+    detail = {"status": "ok", "path": path, "image": "amd64", "digest": DIGEST, **more}
+    return Story().to_loader().see("plan", "menu", **detail)
+
+
 def planned(message: str, cause: str, status: str = "error") -> Story:
     story = Story().to_loader().tftp(GRUB_CFG)
     detail = {"status": status, "path": GRUB_CFG, "message": message, "cause": cause}
@@ -209,6 +217,10 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
     "image-nowhere": (
         lambda: planned("IMAGE 'arm64': there is no image 'arm64'", "no_image"),
         lambda: planned("IMAGE 'x': there is no image 'x'", "no_image").menu(),
+    ),
+    "image-name-unknown": (
+        lambda: named("amd46"),
+        lambda: named(""),
     ),
     "held-at-menu": (
         lambda: planned("its boot menu waits", "held", "start"),
