@@ -37,13 +37,13 @@ def import_command(context: click.Context, file: Path, exit_code: bool, as_json:
     instead, and each that a person should look at. What machines that a section names get
     is compared with what LTSP 23 gives them. Nothing of the file is run.
     """
-    data = read_text(file, Path("."), bare=True).main.data or b""
-    if (lines := data.count(b"\n")) > MOST_LINES:
+    given = read_text(file, Path("."), bare=True).main.data or b""
+    if (lines := given.count(b"\n")) > MOST_LINES:
         raise ServerError(
             f"{file}: {lines} lines: an ltsp.conf has {MOST_LINES} at most",
             hint="is this LTSP's file?",
         )
-    found = import_text(decode(data))
+    found = import_text(decode(given))
     if as_json:
         notes = [dataclasses.asdict(note) for note in found.notes]
         data = {"lts_conf": found.text, "carried": found.carried, "notes": notes}
