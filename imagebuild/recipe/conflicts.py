@@ -84,7 +84,12 @@ def _check_words(top: Node, recipe: Recipe) -> Iterator[RecipeError]:
     if not recipe.cmdline:
         return
     for node, word in zip(top.below("cmdline").items(), recipe.cmdline, strict=True):
-        if word.startswith("#") or "${" in word or word in (";", "&&", "||"):
+        if "\\" in word:
+            yield node.error(
+                "boot loaders change a backslash on the way: no machine would boot",
+                "write it without, or set it on the running node (RCFILE_* in lts.conf)",
+            )
+        elif word.startswith("#") or "${" in word or word in (";", "&&", "||"):
             yield node.error(
                 "iPXE takes it as its own: a comment, a setting of its own, or a command's end",
                 "leave it out, or put it into KERNEL_CMDLINE of machines that boot with GRUB",

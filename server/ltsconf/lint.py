@@ -18,6 +18,7 @@ from server.ltsconf.glob import is_glob, match_glob
 from server.ltsconf.grammar import Document, Entry, Section, parse_document
 from server.ltsconf.interface import Conf
 from server.ltsconf.lint_order import check_order, check_twice
+from server.ltsconf.lint_shell import check_shell
 from server.ltsconf.lint_values import check_entry, find_braces, redact
 from server.ltsconf.lookup import DEFAULT, LIKE, Index
 from server.ltsconf.problem import Finding, Problem
@@ -50,6 +51,7 @@ def lint(main: Included, read_include: ReadInclude, *, rendered: bool = False) -
         # The value of a broken line is not the one that its author meant.
         if one.code != "bad-value" or (one.path, one.line) not in broken
     }
+    found.update(document.tell(finding) for finding in check_shell(document))
     found.update(document.problems)
     return sorted(
         (replace(one, message=redact(one.message), excerpt=redact(one.excerpt)) for one in found),

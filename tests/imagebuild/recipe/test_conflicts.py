@@ -52,6 +52,7 @@ def find_faults(directory: Path, text: str) -> str:
         ),
         ("cmdline: [quiet, '#x']\n", "cmdline[1]: iPXE takes it as its own"),
         ("cmdline: ['a=${net0/mac}']\n", "cmdline[0]: iPXE takes it as its own"),
+        ("cmdline: ['a=b\\c']\n", "cmdline[0]: boot loaders change a backslash"),
         ("console: {ssh_keys: [ssh-ed25519 AAAA]}\n", "console.ssh_keys[0]: the key was cut"),
         ("console: {password_hash: $6$a}\n", "console.password_hash: behind the salt"),
     ],
