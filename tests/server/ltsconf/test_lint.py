@@ -401,3 +401,13 @@ def test_a_family_without_its_number_is_named_with_one() -> None:
             one for one in find(f"[default]\n{key} = x\n") if one.code == "unknown-variable"
         ]
         assert found.hint.startswith(f"Did you mean {key}_01? ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["[default]\nTIMEZONE = UTC\n", "# site\n[default]\nA = 1\n"])
+def test_utf_16_is_called_so_first(encoding: str, text: str) -> None:
+    data = ("\ufeff" + text).encode(encoding)
+    first = lint(Included("main", "lts.conf", data), read_nothing)[0]
+    assert (first.code, first.severity, first.line) == ("byte-order-mark", "error", 1)
+    assert first.message.startswith("the file is UTF-16")
+    assert "iconv -f UTF-16" in first.hint
