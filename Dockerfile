@@ -110,7 +110,7 @@ COPY --from=builder /farm/work/builder /farm/work/builder
 COPY imagebuild/chroot/kernel.py imagebuild/chroot/configure.py imagebuild/chroot/runtime.py \
      imagebuild/chroot/listing.py \
      /farm/src/imagebuild/chroot/
-COPY imagebuild/recipe/compatibility.py /farm/src/imagebuild/recipe/
+COPY imagebuild/recipe/compatibility.py imagebuild/recipe/places.py /farm/src/imagebuild/recipe/
 COPY imagebuild/sbom/__init__.py imagebuild/sbom/licences.py imagebuild/sbom/parts.py \
      /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/

@@ -29,6 +29,21 @@ _HINTS = (
 _HINT = "mind the indentation, and quote values that hold ': ' or '#'"
 
 
+class Written(float):
+    """A number with a point that knows how it was written: a label `1.30` is not `1.3`."""
+
+    def __new__(cls, text: str) -> "Written":
+        return super().__new__(cls, text)
+
+    def __init__(self, text: str) -> None:
+        self._text = str(text)
+
+    def __repr__(self) -> str:
+        return self._text
+
+    __str__ = __repr__
+
+
 class PlainLoader(yaml.SafeLoader):
     """Refuses aliases: ten lines of them make more text than memory holds."""
 
@@ -88,7 +103,12 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable
     return loader.construct_mapping(node, deep=True)
 
 
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> Written:
+    return Written(loader.construct_scalar(node))
+
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def parse_yaml(text: str | bytes, where: str, error: type[HintedError]) -> Any:

@@ -121,6 +121,8 @@ class App:
         shared_renderer().close()
         shared_checker().close()
         self.parts.upkeep.end()
+        if self.parts.held is not None:
+            self.parts.held.close()
 
     def _repeat(self, seconds: float, action: Callable[[], object]) -> None:
         """Call `action` every `seconds` seconds.

@@ -46,6 +46,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         *("too_large", "copy_failed", "no_loop", "no_squashfs", "no_overlay", "step"),
         *("gave_up", "mount_failed", "emergency"),
         *("setting", "exit", "lines_failed", "all_lines", "kubelet_ended", "pods_blocked"),
+        "kubelet_csinode",
         *("join_line", "join_ca", "join_token", "join_away", "join_forbidden", "join_kubelet"),
         *("join_server", *_JOIN),
     ),

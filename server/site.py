@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from imagebuild.store.images import Image
@@ -39,6 +40,11 @@ class Site:
     servers: tuple[OtherServer, ...] = ()
     refused: tuple[tuple[Image, str], ...] = ()
     overlay: Overlay = NO_OVERLAY
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all images of the store, also of those that may not be served."""
+        return frozenset(image.name for image in (*self.images, *(one for one, _ in self.refused)))
 
     def find_image(self, name: str, tag_or_digest: str) -> Image | None:
         """The image of that name with a tag, or a whole digest."""

@@ -150,7 +150,7 @@ def load_source(path: Path) -> tuple[Any, Source]:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """A remedy for an unknown word: what was probably meant, and what there is if that is short."""
-    choices = list(known)
+    choices = list(dict.fromkeys(known))
     meant = did_you_mean(word, choices)
     if meant and len(choices) > _FEW:
         return meant
@@ -368,4 +368,5 @@ class Section:
 def describe(value: Any) -> str:
     """What a YAML value is, in words."""
     names = {dict: "keys with values", list: "a list", bool: "a boolean", type(None): "nothing"}
-    return names.get(type(value)) or f"{type(value).__name__} {value!r}"[:80]
+    kind = "float" if isinstance(value, float) else type(value).__name__
+    return names.get(type(value)) or f"{kind} {value!r}"[:80]

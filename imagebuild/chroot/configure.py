@@ -13,6 +13,7 @@ from pathlib import Path
 
 from imagebuild.errors import BuildError
 from imagebuild.recipe.ingredients import AddedFile, Recipe
+from imagebuild.recipe.places import EMPTIED, REMOVED
 
 ROOTFS = Path(__file__).parents[1] / "rootfs"
 """The node's own files at their final paths."""
@@ -224,27 +225,9 @@ def clean(root: Path) -> None:
 
     /boot/config-* stays: kubeadm reads it.
     """
-    # dev, proc: a bootstrap and a plain chroot leave something there; the node mounts its own.
-    for directory in ("tmp", "var/tmp", "run", "dev", "proc", "sys", "var/log/apt"):
+    for directory in EMPTIED:
         _empty(root / directory)
-    for pattern in (
-        "var/log/*.log",
-        "var/log/dpkg.log*",
-        "var/log/btmp",
-        "var/log/lastlog",
-        "var/log/wtmp",
-        "var/cache/ldconfig/aux-cache",
-        "var/cache/debconf/*-old",
-        "var/lib/dpkg/*-old",
-        "etc/*-",
-        "boot/initrd.img-*",
-        "boot/vmlinuz-*",
-        "boot/System.map-*",
-        "initrd.img*",
-        "vmlinuz*",
-        "root/.bash_history",
-        "var/lib/dkms/mok.*",
-    ):
+    for pattern in REMOVED:
         for path in root.glob(pattern):
             if path.is_file() or path.is_symlink():
                 path.unlink()

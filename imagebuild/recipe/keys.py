@@ -205,7 +205,8 @@ LTS_KEY = r"[A-Z_][A-Z0-9_]*"
 LTS_DEFAULTS = MapOf(Line(), LTS_KEY, "capitals, digits and underscores")
 
 HASH = Text(r"\$(y|gy|6|5|2[aby]|7)\$[!-~]+", "a crypt(3) hash: make one with `mkpasswd`")
-SSH_KEYS = ListOf(Text(r"(ssh|ecdsa|sk)-\S+ [A-Za-z0-9+/=]+( .*)?", "a line of an id_*.pub file"))
+SSH_KEY = Text(r"(ssh|ecdsa|sk)-\S+ [A-Za-z0-9+/=]+( .*)?", "a line of an id_*.pub file")
+SSH_KEYS = ListOf(SSH_KEY)
 CONSOLE = Keys(
     {
         "password_hash": Key(HASH, "root's password as a crypt(3) hash; none: locked."),

@@ -13,6 +13,8 @@ from typing import Any
 
 from imagebuild.architecture import ARCHITECTURES, DEFAULT
 from imagebuild.recipe import compatibility, keys
+from imagebuild.recipe.conflicts import find_conflicts
+from imagebuild.recipe.credentials import find_hash_fault, find_key_fault
 from imagebuild.recipe.ingredients import (
     AddedFile,
     Build,
@@ -55,7 +57,11 @@ def read_recipe(node: Node, path: Path) -> Recipe:
     with node.gathering():
         recipe = _read_recipe(node, path)
         faults.check()
-        _check_together(node, recipe)
+        for conflict in find_conflicts(node, recipe):
+            faults.add(conflict)
+        with node.gathering():
+            _check_together(node, recipe)
+        faults.check()
         return recipe
     faults.check()
     raise AssertionError("the faults were raised above")
@@ -377,6 +383,12 @@ def _read_file(node: Node) -> AddedFile:
     source = section.get("source", lambda n: str(n.file.parent.resolve() / n.line()), "")
     optional = section.get("optional", keys.FILE_OPTIONAL.read, False)
     with node.gathering():
+        if not path.isprintable() or any(part != part.strip() for part in path.split("/")):
+            raise section.children["path"].error(
+                f"{path!r} has a part that begins or ends with a blank, or a character that no"
+                " eye sees",
+                "type it anew",
+            )
         if {"..", "."} & set(path.split("/")):
             raise section.children["path"].error("no . or .. here", "an absolute path in the image")
         if source and not is_glob(source) and not optional and not Path(source).is_file():
@@ -441,9 +453,23 @@ def _read_lts_defaults(node: Node) -> dict[str, str]:
 def _read_console(node: Node) -> Console:
     section = Section(node, keys.CONSOLE)
     return Console(
-        password_hash=section.get("password_hash", keys.HASH.read, ""),
-        ssh_keys=section.get("ssh_keys", keys.SSH_KEYS.read, ()),
+        password_hash=section.get("password_hash", _read_hash, ""),
+        ssh_keys=section.get("ssh_keys", lambda n: n.each(_read_ssh_key), ()),
     )
+
+
+def _read_hash(node: Node) -> str:
+    text = keys.HASH.read(node)
+    if (fault := find_hash_fault(text)) is not None:
+        raise node.error(fault, "make one with `mkpasswd`, and copy all of it")
+    return text
+
+
+def _read_ssh_key(node: Node) -> str:
+    line = keys.SSH_KEY.read(node)
+    if (fault := find_key_fault(line)) is not None:
+        raise node.error(fault, "copy the whole line of the id_*.pub file")
+    return line
 
 
 def _read_squashfs(node: Node) -> Squashfs:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from imagebuild.errors import BuildError
-from imagebuild.yamlloader import did_you_mean, find_lines, parse_yaml, read_file
+from imagebuild.yamlloader import Written, did_you_mean, find_lines, parse_yaml, read_file
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -21,7 +21,7 @@ _KINDS = {
     list: "a list",
     str: "text",
     int: "a whole number",
-    float: "a number",
+    Written: "a number",
     bool: "true or false",
     type(None): "nothing",
 }

@@ -28,6 +28,7 @@ CODE = (
     "imagebuild/chroot/runtime.py",
     "imagebuild/chroot/listing.py",
     "imagebuild/recipe/compatibility.py",
+    "imagebuild/recipe/places.py",
     "imagebuild/sbom/__init__.py",
     "imagebuild/sbom/licences.py",
     "imagebuild/sbom/parts.py",

@@ -206,6 +206,6 @@ def _read(path: Path) -> InUse:
         raise BuildError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(
-            f"{path} is no record of images in use: {error!r}",
+            f"{path} is no record of images in use: {type(error).__name__}: {error}",
             hint="remove it while no node is attached",
         ) from None

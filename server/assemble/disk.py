@@ -4,9 +4,12 @@ Each raises ServerError that says which setting does not fit; `serve --check` ca
 the same.
 """
 
+import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from imagebuild.wholefile import check_writable
 from server.boot.rehearsal import Rehearser
@@ -80,6 +83,36 @@ def open_state(path: Path | None) -> Path | None:
             hint="give a directory that the server's user may write to",
         ) from None
     return path
+
+
+def hold_state(kept: Path | None) -> IO[bytes] | None:
+    """Keep other servers from keeping their timelines in the same directory: each would write
+    its own over the other's.
+
+    It is held until the file that is returned is closed, or this process ends; its workers do
+    not hold it. ServerError: another one has it. None where nothing is kept, or where the file
+    system has no locks.
+    """
+    if kept is None:
+        return None
+    held = (kept / "serve.lock").open("a+b")
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        held.seek(0)
+        owner = held.read(20).decode("ascii", "replace").strip()
+        held.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise ServerError(
+            f"--state {kept}: another server keeps its timelines there"
+            + (f" (pid {owner})" if owner.isdecimal() else ""),
+            hint="stop it, or give each server a state directory of its own (docs/two-servers.md)",
+        ) from None
+    held.truncate(0)
+    held.write(f"{os.getpid()}\n".encode())
+    held.flush()
+    return held
 
 
 def make_keeper(config: Config, state: Path | None) -> Keeper | None:

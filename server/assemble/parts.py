@@ -5,10 +5,12 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from imagebuild.store.manifest import ROOTFS
 from server.assemble.disk import (
     find_timelines,
+    hold_state,
     make_keeper,
     make_token,
     open_logbook,
@@ -57,7 +59,10 @@ SEEN_SECONDS = 7 * 86400.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What a running server is made of: what App binds, runs, repeats and stops, and its door."""
+    """What a running server is made of: what App binds, runs, repeats and stops, and its door.
+
+    held: what keeps other servers off its state directory, until it is closed.
+    """
 
     config: Config
     loop: HotLoop
@@ -68,6 +73,7 @@ class Parts:
     health: Health
     door: Door
     upkeep: Upkeep
+    held: IO[bytes] | None = None
 
 
 def make_parts(
@@ -91,6 +97,7 @@ def make_parts(
     # What is kept of nodes. Only a process that shows them keeps them: processes that share a
     # state directory would overwrite each other's.
     kept = state if "http" in config.services else None
+    held = hold_state(kept)
     nodes = open_nodes(config, identify, kept)
     sources.audience.seen = functools.partial(list_seen, nodes)
     sources.audience.architecture = functools.partial(find_architecture, nodes)
@@ -239,7 +246,7 @@ def make_parts(
         conductor=rollouts.conductor if rollouts is not None else None,
         hand=rollouts.hand if rollouts is not None else None,
     )
-    return Parts(config, loop, sources, nodes, token, running, health, door, upkeep)
+    return Parts(config, loop, sources, nodes, token, running, health, door, upkeep, held)
 
 
 class KnownFarm:

@@ -33,15 +33,9 @@ class RolloutParts:
     hand: Hand | None = None
 
 
-def make_rollouts(
-    config: Config,
-    loop: HotLoop,
-    state: Path | None,
-    sources: Sources,
-    gatherer: Callable[[], Gatherer],
-    changes: Changes,
-) -> RolloutParts | None:
-    """None where farm.yaml has no rollouts. ServerError: a setting that they take is missing."""
+def check_rollouts(config: Config, state: Path | None) -> Api | None:
+    """The cluster's API where rollouts ask it. ServerError: a setting that they take is missing,
+    or the kubeconfig is not good."""
     settings = config.rollout
     if not settings.enabled:
         return None
@@ -52,9 +46,23 @@ def make_rollouts(
     ):
         if there is None:
             raise ServerError(f"{config.source}: rollout.enabled: a rollout {what}", hint=hint)
+    return _open_api(config) if settings.cluster else None
+
+
+def make_rollouts(
+    config: Config,
+    loop: HotLoop,
+    state: Path | None,
+    sources: Sources,
+    gatherer: Callable[[], Gatherer],
+    changes: Changes,
+) -> RolloutParts | None:
+    """None where farm.yaml has no rollouts. ServerError: a setting that they take is missing."""
+    if not config.rollout.enabled:
+        return None
+    api = check_rollouts(config, state)
     assert state is not None
     assert config.store is not None
-    api = _open_api(config) if settings.cluster else None
     conductor = Conductor(
         state=state,
         store=config.store,

@@ -50,7 +50,7 @@ class SiteCatalog:
         """A planner for this process. It asks `site` for the present Site at each question."""
         http, nbd = self._ports
         find = functools.partial(find_address, self._address, self._listen)
-        report = functools.partial(_emit_decision, emit)
+        report = functools.partial(_emit_decision, emit, site)
         return Planner(site, identifier, Ports(http, nbd, find), report)
 
     @property
@@ -106,7 +106,9 @@ def find_address(address: str | None, listen: str, client_ip: str) -> str:
             ) from None
 
 
-def _emit_decision(emit: Emit, client: str, path: str, outcome: Decision) -> None:
+def _emit_decision(
+    emit: Emit, site: Callable[[], Site], client: str, path: str, outcome: Decision
+) -> None:
     """Emit the plan of a node, or the reason why it has none, as an event of that node."""
     phase = "root" if path.lstrip("/").startswith("opt/") else "menu"
     if isinstance(outcome, Unplanned):
@@ -116,6 +118,9 @@ def _emit_decision(emit: Emit, client: str, path: str, outcome: Decision) -> Non
         plan = outcome.plan if isinstance(outcome, Held) else outcome
         detail = {"status": "ok", "path": path, "image": plan.image.name}
         detail["digest"] = plan.image.digest
+        asked = path.strip("/").split("/")[1:2]
+        if phase == "menu" and asked and asked[0] not in site().names:
+            detail["unknown_image"] = asked[0]
         if isinstance(outcome, Held):
             # Not "error": a person may still choose to boot this machine.
             detail.update(status="start", message=outcome.reason, cause="held")

@@ -12,13 +12,11 @@ from server.farm.defaultimage import DefaultImage, default_of
 from server.farm.extras import IMAGES
 from server.farm.peers import OtherServer, Server
 from server.ltsconf import LtsConf, NodeId, render_flat
-from server.ltsconf.cmdline import OTHER_WAY, explain_ipxe
+from server.ltsconf.cmdline import CMDLINE_MAX, OTHER_WAY, explain_ipxe
 
 CURRENT = "current"
 NBD_PORT = 10809
 """IANA's port for NBD; with another one the kernel command line names it."""
-CMDLINE_MAX = 2047
-"""Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""
 BOOTIF_LENGTH = len(" BOOTIF=01-00-00-00-00-00-00")
 _PREFIX = re.compile(r"[0-9a-f]{12,64}")
 

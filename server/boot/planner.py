@@ -5,6 +5,7 @@ NotYetError tells a client that asks meanwhile to ask again.
 """
 
 import functools
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,8 +29,11 @@ MAX_JOBS = 1024
 RENDERINGS_RATE, RENDERINGS_BURST = 40.0, 80.0
 """A second and at once, for each MAC, and for all addresses together that have none: a rendering
 costs two milliseconds of the loop, and a forged request for any file wants one."""
+MAX_STRANGE = 16
+"""Names of images that there are not of which the log tells."""
 AGAIN_SECONDS = 60.0
 """A rendering that was too slow is tried again after so long: perhaps the machine was busy."""
+_log = logging.getLogger(__name__)
 _ASK_AGAIN = "ask again in some seconds; if that does not end, the template is too slow"
 
 
@@ -80,7 +84,7 @@ class Planner:
         self._again: dict[_Key, float] = {}
         self._plans: OrderedDict[_Key, BootPlan | ServerError] = OrderedDict()
         self._planned_for: Site | None = None
-        self._names: frozenset[str] = frozenset()
+        self._strange: set[str] = set()
         self._renderings = RateLimit(RENDERINGS_RATE, RENDERINGS_BURST)
 
     @property
@@ -103,9 +107,8 @@ class Planner:
         if site is not self._planned_for:
             self._forget()
             self._planned_for = site
-            refused = (image for image, _ in site.refused)
-            self._names = frozenset(image.name for image in (*site.images, *refused))
-        if name not in self._names:
+        if name is not None and name not in site.names:
+            self._warn_of_name(client_ip, name, site)
             name = None  # an unknown name decides nothing: all such paths share one plan
         identity = self._identifier.identify(client_ip, mac, fresh=True)
         if site.unlisted == "refuse" and not self._is_listed(identity):
@@ -208,6 +211,18 @@ class Planner:
         self._jobs.clear()
         self._plans.clear()
         self._again.clear()
+
+    def _warn_of_name(self, client_ip: str, name: str, site: Site) -> None:
+        """Tell once of each name that clients ask below and the store has not; of few in all."""
+        if name in self._strange or len(self._strange) >= MAX_STRANGE or not site.names:
+            return
+        self._strange.add(name)
+        _log.warning(
+            "%s asks below /ltsp/%s/, and the store has no image of that name (it has: %s): it gets"
+            " what IMAGE or default_image says; does DHCP's filename, or a menu, name the right"
+            " one?",
+            *(client_ip, name[:100], ", ".join(sorted(site.names)[:8])),
+        )
 
     def _is_listed(self, identity: Identity) -> bool:
         """Whether the inventory lists the machine, or it is the server's own machine, where

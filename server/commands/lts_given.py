@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,19 @@ class Scene:
         """The text without the secrets that stand in it, unless they were asked for."""
         if self.show_secrets:
             return text
-        values = list_lines(self.secrets or {})
-        if text in values and text.strip():
+        whole, within = self._masked
+        if text in whole and text.strip():
             return MASK
-        for value in sorted(values, key=len, reverse=True):
-            if len(value) >= SHORTEST:
-                text = text.replace(value, MASK)
+        for value in within:
+            text = text.replace(value, MASK)
         return text
+
+    @cached_property
+    def _masked(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The lines of the secrets, and those long enough to be masked within a text."""
+        lines = frozenset(list_lines(self.secrets or {}))
+        long = (line for line in lines if len(line) >= SHORTEST)
+        return lines, tuple(sorted(long, key=len, reverse=True))
 
     def hide(self, error: LtsConfError) -> LtsConfError:
         """An error that may quote a secret, with the secret masked."""

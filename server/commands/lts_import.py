@@ -9,10 +9,14 @@ import click
 
 from imagebuild.errors import count_words
 from imagebuild.options import AS_JSON, examples
+from server.errors import ServerError
 from server.ltsconf.conf import decode, encode
 from server.ltsconf.ltsp23.convert import import_text
 from server.ltsconf.ltsp23.note import CHECK, LEFT, Note
 from server.ltsconf.reading import read_text
+
+MOST_LINES = 20_000
+"""Lines of an ltsp.conf: reading it costs their square, a second for so many."""
 
 
 @click.command(
@@ -33,7 +37,13 @@ def import_command(context: click.Context, file: Path, exit_code: bool, as_json:
     instead, and each that a person should look at. What machines that a section names get
     is compared with what LTSP 23 gives them. Nothing of the file is run.
     """
-    found = import_text(decode(read_text(file, Path("."), bare=True).main.data or b""))
+    given = read_text(file, Path("."), bare=True).main.data or b""
+    if (lines := given.count(b"\n")) > MOST_LINES:
+        raise ServerError(
+            f"{file}: {lines} lines: an ltsp.conf has {MOST_LINES} at most",
+            hint="is this LTSP's file?",
+        )
+    found = import_text(decode(given))
     if as_json:
         notes = [dataclasses.asdict(note) for note in found.notes]
         data = {"lts_conf": found.text, "carried": found.carried, "notes": notes}

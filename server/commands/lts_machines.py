@@ -12,10 +12,10 @@ from server.ltsconf.computed import LONGEST, WrongValues, with_names
 from server.ltsconf.conf import LtsConf, NodeId, decode
 from server.ltsconf.errors import LtsConfError
 from server.ltsconf.glob import is_glob
+from server.ltsconf.joinline import has_bare_join
 from server.ltsconf.lookup import DEFAULT, LIKE
 from server.ltsconf.problem import Finding, Outcome, Problem
 from server.ltsconf.reading import Text
-from server.ltsconf.shapes import has_bare_join
 from server.ltsconf.variables import find_variable
 from server.quantities import compress_names
 from server.sources.trial import MADE_UP, Subject

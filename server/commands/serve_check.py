@@ -18,11 +18,13 @@ from imagebuild.errors import count_words, render_check
 from imagebuild.store.images import CURRENT, Image
 from server.assemble.disk import look_at_extras, make_keeper, make_token, open_nodes, open_store
 from server.assemble.parts import list_seen
+from server.assemble.rollouts import check_rollouts
 from server.assemble.services import fix_names, read_range
 from server.boot.plan import PlanError, choose_image
 from server.boot.rehearsal import Rehearser, survey
 from server.commands.lts_given import Scene
 from server.commands.lts_machines import check_on_machines
+from server.commands.serve_settings import find_idle, find_shared, list_ports
 from server.errors import ServerError
 from server.farm.config import Config, explain_hosts_file, load_config
 from server.farm.defaultimage import list_defaults
@@ -38,7 +40,7 @@ from server.protocols.http import HttpLimits
 from server.services.dhcp import DhcpLimits, DhcpService
 from server.services.dns import DnsLimits
 from server.services.limits import NbdLimits, TftpLimits
-from server.services.ports import Kind, bind_port
+from server.services.ports import bind_port
 from server.site import Site, make_site
 from server.sources.images import StoreSource
 from server.sources.ltsconf import LtsConfSource
@@ -46,7 +48,6 @@ from server.sources.secrets import SecretsSource
 from server.sources.trial import Audience
 from server.yamlfile import Faults, FaultsError, Source, locate
 
-DHCP_PORTS = (67, 4011)
 _PLACE = re.compile(r"(\S+?):(\d+)(?::\d+)?: ")
 
 
@@ -245,6 +246,16 @@ class _Check:
                 look_at_extras(config)
         with self._catch("token_file"):
             make_token(config)
+        for wanted, other in find_shared(config):
+            self._add(
+                f"{self._place(wanted.key)}: {wanted.kind.upper()} port {wanted.port} is"
+                f" {other}'s already",
+                "give one of them another port",
+            )
+        for idle in find_idle(config):
+            self._warn(f"{self._place(idle.key)}: {idle.words}", idle.hint)
+        with self._catch("rollout"):
+            check_rollouts(config, config.state)
         if config.join.certificates:
             with self._catch("join"):
                 open_account(config.join)
@@ -440,22 +451,16 @@ class _Check:
 
     def check_ports(self, config: Config) -> None:
         """Bind each port, and let it go again."""
-        wanted: dict[tuple[Kind, int], str] = {}
+        shared = [one for one, _ in find_shared(config)]
         held: list[socket.socket] = []
         count = 0
         before = len(self.faults)
         try:
-            for key, service, kind, address, port in _list_ports(config):
+            for one in list_ports(config):
                 count += 1
-                other = wanted.setdefault((kind, port), key) if port else key
-                if other != key:
-                    self._add(
-                        f"{self._place(key)}: {kind.upper()} port {port} is {other}'s already",
-                        "give one of them another port",
-                    )
-                    continue
-                with self._catch(key):
-                    held.append(bind_port(service, kind, address, port))
+                if one not in shared:
+                    with self._catch(one.key):
+                        held.append(bind_port(one.service, one.kind, one.address, one.port))
         finally:
             for sock in held:
                 sock.close()
@@ -472,23 +477,6 @@ def _give(override: Callable[..., Config], config: Config, name: str, value: Any
     elif name == "exports":
         value = parse_exports(value)
     return override(config, **{name: value})
-
-
-def _list_ports(config: Config) -> Iterator[tuple[str, str, Kind, str, int]]:
-    """Key, service, kind, address and number of each port that is wanted."""
-    kinds: dict[str, Kind] = {"tftp": "udp", "nbd": "tcp", "http": "tcp"}
-    for name in config.services:
-        yield f"{name}.port", name, kinds[name], config.listen, getattr(config, name).port
-    if "http" in config.services:
-        for kind, port in config.logs.ports.items():
-            yield f"logs.{kind}", kind, "udp", config.listen, port
-    if config.dns is not None:
-        address = config.dns.listen or config.listen
-        yield "dns.port", "dns", "udp", address, config.dns.port
-        yield "dns.port", "dns", "tcp", address, config.dns.port
-    if config.dhcp != "off":
-        for port in DHCP_PORTS:
-            yield "dhcp", "dhcp", "udp", "0.0.0.0", port
 
 
 def _try_dhcp(config: Config) -> None:

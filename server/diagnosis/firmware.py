@@ -188,6 +188,18 @@ def _menu_refused(case: Case) -> Values | None:
     return None if text is None else {"what": text or "no reason given"}
 
 
+def _unknown_name(case: Case) -> Values | None:
+    newest = next(case.find(source="plan", phase="menu"), None)
+    detail = newest["detail"] if newest is not None else {}
+    if newest is None or not detail.get("unknown_image"):
+        return None
+    return {
+        "asked": detail["unknown_image"],
+        "given": detail.get("image") or "another",
+        "since": newest["time"],
+    }
+
+
 RULES: Final = (
     Rule(
         id="wrong-loader",
@@ -441,5 +453,23 @@ RULES: Final = (
             "the machine asks again in 30 seconds by itself",
         ),
         match=_menu_refused,
+    ),
+    Rule(
+        id="image-name-unknown",
+        phase="menu",
+        severity="note",
+        when="The path of its menu names an image that the store has not: IMAGE or default_image"
+        " said which one it gets.",
+        headline="It asked below /ltsp/{asked}/, an image that the store has not, and was given"
+        " {given}.",
+        expected="a path with the name of an image of the store",
+        seen="/ltsp/{asked}/",
+        check=(
+            "`filename` of the site's DHCP server: `bootfarm dhcp-config` prints it",
+            "was the image renamed or removed? `bootfarm images list`",
+            "if {given} is what it shall boot, the name is all that is wrong",
+        ),
+        match=_unknown_name,
+        stays=True,
     ),
 )

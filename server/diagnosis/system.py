@@ -44,7 +44,32 @@ def _ready_error(case: Case, cause: str) -> Values | None:
     return {"words": phase.detail or "without a reason", "since": phase.error_at}
 
 
+def _csinode(case: Case) -> Values | None:
+    phase = case.phase("ready")
+    if phase is None or phase.status == "ok" or phase.cause != "kubelet_csinode":
+        return None
+    return {"words": phase.detail or "without a reason", "since": phase.first}
+
+
 RULES: Final = (
+    Rule(
+        id="kubelet-csinode",
+        phase="ready",
+        severity="note",
+        when="kubelet runs and does not say Ready: it asked for its own Node before the API server"
+        " had it, and asks again after a pause that grows up to 116 s (CSINode).",
+        headline="It has joined, and kubelet waits to ask for its own Node again: {words}",
+        expected="a kubelet that finds its Node, and says Ready",
+        seen="{words}",
+        check=(
+            "wait two minutes at most: kubelet asks again by itself, or ends and starts anew",
+            "it happens where the control plane or the machine is short of CPU while the Node is"
+            " made: look at their load",
+            "longer than that: `kubectl get node`, `kubectl get csinode`; `journalctl -u kubelet`"
+            " on the machine",
+        ),
+        match=_csinode,
+    ),
     Rule(
         id="pods-blocked",
         phase="ready",

@@ -13,7 +13,7 @@ from server.join.account import open_account
 from server.join.cluster import Cluster, NotIssuedError
 from server.join.rights import DANGEROUS, NEEDED, list_allowed
 from server.kubernetes.api import Api, ApiError
-from server.ltsconf.shapes import has_bare_join
+from server.ltsconf.joinline import has_bare_join
 
 
 def check_join(target: Target, survey: Survey) -> Iterator[Verdict]:

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from server.addresses import (
     CARD,
     HOST,
-    IPV4,
     explain_no_card,
     explain_no_host,
     parse_ip,
@@ -49,6 +48,7 @@ ON_ERROR = ("shell", "reboot")
 DHCP_MODES = ("off", "proxy", "full")
 UNLISTED = ("boot", "menu", "refuse")
 LOADERS = ("ipxe", "grub")
+_LISTEN: Final = {"anyOf": [HOST, {"const": "0.0.0.0"}], "type": "string"}
 _ADDRESS_HINT = "the one that nodes reach this machine by; `listen: 0.0.0.0` listens on all"
 _FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(
@@ -268,7 +268,7 @@ def explain_hosts_file(config: Config) -> str:
 
 
 def _read_ip(section: Section, key: str) -> str | None:
-    text = section.text(key, shape=HOST if key == "address" else IPV4)
+    text = section.text(key, shape=HOST if key == "address" else _LISTEN)
     ip = parse_ip(text) if text is not None else None
     if text is not None and ip is None:
         section.fault(key, f"{text!r} is not an IPv4 address", "four numbers with dots")
@@ -278,8 +278,8 @@ def _read_ip(section: Section, key: str) -> str | None:
 
 
 def _explain_address(key: str, ip: str) -> str:
-    """Why nodes cannot be told that the server has this address; `listen` has no such bounds."""
-    return explain_no_host(ip) if key == "address" else ""
+    """Why the server cannot have this address; `listen: 0.0.0.0` is all that it has."""
+    return "" if key == "listen" and ip == "0.0.0.0" else explain_no_host(ip)
 
 
 def _read_cmdline(top: Section) -> tuple[str, ...]:

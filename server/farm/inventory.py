@@ -34,7 +34,14 @@ BMC_MAX: Final = 300
 """Characters of the address of a management controller's page."""
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_HOSTNAME_SHAPE = {"pattern": f"^{_HOSTNAME.pattern}$"}
+_NOBODYS: Final = {
+    "localhost": "is every machine's name for itself",
+    "default": "is the section of lts.conf that all machines get",
+}
+_NO_NAMES = "|".join(
+    "".join(f"[{char}{char.upper()}]" for char in name) for name in sorted(_NOBODYS)
+)
+_HOSTNAME_SHAPE = {"pattern": f"^(?!({_NO_NAMES})$){_HOSTNAME.pattern}$"}
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,9 @@ def _read_machine(section: Section) -> Machine:
             f"{hostname!r} is not a hostname",
             "letters, digits and dashes, at most 63, without a domain",
         )
+    elif hostname is not None and hostname.lower() in _NOBODYS:
+        nobodys = _NOBODYS[hostname.lower()]
+        section.fault("hostname", f"{hostname} {nobodys}", "give the machine a name of its own")
     serial, uuid = section.text("serial"), section.text("uuid")
     labels, bmc = _read_labels(section), _read_bmc(section)
     section.finish()

@@ -22,6 +22,8 @@ _NEEDED = frozenset(_NEEDED_TEXT.split())
 _LIMITS: Mapping[str, tuple[int, int | None]] = {
     "max_blksize": (8, 65464),  # RFC 2348
     "max_windowsize": (1, 65535),  # RFC 7440
+    "header_bytes": (1024, None),  # a firmware's request has some hundreds
+    "body_bytes": (512, None),  # a beacon's fields
 }
 
 

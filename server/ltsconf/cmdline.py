@@ -13,6 +13,8 @@ IPXE_ENDS: Final = ("||", "&&", ";")
 OTHER_WAY: Final = "boot this node by GRUB, or set the value on the running node (RCFILE_*)"
 RESERVED: Final = ("root", "nbdroot", "nbdport", "init", "BOOTIF", "boot", "ip", "bootfarm.http")
 """Parameters that the server's menu sets for each machine."""
+CMDLINE_MAX: Final = 2047
+"""Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""
 _OWN: Final = {
     "bootfarm.on_error": ("shell", "reboot"),
 }
@@ -55,6 +57,11 @@ def check_parameters(text: str) -> Wrong | None:
 
 def check_cmdline(text: str) -> Wrong | None:
     """What is wrong with arguments that are written down, for whatever loader."""
+    if len(text.encode("utf-8", "surrogateescape")) > CMDLINE_MAX:
+        return (
+            f"it has more than {CMDLINE_MAX} bytes, and Linux takes no more in all",
+            "Shorten it.",
+        )
     if text.count('"') % 2:
         return "a double quote without its end", 'Quotes come in pairs: dyndbg="file nbd.c +p".'
     if "\\" in text or "'" in text:

@@ -11,9 +11,9 @@ from typing import Final
 
 from server.ltsconf.conf import LtsConf, NodeId, decode
 from server.ltsconf.errors import LtsConfError
+from server.ltsconf.joinline import check_kubeadm
 from server.ltsconf.lint_values import check_setting
 from server.ltsconf.problem import Finding, Problem
-from server.ltsconf.shapes import check_kubeadm
 from server.ltsconf.variables import find_variable
 from server.quantities import compress_names
 

@@ -291,6 +291,15 @@ class _Parser:
             )
             self.stopped = True
             self._advance()
+        elif not self.sections and (token.value or b"").startswith((b"\xff\xfe", b"\xfe\xff")):
+            self._fail(
+                "byte-order-mark",
+                token.start,
+                "the file is UTF-16 (its byte order mark stands before the first section)",
+                "Save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE >NEW",
+            )
+            self.stopped = True
+            self._advance()
         else:
             self._complain_about_homeless(token)
 

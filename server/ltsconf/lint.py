@@ -17,8 +17,9 @@ from server.ltsconf.conf import decode
 from server.ltsconf.glob import is_glob, match_glob
 from server.ltsconf.grammar import Document, Entry, Section, parse_document
 from server.ltsconf.interface import Conf
-from server.ltsconf.lint_order import check_order
-from server.ltsconf.lint_values import check_entry, redact
+from server.ltsconf.lint_order import check_order, check_twice
+from server.ltsconf.lint_shell import check_shell
+from server.ltsconf.lint_values import check_entry, find_braces, redact
 from server.ltsconf.lookup import DEFAULT, LIKE, Index
 from server.ltsconf.problem import Finding, Problem
 from server.ltsconf.reach import explain_unreachable
@@ -34,10 +35,6 @@ Check = Callable[[Document], Iterator[Finding]]
 # A line that would have made the file a template, had it been the first.
 _LATE = re.compile(rb"^[ \t]{0,40}#[ \t]{0,9}jinja2?[ \t]{0,40}\r?$", re.IGNORECASE | re.MULTILINE)
 # Braces as Jinja2 has them, not as Go templates (docker --format) and shells do.
-_BRACES = re.compile(
-    rb"\{\{-?[ \t]{0,40}[A-Za-z_][\w.]*[^{}\n]{0,400}\}\}|\{%-?[ \t]{0,40}[a-z]+[^%\n]{0,400}%\}"
-)
-_GO = re.compile(rb"\{\{-?[ \t]*([a-z]+[ \t]+)?[.$]|[ \t(][.$][A-Za-z]|[ \t][.][ \t]*\}\}")
 
 
 def lint(main: Included, read_include: ReadInclude, *, rendered: bool = False) -> list[Problem]:
@@ -54,6 +51,7 @@ def lint(main: Included, read_include: ReadInclude, *, rendered: bool = False) -
         # The value of a broken line is not the one that its author meant.
         if one.code != "bad-value" or (one.path, one.line) not in broken
     }
+    found.update(document.tell(finding) for finding in check_shell(document))
     found.update(document.problems)
     return sorted(
         (replace(one, message=redact(one.message), excerpt=redact(one.excerpt)) for one in found),
@@ -82,7 +80,8 @@ def lint_conf(
 def lint_document(document: Document, *, rendered: bool = False) -> list[Problem]:
     """What is wrong with a text beyond its grammar (which `document.problems` has)."""
     problems = []
-    checks: list[Check] = [_check_sections, _check_likes, check_order, _check_shares]
+    checks: list[Check] = [_check_sections, _check_likes, check_order, check_twice]
+    checks.append(_check_shares)
     checks.append(partial(_check_entries, rendered=rendered))
     if not rendered:
         checks += [_check_empty, _check_braces]
@@ -184,13 +183,13 @@ def _check_braces(document: Document) -> Iterator[Finding]:
     for section in document.sections:
         for entry in section.entries:
             value = entry.value[:_LONGEST]
-            found = next((one for one in _BRACES.finditer(value) if not _GO.search(one[0])), None)
+            found = find_braces(value)
             if found is not None:
                 yield Finding(
                     "warning",
                     "braces-no-template",
                     entry.offset,
-                    f"nodes get {_show(found[0])} as it stands there: the file is no template",
+                    f"nodes get {_show(found)} as it stands there: the file is no template",
                     "Make `# jinja2` the first line of the file, or write the value in its place.",
                 )
 

@@ -12,6 +12,8 @@ from server.ltsconf.problem import Finding
 from server.ltsconf.variables import find_variable
 
 _NUMBER = re.compile(r"0*([0-9]+)")
+_LINES = {"FSTAB_": (1, 2), "HOSTS_": (1, None)}
+"""Of lines of a family, the words of which none may stand in two: mount points, names."""
 _MOST_KEYS = 2000
 """Keys whose order is compared: it costs their square."""
 
@@ -32,6 +34,33 @@ def check_order(document: Document) -> Iterator[Finding]:
         ordered = [key for key, _ in sort_lines((key, keys[key][1]) for key in keys)]
         for code, key, message, hint in _find_surprises(prefix, ordered):
             yield Finding("warning", code, keys[key][0], message, hint)
+
+
+def check_twice(document: Document) -> Iterator[Finding]:
+    """Findings for lines of one section of which the second hides the first: two FSTAB_* lines
+    with one mount point, two HOSTS_* lines with one name and different addresses."""
+    for section in document.sections:
+        first: dict[tuple[str, str], tuple[str, str]] = {}
+        for entry in section.entries:
+            key = entry.key.upper().decode("utf-8", "replace")
+            prefix = next((one for one in _LINES if key.startswith(one)), None)
+            words = entry.value.decode("utf-8", "replace").partition("#")[0].split()
+            if prefix is None or len(words) < 2 or len(first) >= _MOST_KEYS:
+                continue
+            begin, end = _LINES[prefix]
+            for word in words[begin:end]:
+                other, before = first.setdefault((prefix, word.lower()), (key, words[0]))
+                if other == key or word == "none" or (prefix == "HOSTS_" and before == words[0]):
+                    continue
+                what = "mounts on" if prefix == "FSTAB_" else "names"
+                yield Finding(
+                    "warning",
+                    "line-twice",
+                    entry.offset,
+                    f"{key} {what} {word[:80]}, as {other} does: one hides the other",
+                    "Remove one of the two.",
+                )
+                break
 
 
 def _find_surprises(prefix: str, ordered: list[str]) -> Iterator[tuple[str, str, str, str]]:

@@ -11,6 +11,7 @@ from server.ltsconf.cmdline import OTHER_WAY, check_cmdline, explain_ipxe
 from server.ltsconf.flat import is_flat_key
 from server.ltsconf.glob import is_glob
 from server.ltsconf.grammar import Document, Entry, Section
+from server.ltsconf.joinline import check_kubeadm
 from server.ltsconf.lint_registries import Remark, check_registries
 from server.ltsconf.lookup import DEFAULT, LIKE
 from server.ltsconf.shapes import (
@@ -21,7 +22,6 @@ from server.ltsconf.shapes import (
     check_host,
     check_hostname,
     check_hosts_line,
-    check_kubeadm,
     check_name,
     check_required_disk,
     check_seconds,
@@ -45,6 +45,11 @@ from server.ltsconf.variables import (
 
 _LONGEST = 16384  # bytes of a value that are searched: bounds the time of a check
 _QUOTES = re.compile("[\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u00ab\u00bb\u2033]")
+_ODD = re.compile("[\u00a0\u00ad\u1680\u2000-\u200f\u2028\u2029\u202f\u205f-\u2064\u3000\ufeff]")
+_BRACES = re.compile(
+    rb"\{\{-?[ \t]{0,40}[A-Za-z_][\w.]*[^{}\n]{0,400}\}\}|\{%-?[ \t]{0,40}[a-z]+[^%\n]{0,400}%\}"
+)
+_GO = re.compile(rb"\{\{-?[ \t]*([a-z]+[ \t]+)?[.$]|[ \t(][.$][A-Za-z]|[ \t][.][ \t]*\}\}")
 _DASHES = re.compile("(^|\\s)[\u2013\u2014\u2212]\\w")
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![a-z0-9.])[a-z0-9]{6}\.[a-z0-9]{16}(?![a-z0-9.])"), "a kubeadm token"),
@@ -156,6 +161,12 @@ def check_setting(key: str, value: str) -> Iterator[Remark]:
             yield from _check_command(key, value[:_LONGEST])
 
 
+def find_braces(value: bytes) -> bytes | None:
+    """The first expression or statement of Jinja2 in a value; those of Go's templates are none."""
+    found = (one[0] for one in _BRACES.finditer(value))
+    return next((one for one in found if not _GO.search(one)), None)
+
+
 def check_default(key: str, value: str) -> tuple[str, str] | None:
     """What is wrong with a default of an image (a recipe's `lts_defaults`), and the remedy.
 
@@ -167,6 +178,12 @@ def check_default(key: str, value: str) -> tuple[str, str] | None:
             return message, hint
         if code == "unknown-variable" and (near := suggest(key)):
             return message, f"did you mean {near}?"
+    if (braces := find_braces(value[:_LONGEST].encode("utf-8", "surrogateescape"))) is not None:
+        shown = _cut(braces.decode("utf-8", "replace"))
+        return (
+            f"{key}: nodes get {shown} as it stands there: an image's defaults are no template",
+            "write the value in its place, or the line into an lts.conf that is a template",
+        )
     if key == "LIKE":
         return "LIKE names a section, and an image has none", "remove the line"
     if key == "HOSTNAME" and value.upper() != "NONE":
@@ -269,6 +286,14 @@ def _check_writing(document: Document, entry: Entry, key: str, value: str) -> It
             "typographic-quotes",
             f"{shown} holds typographic quotes, as a web page pastes them",
             "Write ASCII quotes if a command is to see quotes.",
+        )
+    if (odd := _ODD.search(value[:_LONGEST])) is not None:
+        yield (
+            "error" if find_variable(key) is not None else "warning",
+            "odd-blank",
+            f"{shown} holds a character that no eye sees or that looks like a blank and is none"
+            f" (U+{ord(odd[0]):04X}), as a web page pastes them: it is a letter like others",
+            "Delete it, or type a blank in its place.",
         )
     if _DASHES.search(value[:_LONGEST]):
         yield (

@@ -101,6 +101,8 @@ class DnsServer:
             return _fail(query, RCODE.FORMERR)
         if len(request.questions) != 1 or not _is_name(request.q.qname.label):
             return _fail(query, RCODE.FORMERR)
+        if sum(extra.rtype == QTYPE.OPT for extra in request.ar) > 1:
+            return _fail(query, RCODE.FORMERR)  # RFC 6891, section 6.1.1
         reply = self._decide(request)
         edns = next((extra for extra in request.ar if extra.rtype == QTYPE.OPT), None)
         limit = MIN_UDP

@@ -469,11 +469,14 @@ def _reason(status: int) -> str:
 def _apply_conditions(
     request: Request, response: Response
 ) -> tuple[int, Part, list[tuple[str, str]]]:
-    """If-None-Match, Range and If-Range (RFC 9110 sections 13 and 14)."""
+    """If-Match, If-None-Match, Range and If-Range (RFC 9110 sections 13 and 14)."""
     body: Part = response.body
     if response.status != 200 or request.method not in ("GET", "HEAD"):
         return response.status, body, []
     extra = [("ETag", response.etag)] if response.etag else []
+    needed = request.headers.get("if-match")
+    if needed is not None and not {"*", response.etag} & set(map(str.strip, needed.split(","))):
+        return 412, b"", extra
     wanted = request.headers.get("if-none-match")
     if wanted is not None and response.etag and _matches(wanted, response.etag):
         return 304, b"", extra

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from imagebuild.errors import BuildError
-from imagebuild.yamlloader import did_you_mean, find_lines, parse_yaml, read_file
+from imagebuild.yamlloader import Written, did_you_mean, find_lines, parse_yaml, read_file
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from imagebuild.yamlloader import did_you_mean, find_lines, parse_yaml, read_fil
         ("2020-01-01", "2020-01-01"),
         ("1e3", "1e3"),
         ("-12", -12),
-        ("1.5", 1.5),
+        ("1.5", Written("1.5")),
         ("true", True),
         ("!!str 12", "12"),
         ("9" * 5000, "9" * 5000),

@@ -592,6 +592,18 @@ def test_a_pod_that_fails_once_is_nothing(
     assert [b["status"] for b in server.beacons] == ["ok"]
 
 
+def become_ready_after(api: ApiServer, marker: Path, looks: int) -> None:
+    """Have the API server call the Node Ready once the stub of `sleep` was called so often."""
+
+    class Becoming(ApiServer):
+        @property
+        def ready(self) -> str:  # type: ignore[override]
+            return "True" if marker.exists() and len(marker.read_text()) >= looks else "False"
+
+    del api.ready
+    api.__class__ = Becoming
+
+
 def test_kubelet_that_ends_after_the_join_is_told_once(
     node: Any, api: ApiServer, served: Callable[[], Any]
 ) -> None:
@@ -608,15 +620,42 @@ def test_kubelet_that_ends_after_the_join_is_told_once(
         f' err="{words}"\'',
     )
 
-    class Becoming(ApiServer):
-        @property
-        def ready(self) -> str:  # type: ignore[override]
-            return "True" if marker.exists() and len(marker.read_text()) > 6 else "False"
-
-    del api.ready
-    api.__class__ = Becoming
+    become_ready_after(api, marker, looks=7)
     node.script("watch-ready", KUBELET_LOOKS="2", POD_LOOKS="0")
     assert [(b["status"], b["detail"]) for b in server.beacons] == [
         ("error", f"kubelet does not run: {words}"),
         ("ok", "Node worker-1 is Ready"),
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'E1130 17:40:05.1 231 csi_plugin.go:306] "Failed to initialize CSINode" err="error updating'
+        " CSINode annotation: timed out waiting for the condition; caused by: nodes"
+        ' \\"worker-1\\" not found"',
+        "E1130 17:40:05.1 231 csi_plugin.go:306] Failed to initialize CSINode: error updating"
+        ' CSINode annotation: timed out waiting for the condition; caused by: nodes "worker-1" not'
+        " found",
+    ],
+    ids=["structured", "plain"],
+)
+def test_kubelet_that_waits_for_its_own_node_is_told_once(
+    node: Any, api: ApiServer, served: Callable[[], Any], line: str
+) -> None:
+    server = served()
+    give_kubelet_its_certificate(node, api)
+    api.ready = "False"
+    marker = node.root / "slept"
+    node.stub("systemctl", "exit 0")
+    node.stub("sleep", f"echo >>{marker}")
+    node.stub("journalctl", f"cat <<'END'\n{line}\nEND")
+    become_ready_after(api, marker, looks=7)
+    node.script("watch-ready", KUBELET_LOOKS="2", POD_LOOKS="0")
+    wait, end = server.beacons
+    assert (wait["status"], wait["cause"]) == ("start", "kubelet_csinode")
+    assert wait["detail"] == (
+        "failed to initialize CSINode: error updating CSINode annotation: timed out waiting for the"
+        ' condition; caused by: nodes "worker-1" not found'
+    )
+    assert end["detail"] == "Node worker-1 is Ready"

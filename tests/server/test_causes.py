@@ -43,7 +43,7 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
         given |= set(re.findall(r"state_put root-cause \"?([a-z_]+)", text))
         given |= set(re.findall(r"FAILED_CAUSE=([a-z_]+)", text))
         for words in re.findall(
-            r"report\"? [a-z]+ (?:ok|error) \"(?:[^\"]|\$\([^)]*\))*\"(.*)", text
+            r"report\"? [a-z]+ (?:ok|start|error) \"(?:[^\"]|\$\([^)]*\))*\"(.*)", text
         ):
             if match := re.match(r" +([a-z_]+)", words):
                 given.add(match[1])

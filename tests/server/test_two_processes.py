@@ -67,4 +67,22 @@ def test_an_edit_reaches_both_and_the_last_good_text_is_whole(
     assert sorted(path.name for path in (tmp_path / "state").iterdir() if path.is_file()) == [
         "given.key",
         "lts.conf.json",
+        "serve.lock",
     ]
+
+
+def test_a_second_server_on_one_state_directory_is_refused(tmp_path: Path, farm: Path) -> None:
+    first, second = Server(farm), Server(farm)
+    first.start()
+    assert first.process is not None
+    try:
+        said = second.fails()
+        assert f"--state {tmp_path}/state: another server keeps its timelines there" in said
+        assert f"(pid {first.process.pid})" in said
+        # Its workers, which live on for a moment, hold nothing.
+        first.stop(signal.SIGKILL)
+        second.start()
+    finally:
+        for server in (first, second):
+            if server.process is not None:
+                server.stop(signal.SIGKILL)

@@ -4,8 +4,10 @@ from server.yamlfile import (
     MAX_TOLD,
     Faults,
     FaultsError,
+    Section,
     Source,
     YamlError,
+    describe,
     locate,
     parse_yaml,
 )
@@ -14,6 +16,14 @@ from server.yamlfile import (
 def test_aliases_are_refused_with_their_line() -> None:
     with pytest.raises(YamlError, match=r"farm\.yaml:2:4: aliases"):
         parse_yaml("a: &a [x]\nb: *a\n", "farm.yaml")
+
+
+def test_a_number_with_a_point_is_text_as_it_was_written() -> None:
+    section = Section(parse_yaml("a: 1.30\nb: 1.30\nc: [2.0, 10.10]\n", "f"), "f")
+    assert section.text("a") == "1.30"
+    assert section.number("b", 0.0, 0.0, 9.0) == 1.3
+    assert [str(item) for item in section.items("c")] == ["2.0", "10.10"]
+    assert describe(parse_yaml("1.30", "f")) == "float 1.30"
 
 
 def test_lines_of_keys() -> None:

@@ -6,6 +6,10 @@ import pytest
 from imagebuild.recipe.read import RecipeError, load_recipe
 from imagebuild.recipe.yamlnode import FaultsError
 
+HASH = (
+    "$6$salt$wZU8LXJfJJqoagopbB7RuK6JEotEMZ0CQDy0phpPAuLMYQFcmf6L6BdAbs/Q7w7o1qsZ9pFqFVY4yuUSWgaYt1"
+)
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAikDPnug0aqwW5jD+Niv+IWfMXxPlaLj2iUffBeSjbp me@here"
 RECIPES = Path(__file__).parents[3] / "recipes"
 
 MINIMAL = """\
@@ -65,7 +69,7 @@ builds:
   - dkms: nat-rtsp-dkms
   - name: tool
     file: source.tar
-    sha256: "%s"
+    sha256: "SHA256"
     commands: ["make"]
     outputs: [/usr/bin/tool]
 container_runtime: {name: docker, options: [--iptables=false]}
@@ -77,11 +81,12 @@ files:
 patches: [{series: patches, directory: /usr/share, strip: 2}]
 initramfs: {modules: [e1000], network_drivers: all}
 lts_defaults: {LTSP_NBD_TO_RAM: "true"}
-console: {password_hash: "$6$salt$hash", ssh_keys: ["ssh-ed25519 AAAA me@here"]}
+console: {password_hash: "HASH", ssh_keys: ["KEY"]}
 skip_maintainer_scripts: {lvm2: [postinst]}
 squashfs: {level: 19}
-"""
-            % ("0" * 64),
+""".replace("SHA256", "0" * 64)
+            .replace("HASH", HASH)
+            .replace("KEY", KEY),
         )
     )
     assert recipe.mirrors is not None

@@ -3,9 +3,10 @@ from collections.abc import Sequence
 import pytest
 
 from imagebuild.store.images import Image, Store
-from server.boot.plan import CMDLINE_MAX, Farm, PlanError, choose_image, plan_boot, split_cmdline
+from server.boot.plan import Farm, PlanError, choose_image, plan_boot, split_cmdline
 from server.boot.settlement import settle
 from server.ltsconf import LtsConf, NodeId, parse_flat
+from server.ltsconf.cmdline import CMDLINE_MAX
 from server.site import Site
 from tests.server.farm import publish
 

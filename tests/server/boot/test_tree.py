@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from imagebuild.store.images import Image, Store
 from server.background import Background
+from server.boot.catalog import SiteCatalog
 from server.boot.plan import BootPlan, Decision, Held, Unplanned
-from server.boot.planner import RENDERINGS_BURST, Planner, Ports
+from server.boot.planner import MAX_STRANGE, RENDERINGS_BURST, Planner, Ports
 from server.boot.settlement import plan_node
 from server.boot.tree import BootTree
 from server.content import BytesContent, FileContent, NotFound, Refused
+from server.events import Event
+from server.farm.config import Config
 from server.farm.inventory import Inventory, Machine
 from server.ltsconf import LtsConf, LtsTemplate, is_template
 from server.ltsconf.files import read_nothing
@@ -507,6 +510,25 @@ def test_names_that_no_image_has_share_one_plan(
     assert planned == [None]
     farm.text("/ltsp/amd64/lts.conf", NODE_1)
     assert planned == [None, "amd64"]
+
+
+def test_a_name_that_no_image_has_is_told_in_the_log_and_to_the_machines_page(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        for number in range(50):
+            farm.text(f"/ltsp/word{number}/lts.conf", NODE_1)
+    farm.text("/ltsp/amd64/lts.conf", NODE_1)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == MAX_STRANGE
+    assert told[0].startswith(f"{NODE_1} asks below /ltsp/word0/, and the store has no image of")
+    events: list[Event] = []
+    catalog = SiteCatalog(replace(farm.site, default_image="amd64"), Config(address="10.9.0.2"))
+    catalog.open(events.append)
+    catalog.lookup("/ltsp/amd46/grub/grub.cfg", NODE_1)
+    catalog.lookup("/ltsp/amd64/grub/grub.cfg", NODE_1)
+    found = [event.detail.get("unknown_image") for event in events]
+    assert found == ["amd46", None]
 
 
 def test_first_renderings_of_addresses_without_a_mac_are_bounded(farm: Farm) -> None:

@@ -57,3 +57,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     done = run(tmp_path / "nothing")
     assert done.exit_code == 1
     assert "nothing: cannot be read: No such file or directory" in done.output
+
+
+def test_what_costs_the_square_of_a_file_is_bounded(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("a: b\n" * 20_001)
+    done = run(file)
+    assert done.exit_code == 1
+    assert f"{file}: 20001 lines: an ltsp.conf has 20000 at most" in done.stderr
+    monkeypatch.setattr("server.ltsconf.ltsp23.compare.MOST_COMPARED", 2)
+    file.write_text("".join(f"[pc{number}]\nDNS_SERVER=10.9.0.1\n" for number in range(5)))
+    done = run(file)
+    assert done.exit_code == 0
+    assert f"{file}:5: to check: [pc2]: this machine and those below it are not" in done.stderr

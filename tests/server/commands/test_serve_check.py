@@ -137,6 +137,15 @@ def test_every_fault_is_told_at_once_with_its_place(farm: Path) -> None:
         ("state: state", "exports: {disk: nosuch.img}", "farm.yaml:3: exports.disk: "),
         ("state: state", "boot_tree: nosuch", "farm.yaml:3: boot_tree: "),
         ("state: state", "dns: {zone: a.b, limits: {x: 1}}", "farm.yaml:3: dns.limits.x: unknown"),
+        ("listen: 127.0.0.1", "listen: 224.0.0.1", "farm.yaml:4: listen: 224.0.0.1 is a group's"),
+        ("listen: 127.0.0.1", "listen: 255.255.255.255", "farm.yaml:4: listen: 255.255.255.255 is"),
+        ("state: state", "rollout: {enabled: true}", "rollout is kept nowhere"),
+        (
+            "state: state",
+            "state: state\nrollout: {enabled: true, kubeconfig: nosuch}",
+            "farm.yaml:4: rollout: ",
+        ),
+        ("state: state", "logs: {syslog: 5514, netconsole: 5514}", "is logs.syslog's already"),
         ("store: store", "store: [", "farm.yaml:3:6: "),
     ],
 )
@@ -201,6 +210,31 @@ def test_without_a_farm_yaml(farm: Path) -> None:
     result = CliRunner().invoke(serve_command, argv)
     assert result.exit_code == 0, result.output
     assert result.output == "checked: store (1 image): no faults\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("join: {api: 10.9.0.20:6443}", "farm.yaml:3: join: without `certificates: true`"),
+        ("rollout: {namespace: farm}", "farm.yaml:3: rollout: without `enabled: true`"),
+        ("dhcp_limits: {client_rate: 2}", "farm.yaml:3: dhcp_limits: the server answers no DHCP"),
+        ("listen: 0.0.0.0\naddress: 127.0.0.1", "farm.yaml:4: address: 127.0.0.1 is each"),
+    ],
+)
+def test_keys_that_do_nothing_are_told(farm: Path, more: str, said: str) -> None:
+    path = farm / "farm.yaml"
+    text = path.read_text().replace("state: state\n", f"{more}\n")
+    path.write_text(text.replace("listen: 127.0.0.1\n", "") if "listen" in more else text)
+    result = check(farm, "--no-ports")
+    assert result.exit_code == 0, result.output
+    assert f"warning: {farm}/{said}" in result.output
+
+
+def test_one_port_for_two_is_told_without_binding_it(farm: Path) -> None:
+    edit(farm / "farm.yaml", "http: {port: 0}", "http: {port: 8080}")
+    result = check(farm, "--no-ports", "--nbd-port", "8080")
+    assert result.exit_code == 1
+    assert "http.port: TCP port 8080 is nbd.port's already" in result.output
 
 
 def test_warnings_are_no_faults(farm: Path) -> None:

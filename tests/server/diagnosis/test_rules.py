@@ -19,6 +19,10 @@ TOO_LARGE = {
     "cause": "too_large",
     **{"ram_image": "300", "ram_system": "256", "ram_free": "380", "ram_total": "640"},
 }
+CSINODE = (
+    "failed to initialize CSINode: error updating CSINode annotation: timed out waiting for the"
+    ' condition; caused by: nodes "node-1" not found'
+)
 NO_ANSWER = "curl: (28) Connection timed out"
 COPY_FAILED = {"root": "live NBD (the copy into memory failed)", "cause": "copy_failed"}
 NO_LOADER = "no loader for UEFI IA32: images are for machines that boot by BIOS"
@@ -57,6 +61,14 @@ def rooted(words: str, cause: str = "", status: str = "error", **facts: str) -> 
 def fetched(path: str, **detail: Any) -> Story:
     story = Story().to_menu()
     return (story.tftp(KERNEL) if path == INITRD else story).tftp(path, **detail)
+
+
+def named(unknown: str) -> Story:
+    """A machine whose menu's path names an image that the store has not."""
+    more = {"unknown_image": unknown} if unknown else {}
+    path = f"/ltsp/{unknown or 'amd64'}/grub/grub.cfg"
+    detail = {"status": "ok", "path": path, "image": "amd64", "digest": DIGEST, **more}
+    return Story().to_loader().see("plan", "menu", **detail)
 
 
 def planned(message: str, cause: str, status: str = "error") -> Story:
@@ -205,6 +217,10 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
     "image-nowhere": (
         lambda: planned("IMAGE 'arm64': there is no image 'arm64'", "no_image"),
         lambda: planned("IMAGE 'x': there is no image 'x'", "no_image").menu(),
+    ),
+    "image-name-unknown": (
+        lambda: named("amd46"),
+        lambda: named(""),
     ),
     "held-at-menu": (
         lambda: planned("its boot menu waits", "held", "start"),
@@ -385,6 +401,15 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
             .beacon("ready", "kubelet does not run: x", "error", cause="kubelet_ended")
         ),
         lambda: Story().to_ready().beacon("ready", "something else", "error"),
+    ),
+    "kubelet-csinode": (
+        lambda: Story().to_join().beacon("ready", CSINODE, "start", cause="kubelet_csinode"),
+        lambda: (
+            Story()
+            .to_join()
+            .beacon("ready", CSINODE, "start", cause="kubelet_csinode")
+            .beacon("ready", "Node node-1 is Ready")
+        ),
     ),
     "kubelet-swap": (
         lambda: joined("running with swap on is not supported, please", "join_kubelet"),

@@ -143,6 +143,16 @@ boot_tree: ../tftp
             "did you mean 'hostname'?",
         ),
         (
+            "inventory: [{mac: 52:54:00:00:00:01, hostname: LocalHost}]",
+            "inventory[0].hostname: LocalHost is every machine's name for itself",
+            "a name of its own",
+        ),
+        (
+            "inventory: [{mac: 52:54:00:00:00:01, hostname: default}]",
+            "inventory[0].hostname: default is the section of lts.conf",
+            "a name of its own",
+        ),
+        (
             "inventory: [{mac: 52:54:00:00:00:01}, {mac: 52-54-00-00-00-01}]",
             "inventory[1].mac: 52:54:00:00:00:01 stands already in entry [0]",
             "once",

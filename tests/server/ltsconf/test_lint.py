@@ -27,6 +27,11 @@ def places(text: str) -> list[tuple[str, int]]:
     return [(problem.code, problem.line) for problem in find(text)]
 
 
+FSTAB = '[default]\n{0} = "{1} ext4 nofail 0 0"\n{2} = "{3} ext4 nofail 0 0"\n'
+JOIN = '[default]\nRCFILE_01 = "kubeadm join {} --config /etc/join.yaml"\n'
+TWICE = [("line-twice", 3)]
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -202,6 +207,29 @@ def places(text: str) -> list[tuple[str, int]]:
         ("[default]\nTIMEZONE = “UTC”\n", [("typographic-quotes", 2)]),
         ('[default]\nRCFILE_01 = "echo ‘x’"\n', [("typographic-quotes", 2)]),
         ('[default]\nRCFILE_01 = "kubeadm join –token x"\n', [("typographic-dash", 2)]),
+        ('[default]\nRCFILE_01 = "mount\u00a0/dev/sda /mnt"\n', [("odd-blank", 2)]),
+        ("[default]\nTIMESERVER = a\u200b\n", [("odd-blank", 2)]),
+        ('[default]\nRCFILE_01 = "echo caf\u00e9"\n', []),
+        (FSTAB.format("FSTAB_01", "/dev/sda1 /srv", "FSTAB_02", "/dev/sdb1 /srv"), TWICE),
+        (FSTAB.format("FSTAB_01", "/dev/sda1 /srv", "FSTAB_02", "/dev/sdb1 /srv2"), []),
+        ("[default]\nHOSTS_01 = 10.0.0.1 a b\nHOSTS_02 = 10.0.0.2 c B\n", TWICE),
+        ("[default]\nHOSTS_01 = 10.0.0.1 a\nHOSTS_02 = 10.0.0.1 a b\n", []),
+        ("[x]\nHOSTS_01 = 10.0.0.1 a\n[y]\nHOSTS_02 = 10.0.0.2 a\n", []),
+        ('[default]\nRCFILE_01 = "if true; then echo"\n', [("shell-syntax", 2)]),
+        ('[default]\nPREINIT_01 = "echo $(date"\n', [("shell-syntax", 2)]),
+        ('[default]\nINIT_COMMAND_01 = "a && && b"\n', [("shell-syntax", 2)]),
+        ('[default]\nRCFILE_01 = "echo \'${x}"\n', [("shell-syntax", 2)]),
+        ('[default]\nRCFILE_01 = "for i in 1 2; do echo $i; done | sort &"\n', []),
+        ('[default]\nRCFILE_01 = "touch /nowhere/x; exit 3"\n', []),
+        (f'[default]\nKERNEL_CMDLINE = "a={"x" * 2045}"\n', []),
+        (f'[default]\nKERNEL_CMDLINE = "a={"x" * 2046}"\n', [("bad-value", 2)]),
+        (JOIN.format("10.0.0.256:6443"), [("bad-value", 2)]),
+        (JOIN.format("fd00::1:6443"), [("bad-value", 2)]),
+        (JOIN.format("[fd00::g]:6443"), [("bad-value", 2)]),
+        (JOIN.format("[fd00::1]:6443"), []),
+        (JOIN.format("api.example.org:6443"), []),
+        (JOIN.format("api:6443 \\"), [("bad-value", 2)]),
+        ('[default]\nRCFILE_01 = "kubeadm join …"\n', [("bad-value", 2)]),
         ("[default]\nSYSLOG_HOST = a#b\n", [("value-cut", 2)]),
         ("[default]\nSYSLOG_HOST = a # b\n", []),
         ('[default]\nSYSLOG_HOST = "a" # a "b"\n', [("comment-in-value", 2)]),
@@ -373,3 +401,13 @@ def test_a_family_without_its_number_is_named_with_one() -> None:
             one for one in find(f"[default]\n{key} = x\n") if one.code == "unknown-variable"
         ]
         assert found.hint.startswith(f"Did you mean {key}_01? ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["[default]\nTIMEZONE = UTC\n", "# site\n[default]\nA = 1\n"])
+def test_utf_16_is_called_so_first(encoding: str, text: str) -> None:
+    data = ("\ufeff" + text).encode(encoding)
+    first = lint(Included("main", "lts.conf", data), read_nothing)[0]
+    assert (first.code, first.severity, first.line) == ("byte-order-mark", "error", 1)
+    assert first.message.startswith("the file is UTF-16")
+    assert "iconv -f UTF-16" in first.hint

@@ -137,6 +137,14 @@ def test_edns_is_answered_with_edns_and_an_unknown_version_refused() -> None:
         assert bool(reply.rr) == (version == 0)
 
 
+def test_a_query_with_two_opt_records_is_malformed() -> None:
+    query = DNSRecord.question("node1.farm.test")
+    query.add_ar(EDNS0(udp_len=4096), EDNS0(udp_len=1232))  # RFC 6891, section 6.1.1
+    reply = make().answer(bytes(query.pack()), udp=True)
+    assert reply is not None
+    assert RCODE[DNSRecord.parse(reply).header.rcode] == "FORMERR"
+
+
 def test_an_answer_that_does_not_fit_is_cut_over_udp_and_whole_over_tcp() -> None:
     names = Names({"many": tuple(f"10.9.2.{number}" for number in range(60))})
     query = bytes(DNSRecord.question("many.farm.test").pack())

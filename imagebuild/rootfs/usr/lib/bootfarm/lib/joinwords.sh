@@ -90,6 +90,16 @@ judge_try() {
     return 1
 }
 
+# csinode_words LOG: why kubelet, which runs, does not say Ready yet: it asked for its Node before
+# the API server had it, and asks again after a pause of its own; fails if that is not the last
+# that it said of it.
+csinode_words() {
+    csinode_last=$(grep -a -i 'failed to initialize CSINode' "$1" 2>/dev/null | tail -n 1 |
+        sed -e 's/^[EFIW][0-9]\{4\} [^]]*\] //' -e 's/^"[A-Za-z ]*" err="//' -e 's/"$//' \
+            -e 's/\\"/"/g' -e 's/^[Ff]ailed to initialize CSINode: //' | shortened 200)
+    [ -n "$csinode_last" ] && printf 'failed to initialize CSINode: %s\n' "$csinode_last"
+}
+
 # sandbox_words LOG: why kubelet could not begin a pod, whatever is in it; fails if it could.
 sandbox_words() {
     sandbox_last=$(grep -a -i 'createPodSandbox for pod .*failed' "$1" 2>/dev/null | tail -n 1 |
