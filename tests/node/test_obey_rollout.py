@@ -110,10 +110,8 @@ NO_KUBELET = "echo 'error: timed out waiting for the kubelet' >&2; exit 1"
 def fail_to_join(join: Join, node: Any, tries: int = 1) -> None:
     """So many tries, then the wrapper's sleep ends it."""
     join.kubeadm(NO_KUBELET)
-    node.stub(
-        "sleep",
-        f"echo $1 >>{node.root}/slept\n[ $(grep -c . {node.root}/slept) -lt {tries} ] || kill $PPID",
-    )
+    slept = node.root / "slept"
+    node.stub("sleep", f"echo $1 >>{slept}\n[ $(grep -c . {slept}) -lt {tries} ] || kill $PPID")
     join.run(*join.line())
 
 
