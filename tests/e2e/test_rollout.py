@@ -54,7 +54,7 @@ CONTAINER = {
     "imagePullPolicy": "Never",
     "command": ["/bin/sh", "-c", "trap exit TERM; while :; do sleep 1; done"],
 }
-SPEC = {"ready_seconds": 10, "finding_seconds": 20, "drain_seconds": 300, "boot_seconds": 900}
+SPEC = {"ready_seconds": 10, "finding_seconds": 30, "drain_seconds": 300, "boot_seconds": 900}
 
 
 def make_workload(kind: str, name: str) -> str:
