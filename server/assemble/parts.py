@@ -18,7 +18,7 @@ from server.assemble.disk import (
     open_sources,
     open_state,
 )
-from server.assemble.rollouts import make_rollouts
+from server.assemble.rollouts import describe_rollouts, make_rollouts
 from server.assemble.services import ServiceMaker, fix_names, make_catalog, make_pool
 from server.boot.catalog import find_address, warm_up
 from server.boot.planner import Planner
@@ -142,6 +142,7 @@ def make_parts(
         farm=farm.facts,
         max_nodes=config.max_nodes,
         machines=overview,
+        rollout=lambda: describe_rollouts(rollouts),
     )
     metrics.seed(nodes.nodes())
     nodes.watch(metrics.change)

@@ -16,6 +16,7 @@ from server.errors import ServerError
 from server.farm.config import Config
 from server.kubernetes.api import Api, ApiError
 from server.kubernetes.kubeconfig import open_account
+from server.metrics.rollouts import RolloutFacts
 from server.observe.feed import Changes
 from server.services.hotloop import HotLoop
 from server.sources.sources import Sources
@@ -78,6 +79,14 @@ def make_rollouts(
     identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     cluster = Cluster(api, _find_namespace(config, api), identity)
     return RolloutParts(conductor, Hand(cluster, conductor, InLoop(loop)))
+
+
+def describe_rollouts(parts: RolloutParts | None) -> RolloutFacts:
+    """What `/metrics` says of them; None: farm.yaml has none."""
+    if parts is None:
+        return RolloutFacts()
+    conductor = parts.conductor
+    return RolloutFacts(conductor.rollout, conductor.leads, conductor.has_problem)
 
 
 class InLoop:

@@ -18,6 +18,9 @@ CURRENT = "current"
 NBD_PORT = 10809
 """IANA's port for NBD; with another one the kernel command line names it."""
 BOOTIF_LENGTH = len(" BOOTIF=01-00-00-00-00-00-00")
+TRIAL = ("panic=30", "bootfarm.on_error=reboot")
+"""For an image that a rollout tries on a machine: what fails gets another boot, by which it is
+called back. The image's, farm.yaml's and lts.conf's own words come later, and so count more."""
 _PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -101,13 +104,15 @@ class Settled:
     """The lts.conf that counts for one node, and the image that the node boots.
 
     reference: how lts.conf asked for the image, in full words, as `amd64:current`. rollout:
-    why that is another image now, or why a rollout leaves the node alone; else "".
+    why that is another image now, or why a rollout leaves the node alone; else "". is_trial: a
+    rollout tries the image on the node (server.rollout.overlay).
     """
 
     conf: LtsConf
     image: Image
     reference: str
     rollout: str = ""
+    is_trial: bool = False
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -137,7 +142,8 @@ def plan_boot(node: NodeId, settled: Settled, farm: Farm) -> BootPlan:
     if farm.others:
         own = Server(farm.address, farm.http_port, farm.nbd_port)
         servers = order_servers(node.mac or node.ip or "", own, farm.others, image.digest)
-    cmdline = _make_cmdline(image, farm, values.get("KERNEL_CMDLINE", ""), servers)
+    extra = values.get("KERNEL_CMDLINE", "")
+    cmdline = _make_cmdline(image, farm, extra, servers, is_trial=settled.is_trial)
     return BootPlan(
         node=node,
         image=image,
@@ -158,7 +164,8 @@ def check_boot(node: NodeId, settled: Settled, farm: Farm) -> None:
     cannot be given.
     """
     values = settled.conf.resolve(node, settled.defaults)
-    words = _make_cmdline(settled.image, farm, values.get("KERNEL_CMDLINE", ""))
+    extra = values.get("KERNEL_CMDLINE", "")
+    words = _make_cmdline(settled.image, farm, extra, is_trial=settled.is_trial)
     for word in words if farm.loader == "ipxe" else ():
         if (why := explain_ipxe(word)) is not None:
             hint = f"{OTHER_WAY}; `loader: grub` in farm.yaml says that machines boot by GRUB"
@@ -325,7 +332,12 @@ def split_cmdline(text: str) -> tuple[str, ...]:
 
 
 def _make_cmdline(
-    image: Image, farm: Farm, extra: str, servers: Sequence[Server] = ()
+    image: Image,
+    farm: Farm,
+    extra: str,
+    servers: Sequence[Server] = (),
+    *,
+    is_trial: bool = False,
 ) -> tuple[str, ...]:
     first = servers[0] if servers else Server(farm.address, farm.http_port, farm.nbd_port)
     words = ["root=/dev/nbd0", f"nbdroot={first.address}:{export_name(image)}"]
@@ -334,7 +346,9 @@ def _make_cmdline(
     words += ["init=/sbin/init-ltsp", f"bootfarm.http={first.http}"]
     if len(servers) > 1:
         words.append(f"bootfarm.servers={write_servers(servers)}")
-    if farm.on_error != "shell":
+    if is_trial:
+        words += TRIAL
+    elif farm.on_error != "shell":
         words.append(f"bootfarm.on_error={farm.on_error}")
     for argument in (*image.manifest.cmdline, *farm.cmdline):
         words += split_cmdline(argument)

@@ -118,7 +118,9 @@ def _settle(site: Site, node: NodeId, machine: Mapping[str, Any], name: str | No
                 hint="IMAGE may depend on node, farm and secrets; on image only where all agree",
                 cause="template",
             )
-    return Settled(conf, image, reference, rollout)
+    pin = site.overlay.find(node.mac)
+    is_trial = pin is not None and pin.is_trial and image.digest == pin.digest
+    return Settled(conf, image, reference, rollout, is_trial)
 
 
 def lay_over(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from server.kubernetes.api import Api, ApiError
-from server.rollout.actions import Action, Cordon, Drain, Reboot, Tell, Uncordon
+from server.rollout.actions import Action, Cordon, Drain, Reboot, Tell, Uncordon, Withdraw
 from server.rollout.seen import Daemon, NodeSeen
 
 NAME: Final = "bootfarm-rollout"
@@ -22,6 +22,8 @@ CORDONED: Final = "bootfarm.io/rollout-cordoned"
 """Annotation of a Node that the rollout has cordoned."""
 REBOOT: Final = "bootfarm.io/reboot"
 """Annotation that the node's agent obeys: a word of its own for each reboot."""
+REBOOTED: Final = "bootfarm.io/rebooted"
+"""The same word, written there by the agent when it obeys."""
 LEASE_SECONDS: Final = 30
 """A leader that has not renewed for so long leads no more."""
 PAGE: Final = 200
@@ -209,6 +211,8 @@ class Cluster:
                 self._patch(node, {CORDONED: None}, is_cordoned=False)
             case Reboot(node, order):
                 self._patch(node, {REBOOT: order})
+            case Withdraw(node):
+                self._patch(node, {REBOOT: None})
             case Drain(node):
                 self._drain(node)
             case Tell():
@@ -322,6 +326,7 @@ def read_node(item: Mapping[str, Any]) -> NodeSeen:
         is_ours=CORDONED in notes,
         boot_id=str((status.get("nodeInfo") or {}).get("bootID") or ""),
         order=str(notes.get(REBOOT) or ""),
+        obeyed=str(notes.get(REBOOTED) or ""),
         is_control_plane=any(name in labels for name in CONTROL_PLANE),
         labels={str(key): str(value) for key, value in labels.items()},
     )

@@ -182,6 +182,11 @@ class Conductor:
         self._order(found, do)
         return found
 
+    @property
+    def has_problem(self) -> bool:
+        """Whether something keeps rollouts up; `describe` has its words."""
+        return bool(self.problem or self._tag_problem)
+
     def describe(self) -> dict[str, Any]:
         """As the API has it."""
         return {

@@ -12,6 +12,7 @@ from server.ltsconf.flat import is_flat_key
 from server.ltsconf.glob import is_glob
 from server.ltsconf.grammar import Document, Entry, Section
 from server.ltsconf.joinline import check_kubeadm
+from server.ltsconf.lint_nodes import check_labels, check_taints
 from server.ltsconf.lint_registries import Remark, check_registries
 from server.ltsconf.lookup import DEFAULT, LIKE
 from server.ltsconf.shapes import (
@@ -347,8 +348,8 @@ def check_value(variable: Variable, key: str, value: str) -> Iterator[Remark]:
             f"{key} is a swap line, and kubelet refuses to start with swap",
             "Remove the line.",
         )
-    elif variable.kind == "registries":
-        yield from check_registries(key, value)
+    elif variable.kind in _WORDS:
+        yield from _WORDS[variable.kind](key, value)
     else:
         wrong = _check_shape(variable, key, value)
         if wrong is not None:
@@ -418,6 +419,11 @@ def _check_unit(word: str) -> Wrong | None:
     return f"{word!r} is no unit of systemd's", "Write names of services with blanks between."
 
 
+_WORDS: dict[str, Callable[[str, str], Iterator[Remark]]] = {
+    "registries": check_registries,
+    "labels": check_labels,
+    "taints": check_taints,
+}
 _LINES: dict[str, Callable[[str], Wrong | None]] = {
     "fstab": check_fstab_line,
     "crontab": check_crontab_line,

@@ -15,7 +15,7 @@ class Variable:
     """`step` is a phase of the boot (docs/contracts.md) or "server"; `actor` the file that acts.
 
     `kind` is what the value is: text, words, command, boolean, size, seconds, fstab,
-    crontab, hosts, registries, or one of `choices`.
+    crontab, hosts, registries, labels, taints, or one of `choices`.
     """
 
     name: str
@@ -240,6 +240,35 @@ VARIABLES: tuple[Variable, ...] = (
         "ROLLOUT_AGENT = true",
         "New.",
         kind="boolean",
+    ),
+    Variable(
+        "NODE_LABELS",
+        "Labels of the own Node, KEY=VALUE with blanks between. kubelet registers with them, and"
+        " each boot brings a Node that was kept up to date: what lts.conf has no more is removed"
+        " from it, as far as bootfarm had set it. Below kubernetes.io and k8s.io a node may set"
+        " only the labels of hostname, os, arch, zone, region and instance type, and any below"
+        " node.kubernetes.io/ and kubelet.kubernetes.io/ (NodeRestriction); others, as"
+        " node-role.kubernetes.io/…, an administrator sets. `lts check` tells, and the node leaves"
+        " a wrong one out, since kubelet would not start with it. Values may come from the"
+        " inventory: rack={{ node.labels.rack }}. A preview.",
+        "preinit",
+        _INIT + "kubernetes.sh",
+        'NODE_LABELS = "rack=r1 example.org/pool=gpu"',
+        "New.",
+        kind="labels",
+    ),
+    Variable(
+        "NODE_TAINTS",
+        "Taints with which the own Node is made: KEY=VALUE:EFFECT or KEY:EFFECT, with blanks"
+        " between; effects are NoSchedule, PreferNoSchedule and NoExecute. Only when its Node is"
+        " made: no node may change its taints later (NodeRestriction), and a Node is kept over"
+        " reboots. One that is missing then is told on the machine's page, with the command for an"
+        " administrator; one that lts.conf has no more stays. A preview.",
+        "preinit",
+        _INIT + "kubernetes.sh",
+        'NODE_TAINTS = "dedicated=gpu:NoSchedule"',
+        "New.",
+        kind="taints",
     ),
     Variable(
         "MODULE_*",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from server.diagnosis import FarmFacts
 from server.metrics.metrics import Metrics, Present
+from server.metrics.rollouts import RolloutFacts
 from server.observe.overview import Overview
 from server.services.http import HttpService
 from server.services.running import Running
@@ -20,6 +21,7 @@ def make_metrics(
     farm: Callable[[], FarmFacts],
     max_nodes: int,
     machines: Overview,
+    rollout: Callable[[], RolloutFacts] = RolloutFacts,
 ) -> Metrics:
     """The metrics of a server, whose services may be made later."""
 
@@ -54,6 +56,7 @@ def make_metrics(
             farm=farm,
             states=machines.gauge,
             places=machines.places,
+            rollout=rollout,
         ),
         max_nodes=max_nodes,
     )

@@ -24,6 +24,7 @@ from server.diagnosis import FarmFacts
 from server.events import Event
 from server.metrics.causes import CAUSES, OTHER, cause_of
 from server.metrics.findings import SEVERITIES, Findings
+from server.metrics.rollouts import RolloutFacts, describe_rollout
 from server.metrics.space import FILLS, Fullness
 from server.metrics.tally import AT_REST, Tally, is_whole
 from server.nodes.effects import STATUSES
@@ -54,7 +55,7 @@ class Present:
     loaded_at: when it was last taken, seconds since the epoch, or None.
     workers: number to (process id, or None while it is being replaced). farm:
     what the diagnosis knows of it. states: machines by what they are in lists. places:
-    machines by label's name, value, and state. troubles: what problems there are.
+    machines by label's name, value, and state. troubles, rollout: what there are.
     """
 
     problems: Callable[[], int]
@@ -70,6 +71,7 @@ class Present:
     states: Callable[[], Mapping[str, int]] = dict
     places: Callable[[], Mapping[tuple[str, str, str], int]] = dict
     troubles: Callable[[], Sequence[Trouble]] = tuple
+    rollout: Callable[[], RolloutFacts] = RolloutFacts
 
 
 class Metrics:
@@ -278,6 +280,7 @@ class _Gauges:
         yield from self._machines()
         yield from self._space()
         yield from self._images()
+        yield from describe_rollout(self._present.rollout())
         yield from self._server()
         yield from self._workers()
 

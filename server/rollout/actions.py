@@ -33,6 +33,13 @@ class Reboot:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """Take an order back that was not obeyed: who obeys it later reboots for nothing."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Tell:
     """An Event on the Node. reason: one word in camel case."""
 
@@ -51,4 +58,4 @@ class MoveTag:
     digest: str
 
 
-Action = Cordon | Uncordon | Drain | Reboot | Tell | MoveTag
+Action = Cordon | Uncordon | Drain | Reboot | Withdraw | Tell | MoveTag

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.rollout.actions import Action, Cordon, Drain, Reboot, Tell, Uncordon
+from server.rollout.actions import Action, Cordon, Drain, Reboot, Tell, Uncordon, Withdraw
 from server.rollout.seen import NodeSeen, Observations, Seen
 from server.rollout.spec import Spec
 from server.rollout.state import (
@@ -63,6 +63,7 @@ def advance(machine: Machine, turn: Turn) -> Step:
     """The machine after one step, and what is to be done for it now."""
     seen = turn.seen.machines.get(machine.key, Seen())
     machine, actions = _mind_cordon(machine, seen)
+    actions = (*actions, *_mind_order(machine, seen))
     steps = {
         CORDONED: _cordon,
         DRAINING: _drain,
@@ -130,6 +131,7 @@ def leave(machine: Machine, turn: Turn, reason: str) -> Machine:
 
 def _enter(machine: Machine, phase: str, turn: Turn, **more: object) -> Machine:
     plain = {"ready_since": 0.0, "bad_since": 0.0, "restarts": -1, "reason": ""}
+    plain |= {"gate_boot": 0.0, "bad": "", "bad_cause": ""}
     found: Machine = replace(machine, phase=phase, since=turn.now, **{**plain, **more})  # type: ignore[arg-type]
     return found
 
@@ -144,6 +146,16 @@ def _mind_cordon(machine: Machine, seen: Seen) -> Step:
     if machine.phase == LOST or (machine.phase == HELD and machine.is_reached):
         return machine, ()  # nobody knows that it can take pods
     return machine, (Uncordon(node.name),)
+
+
+def _mind_order(machine: Machine, seen: Seen) -> tuple[Action, ...]:
+    """Withdraw an order that is none any more: the machine was booted by somebody else, or it is
+    given up. Its agent would obey once it runs, and take away pods that nobody has moved."""
+    node = seen.node
+    if node is None or machine.phase == REBOOTING or not machine.order:
+        return ()
+    is_open = node.order == machine.order != node.obeyed
+    return (Withdraw(node.name),) if is_open else ()
 
 
 def _cordon(machine: Machine, seen: Seen, turn: Turn) -> Step:
@@ -247,6 +259,9 @@ def _judge(machine: Machine, seen: Seen, turn: Turn) -> Step:
     if seen.digest and seen.digest != wanted:
         words = f"it booted {name_image(seen.image, seen.digest)} in place of {wanted[:12]}"
         return _fail(machine, seen, turn, WRONG_IMAGE, words)
+    if machine.goal == TARGET and machine.bad and seen.boot > machine.gate_boot:
+        # It has booted again by itself (bootfarm.on_error=reboot), which ended the finding.
+        return _fail(machine, seen, turn, machine.bad_cause, machine.bad)
     bad_since = (machine.bad_since or turn.now) if seen.finding else 0.0
     if seen.finding and turn.now - bad_since >= turn.spec.finding_seconds:
         return _fail(machine, seen, turn, seen.cause, seen.finding)
@@ -262,7 +277,16 @@ def _judge(machine: Machine, seen: Seen, turn: Turn) -> Step:
         spent = turn.spec.boot_seconds + turn.spec.ready_seconds
         return _fail(machine, seen, turn, SLOW, f"not through its gate in {spent} s: {missing}")
     kept = restarts if restarts >= 0 and (not missing or not is_fresh) else machine.restarts
-    found = replace(machine, bad_since=bad_since, ready_since=since, restarts=kept, reason=missing)
+    found = replace(
+        machine,
+        bad_since=bad_since,
+        bad=seen.finding,
+        bad_cause=seen.cause,
+        gate_boot=seen.boot,
+        ready_since=since,
+        restarts=kept,
+        reason=missing,
+    )
     return found, ()
 
 

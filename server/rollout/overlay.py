@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from server.rollout.state import DONE, LAST, TARGET, UNDONE, Rollout
+from server.rollout.state import DONE, GATE, LAST, REBOOTING, TARGET, UNDONE, Rollout
 
 
 @dataclass(frozen=True)
 class Pin:
-    """The image that a machine boots in place of lts.conf's. is_back: its last good one."""
+    """The image that a machine boots in place of lts.conf's. is_back: its last good one.
+
+    is_trial: nobody knows yet that it boots with it, and an agent is to call it back: what fails
+    before the agent can hear anything has to end in a reboot, too.
+    """
 
     image: str
     digest: str
     is_back: bool = False
+    is_trial: bool = False
 
     @property
     def words(self) -> str:
@@ -56,5 +61,6 @@ def make_overlay(rollout: Rollout | None) -> Overlay:
         if one.goal == LAST and one.last_digest:
             pins[key] = Pin(one.last_image, one.last_digest, is_back=True)
         elif one.goal == TARGET:
-            pins[key] = Pin(rollout.image, rollout.digest)
+            is_trial = rollout.spec.reboot == "agent" and one.phase in (REBOOTING, GATE)
+            pins[key] = Pin(rollout.image, rollout.digest, is_trial=is_trial)
     return Overlay(pins) if pins else NO_OVERLAY

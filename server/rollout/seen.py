@@ -18,9 +18,9 @@ class NodeSeen:
     """A Node of the cluster.
 
     is_ours: the rollout has cordoned it. boot_id: nodeInfo.bootID, "" where kubelet tells none.
-    order: the reboot that the rollout has ordered last, "" for none. movable: pods that are
-    to be evicted, None where nobody has looked; daemons likewise. blocked: why the last
-    eviction was refused, or "".
+    order: the reboot that the rollout has ordered last, "" for none; obeyed: the one that the
+    node's agent has obeyed last. movable: pods that are to be evicted, None where nobody has
+    looked; daemons likewise. blocked: why the last eviction was refused, or "".
     """
 
     name: str
@@ -29,6 +29,7 @@ class NodeSeen:
     is_ours: bool = False
     boot_id: str = ""
     order: str = ""
+    obeyed: str = ""
     movable: int | None = None
     daemons: tuple[Daemon, ...] | None = None
     blocked: str = ""

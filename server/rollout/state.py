@@ -55,8 +55,9 @@ class Machine:
     that it was ordered, "" before. boot, boot_id: of the boot before that. tried: reboots that
     were ordered. ready_since: since when it has held all that the gate asks for, 0 while it
     does not. bad_since: since when the diagnosis has had a finding. restarts: of its daemons'
-    containers, when it became Ready, -1 before. failed: why it did not pass its gate, or "";
-    cause: one word for that. reason: what is the matter now, or "".
+    containers, when it became Ready, -1 before. gate_boot: the boot that is judged; bad,
+    bad_cause: what the diagnosis said of it last, and by which rule, or "". failed: why it did
+    not pass its gate, or ""; cause: one word for that. reason: what is the matter now, or "".
     """
 
     key: str
@@ -77,6 +78,9 @@ class Machine:
     ready_since: float = 0.0
     bad_since: float = 0.0
     restarts: int = -1
+    gate_boot: float = 0.0
+    bad: str = ""
+    bad_cause: str = ""
     failed: str = ""
     cause: str = ""
     reason: str = ""

@@ -37,7 +37,8 @@ class ApiServer:
 
     `bearers`: the tokens that it was shown. `forged`: signatures instead of good ones.
     `leases`: whose certificate patched which lease, by which type, with what.
-    `notes`: the Node's annotations. `refuses`: patches of anything but its status.
+    `notes`: the Node's annotations; `taints`: its taints. `refuses`: patches of anything but
+    its status.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,6 +49,7 @@ class ApiServer:
         self.calls: list[str] = []
         self.bearers: list[str] = []
         self.notes: dict[str, str] = {}
+        self.taints: list[dict[str, str]] = []
         self.refuses = False
         self.forged: dict[str, str] = {}
         self.patches: list[tuple[str, dict[str, Any]]] = []
@@ -112,7 +114,9 @@ class ApiServer:
             names: dict[str, Any] = {f"f:{note}": {} for note in self.notes}
             metadata |= {"annotations": self.notes}
             metadata |= {"managedFields": [{"fieldsV1": {"f:metadata": {"f:annotations": names}}}]}
-        return {"kind": "Node", "metadata": metadata, "status": {"conditions": conditions}}
+        spec = {"taints": self.taints} if self.taints else {}
+        status = {"conditions": conditions}
+        return {"kind": "Node", "metadata": metadata, "spec": spec, "status": status}
 
     def sign(self, request: bytes) -> str:
         d = self.directory

@@ -115,6 +115,19 @@ def test_the_key_is_roots_alone_and_the_file_is_gone(join: Join, node: Any, desk
     assert not discovery.parent.exists()
 
 
+def test_an_agent_is_lent_what_a_try_that_failed_had(join: Join, node: Any, desk: Desk) -> None:
+    node.flat(ROLLOUT_AGENT="true")
+    node.stub("sleep", "kill $PPID")
+    join.kubeadm("echo 'error: timed out waiting for the kubelet' >&2; exit 1")
+    join.run("join")
+    lent = (node.root / "run/bootfarm/agent/node.pem").read_bytes()
+    key = (node.root / "run/bootfarm/join/key.pem").read_bytes()
+    assert openssl("pkey", "-pubout", data=key) == openssl("pkey", "-pubout", data=lent)
+    assert openssl("x509", "-noout", "-pubkey", data=lent) == openssl("pkey", "-pubout", data=key)
+    assert (node.root / "run/bootfarm/agent/server").read_text() == f"https://{join.api.endpoint}\n"
+    assert join.api.bearers == []
+
+
 def test_no_key_in_arguments_while_a_line_tries(join: Join, node: Any, desk: Desk) -> None:
     join.api.ready = "True"
     see = 'cat /proc/[0-9]*/cmdline 2>/dev/null | tr "\\000" " "'

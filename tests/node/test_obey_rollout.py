@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.node.apiserver import ApiServer
+from tests.node.joining import Join
 from tests.node.test_kubeadm import give_kubelet_its_certificate
 
 REBOOT, REBOOTED = "bootfarm.io/reboot", "bootfarm.io/rebooted"
@@ -100,3 +101,62 @@ def test_before_the_join_it_waits(agent: Any, api: ApiServer) -> None:
     agent.script("obey-rollout", check=False)
     assert api.calls == []
     assert reboots(agent) == []
+
+
+NO_KUBELET = "echo 'error: timed out waiting for the kubelet' >&2; exit 1"
+"""kubeadm's part, where the image's kubelet does not start."""
+
+
+def fail_to_join(join: Join, node: Any, tries: int = 1) -> None:
+    """So many tries, then the wrapper's sleep ends it."""
+    join.kubeadm(NO_KUBELET)
+    slept = node.root / "slept"
+    node.stub("sleep", f"echo $1 >>{slept}\n[ $(grep -c . {slept}) -lt {tries} ] || kill $PPID")
+    join.run(*join.line())
+
+
+def test_a_machine_whose_kubelet_does_not_start_can_be_called_back(
+    join: Join, node: Any, api: ApiServer
+) -> None:
+    """The image is bad: kubelet has no certificate, and the wrapper lends one of the node."""
+    api.ready = "Unknown"
+    node.flat(ROLLOUT_AGENT="true")
+    fail_to_join(join, node)
+    assert not (node.root / "var/lib/kubelet/pki/kubelet-client-current.pem").exists()
+    lent = node.root / "run/bootfarm/agent"
+    assert lent.stat().st_mode & 0o777 == 0o700
+    assert {path.name: path.stat().st_mode & 0o777 for path in lent.iterdir()} == dict.fromkeys(
+        ("server", "ca.crt", "node.pem"), 0o600
+    )
+    api.notes = {REBOOT: "r1-2"}
+    node.stub("systemctl", f'echo "$*" >>{node.root}/systemctl')
+    assert "a rollout orders a reboot: r1-2" in node.script("obey-rollout").stdout
+    assert reboots(node) == ["reboot"]
+    assert (api.notes[REBOOTED], api.patches[-1][0]) == ("r1-2", "system:node:worker-1")
+
+
+def test_one_certificate_is_asked_for_however_often_a_join_is_tried(
+    join: Join, node: Any, api: ApiServer
+) -> None:
+    api.ready = "Unknown"
+    node.flat(ROLLOUT_AGENT="true")
+    fail_to_join(join, node, tries=3)
+    assert len(join.tries()) == 3
+    assert len([call for call in api.calls if call.startswith("POST ")]) == 1
+
+
+def test_without_an_agent_nothing_is_lent(join: Join, node: Any, api: ApiServer) -> None:
+    api.ready = "Unknown"
+    node.flat(ROLLOUT_AGENT="false")
+    fail_to_join(join, node)
+    assert len(join.tries()) == 1
+    assert not (node.root / "run/bootfarm/agent").exists()
+    assert api.requests == []
+
+
+def test_kubelets_own_certificate_comes_first(agent: Any, api: ApiServer) -> None:
+    for name in ("server", "ca.crt", "node.pem"):
+        agent.write(f"run/bootfarm/agent/{name}", "nothing that works\n")
+    api.notes = {REBOOT: "r1-1"}
+    agent.script("obey-rollout")
+    assert reboots(agent) == ["reboot"]

@@ -203,6 +203,23 @@ def test_a_rollout_gives_its_machines_another_image(images: Sequence[Image]) -> 
     assert settle(site, NODE).rollout == ""
 
 
+def test_an_image_that_a_rollout_tries_reboots_what_fails(images: Sequence[Image]) -> None:
+    def cmdline(conf: str, *, is_trial: bool) -> list[str]:
+        site = lay_over(make_site(images, LtsConf.parse(conf.encode()), "amd64"), "canary")
+        pins = {
+            mac: dataclasses.replace(pin, is_trial=is_trial)
+            for mac, pin in site.overlay.pins.items()
+        }
+        return list(plan_node(dataclasses.replace(site, overlay=Overlay(pins)), NODE, FARM).cmdline)
+
+    plain, trial = (cmdline("", is_trial=is_trial) for is_trial in (False, True))
+    assert set(trial) - set(plain) == {"panic=30", "bootfarm.on_error=reboot"}
+    # What lts.conf says comes later, and counts.
+    own = '[default]\nKERNEL_CMDLINE = "bootfarm.on_error=shell"\n'
+    words = [word for word in cmdline(own, is_trial=True) if "on_error" in word]
+    assert words == ["bootfarm.on_error=reboot", "bootfarm.on_error=shell"]
+
+
 @pytest.mark.parametrize("tag", ["current", "canary"])
 def test_a_template_is_rendered_with_the_facts_of_the_rollouts_image(
     renderer: Renderer, images: Sequence[Image], tag: str

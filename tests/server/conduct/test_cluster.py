@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.conduct.cluster import CORDONED, REBOOT, View, read_node, sort_pods
+from server.conduct.cluster import CORDONED, REBOOT, REBOOTED, View, read_node, sort_pods
 from server.rollout.seen import Daemon, NodeSeen
 
 
@@ -12,7 +12,7 @@ def test_a_node() -> None:
     item = {
         "metadata": {
             "name": "cp-1",
-            "annotations": {CORDONED: "true", REBOOT: "r1-1"},
+            "annotations": {CORDONED: "true", REBOOT: "r1-2", REBOOTED: "r1-1"},
             "labels": {"node-role.kubernetes.io/control-plane": "", "zone": "a"},
         },
         "spec": {"unschedulable": True},
@@ -30,7 +30,8 @@ def test_a_node() -> None:
         is_cordoned=True,
         is_ours=True,
         boot_id="one",
-        order="r1-1",
+        order="r1-2",
+        obeyed="r1-1",
         is_control_plane=True,
         labels={"node-role.kubernetes.io/control-plane": "", "zone": "a"},
     )

@@ -26,7 +26,7 @@ from rack.process import wait_for
 from server.conduct.cluster import NAME, REBOOT, Cluster, ClusterError, ConflictError
 from server.conduct.hand import Hand
 from server.kubernetes.kubeconfig import KubeconfigApi, open_kubeconfig
-from server.rollout.actions import Cordon, Drain, Reboot, Tell, Uncordon
+from server.rollout.actions import Cordon, Drain, Reboot, Tell, Uncordon, Withdraw
 from server.rollout.state import BACK, DONE, HELD, ON_HOLD
 from tests.node.apiserver import openssl
 from tests.node.conftest import ROOTFS
@@ -409,6 +409,11 @@ def test_the_nodes_agent_obeys_once_with_kubelets_own_certificate(
     with pytest.raises(RackError):  # it waits, and its sleep ends it
         real.namespace.run(["env", path, f"BOOTFARM_ROOT={root}", program])
     assert (root / "said").read_text() == "reboot\n"
+    real.cluster().do(Reboot("node-8", "r1-2"))
+    node = real.cluster().look(frozenset()).nodes["node-8"]
+    assert (node.order, node.obeyed) == ("r1-2", "r1-1")
+    real.cluster().do(Withdraw("node-8"))
+    assert real.cluster().look(frozenset()).nodes["node-8"].order == ""
     real.ask("DELETE", "/api/v1/nodes/node-8")
 
 

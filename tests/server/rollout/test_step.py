@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.rollout.actions import Cordon, Drain, MoveTag, Reboot, Uncordon
+from server.rollout.actions import Cordon, Drain, MoveTag, Reboot, Uncordon, Withdraw
 from server.rollout.overlay import make_overlay
 from server.rollout.spec import SpecError, parse_spec
 from server.rollout.state import (
@@ -31,6 +31,7 @@ from tests.server.rollout.world import (
     DEAF,
     FINDING,
     FLAPS,
+    LOOPS,
     LOST,
     NEW,
     OLD,
@@ -105,6 +106,7 @@ def test_a_machine_whose_pods_went_alone_is_rebooted() -> None:
         (SICK, FINDING),
         (STALE, "it booted amd64@aaaaaaaaaaaa in place of bbbbbbbbbbbb"),
         (FLAPS, "a pod of its DaemonSets restarts"),
+        (LOOPS, FINDING),
     ],
 )
 def test_a_bad_image_comes_back_by_itself_and_the_rollout_holds(wrong: str, words: str) -> None:
@@ -343,6 +345,54 @@ def test_a_machine_that_is_held_on_its_way_back_is_judged_again_when_somebody_re
     assert not broken.cordoned
 
 
+def test_one_that_fails_and_reboots_by_itself_boots_a_bad_image_twice_at_most() -> None:
+    """Its finding ends with its boot, each time before `finding_seconds`."""
+    world, rollout = make(1, wrong={"node-1": LOOPS}, waves="100%", finding_seconds=60)
+    (one,) = world.machines.values()
+    boots = {one.boot}
+    while machine(rollout, "node-1").phase != BACK:
+        rollout = world.turn(rollout)
+        if one.digest == NEW:
+            boots.add(one.boot)
+    assert len(boots) - 1 == 2
+    assert one.digest == OLD
+
+
+def test_an_image_is_on_trial_until_it_is_proven() -> None:
+    world, rollout = make(1, waves="100%")
+    (key,) = world.machines
+    trials = {}
+    while not rollout.is_over:
+        rollout = world.turn(rollout)
+        pin = make_overlay(rollout).find(key)
+        trials[machine(rollout, "node-1").phase] = pin is not None and pin.is_trial
+    assert (trials[REBOOTING], trials[GATE], trials[PROVEN]) == (True, True, False)
+    _, by_hand = make(1, reboot="hand", waves="100%")
+    by_hand = by_hand.with_machine(Machine(key, "node-1", REBOOTING, is_reached=True))
+    pin = make_overlay(by_hand).find(key)
+    assert pin is not None
+    assert not pin.is_trial, "whoever stands there wants to see it"
+
+
+def test_an_order_that_is_none_any_more_is_withdrawn() -> None:
+    """Else an agent that runs later takes away pods that nobody has moved."""
+    world, rollout = make(2, wrong=dict.fromkeys(("node-1", "node-2"), DEAF), max_unavailable=2)
+    one = world.machines["52:54:00:00:00:00"]
+    while not one.order:
+        rollout = world.turn(rollout)
+    world.reboot(one, rollout)  # by hand, before an agent has heard of it
+    rollout = world.turn(world.turn(rollout))
+    assert machine(rollout, "node-1").phase == GATE
+    assert one.order == ""
+    rollout = world.run(rollout, [ON_HOLD])
+    held = world.machines["52:54:00:00:00:01"]
+    assert machine(rollout, "node-2").phase == HELD
+    assert held.order, "it was just given up"
+    rollout = world.turn(rollout)
+    assert held.order == ""
+    assert [type(action) for action in world.done].count(Withdraw) == 2
+
+
 def test_for_no_machine() -> None:
     spec = parse_spec({"image": "amd64"})
     with pytest.raises(SpecError, match="no machine is selected"):
@@ -357,7 +407,7 @@ def test_a_step_in_which_nothing_happens_changes_nothing() -> None:
     assert rollout.state == RUNNING
 
 
-KINDS = ("", "", "", DEAF, LOST, SICK, STUCK, STALE, FLAPS)
+KINDS = ("", "", "", DEAF, LOST, SICK, STUCK, STALE, FLAPS, LOOPS)
 
 
 # The same examples in each run, so that a change is judged by itself; 3,000 others passed when this

@@ -3,7 +3,16 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from server.rollout.actions import Action, Cordon, Drain, MoveTag, Reboot, Tell, Uncordon
+from server.rollout.actions import (
+    Action,
+    Cordon,
+    Drain,
+    MoveTag,
+    Reboot,
+    Tell,
+    Uncordon,
+    Withdraw,
+)
 from server.rollout.overlay import make_overlay
 from server.rollout.seen import Daemon, NodeSeen, Observations, Seen
 from server.rollout.spec import parse_spec
@@ -12,9 +21,11 @@ from server.rollout.step import Member, start, step
 
 OLD, NEW = "a" * 64, "b" * 64
 DEAF, LOST, SICK, STUCK, STALE, FLAPS = "deaf", "lost", "sick", "stuck", "stale", "flaps"
+LOOPS = "loops"
 """deaf: does not obey an order. lost: does not come back from the target. sick: the diagnosis has
 a finding with the target. stuck: its pods do not move. stale: boots the old image all the same.
-flaps: a DaemonSet's pod restarts again and again with the target."""
+flaps: a DaemonSet's pod restarts again and again with the target. loops: fails to boot the target,
+and reboots by itself."""
 FINDING, CAUSE = "kubelet does not start", "join.kubelet"
 BOOT = 40.0
 """Seconds of a boot."""
@@ -34,6 +45,7 @@ class Played:
     cordoned: bool = False
     ours: bool = False
     order: str = ""
+    obeyed: str = ""
     pods: int = 3
     dead: bool = False
     restarts: int = 0
@@ -66,12 +78,15 @@ class World:
                 is_ours=one.ours,
                 boot_id=str(one.boot) if up else str(one.boot - 1),
                 order=one.order,
+                obeyed=one.obeyed,
                 movable=one.pods,
                 daemons=(Daemon("net", up, one.restarts),),
                 blocked="the budget web" if one.wrong == STUCK else "",
                 is_control_plane=one.member.is_control_plane,
             )
-            sick = bad and one.wrong == SICK and up
+            sick = bad and (
+                (one.wrong == SICK and up) or (one.wrong == LOOPS and self.now - one.boot > 20)
+            )
             seen[key] = Seen(
                 boot=one.boot,
                 image="amd64",
@@ -108,7 +123,10 @@ class World:
         elif isinstance(action, Reboot):
             one.order = action.order
             if one.wrong != DEAF:
+                one.obeyed = action.order
                 self.reboot(one, rollout)
+        elif isinstance(action, Withdraw):
+            one.order = ""
 
     def reboot(self, one: Played, rollout: Rollout) -> None:
         pin = make_overlay(rollout).find(one.member.key)
@@ -120,6 +138,14 @@ class World:
             return
         one.dead = False
         one.boot, one.up_at = self.now + 0.5, self.now + BOOT
+        if one.wrong == LOOPS and one.digest == NEW:
+            one.up_at = float("inf")
+
+    def loop(self, rollout: Rollout) -> None:
+        """Machines that fail to boot begin again after half a minute."""
+        for one in self.machines.values():
+            if one.wrong == LOOPS and one.digest == NEW and self.now - one.boot > 30:
+                self.reboot(one, rollout)
 
     def turn(self, rollout: Rollout, seconds: float = 5.0) -> Rollout:
         """One step; what is written down is all that the next one knows."""
@@ -127,6 +153,7 @@ class World:
         found, actions = step(rollout, self.see(), self.now)
         for action in actions:
             self.obey(action, found)
+        self.loop(found)
         again = unpack(pack(found))
         assert again == found
         return again

@@ -7,6 +7,7 @@ BOOTFARM_ROOT=${BOOTFARM_ROOT-}
 BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 
 . "$BOOTFARM_LIB/lib/state.sh"
+. "$BOOTFARM_LIB/lib/flat.sh"
 . "$BOOTFARM_LIB/lib/kube.sh"
 . "$BOOTFARM_LIB/lib/runtime.sh"
 . "$BOOTFARM_LIB/lib/joinargs.sh"
@@ -14,6 +15,7 @@ BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 . "$BOOTFARM_LIB/lib/jws.sh"
 . "$BOOTFARM_LIB/lib/clusterinfo.sh"
 . "$BOOTFARM_LIB/lib/ownnode.sh"
+. "$BOOTFARM_LIB/lib/lent.sh"
 . "$BOOTFARM_LIB/lib/certificate.sh"
 . "$BOOTFARM_LIB/lib/discovery.sh"
 
@@ -321,6 +323,7 @@ join() {
         fi
         echo "kubeadm join, try $join_try: $try_reason; again in $join_wait s" >&2
         report_failure "try $join_try: $try_reason; again in $join_wait s"
+        lend_certificate "$join_dir"
         sleep "$join_wait"
         join_try=$((join_try + 1))
         join_wait=$((join_wait * 2))
