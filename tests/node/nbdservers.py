@@ -1,4 +1,4 @@
-"""NBD servers for nbdroot to fail over between: QEMU's, one that does as a test likes, and the driver."""
+"""NBD servers for nbdroot to fail over between: QEMU's, a scripted one; and the driver."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class QemuNbd:
 
     def start(self) -> QemuNbd:
         words = ["--read-only", "--persistent", "--shared=0", "--format=raw", "--bind=127.0.0.1"]
-        argv = ["qemu-nbd", *words, f"--port={self.port}", f"--export-name={self.name}", self.file]
-        self._process = subprocess.Popen(argv)
+        words += [f"--port={self.port}", f"--export-name={self.name}", str(self.file)]
+        self._process = subprocess.Popen(["qemu-nbd", *words])
         while self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return self

@@ -42,9 +42,10 @@ int main(int argc, char **argv)
 	target.server = farm.servers[0].name;
 	target.address = farm.servers[0].address;
 	fd = open_export(&target, &farm.export);
-	if (fd < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0 ||
-	    start_scout(&farm, pair[1], 0) < 0)
+	if (fd < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) < 0)
 		return 3;
+	if (start_scout(&farm, pair[1], 0) < 0)
+		return 4;
 	relay(atoi(argv[1]), pair[0], fd, 0, farm.count);
 	return 0;
 }
@@ -60,8 +61,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quick = ["-DSILENT_MS=400", "-DLOOK_MS=20", "-DCONNECT_MS=300"]
     names = ("clock.c", "handshake.c", "log.c", "relay.c", "scout.c")
     sources = [folder / "main.c", *(SOURCES / name for name in names)]
-    command = ["gcc", *flags, *quick, "-I", SOURCES, "-o", folder / "relay", *sources]
-    subprocess.run(command, check=True)
+    output = ["-I", SOURCES, "-o", folder / "relay"]
+    subprocess.run(["gcc", *flags, *quick, *output, *sources], check=True)
     return folder / "relay"
 
 
@@ -81,7 +82,7 @@ class Relay:
         self.state.mkdir()
         self.log = folder / "log"
         servers = [f"127.0.0.1:{8000 + number}:{port}" for number, port in enumerate(ports)]
-        words = [str(its.fileno()), str(home), self.state, NAME, *servers]
+        words = [str(its.fileno()), str(home), str(self.state), NAME, *servers]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [program, *words], pass_fds=[its.fileno()], stderr=log, stdout=log
