@@ -37,9 +37,9 @@ def read_exactly(sock: socket.socket, length: int) -> bytes:
 class QemuNbd:
     """qemu-nbd with a file: a server that we did not write, and that can be killed."""
 
-    def __init__(self, file: Path, name: str = NAME, port: int = 0) -> None:
+    def __init__(self, file: Path, name: str = NAME) -> None:
         self.file, self.name = file, name
-        self.port = port or free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> QemuNbd:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rack.namespace import Namespace
 from tests.node.nbdservers import NAME, WRITE, Driver, FakeNbd, QemuNbd, Reply, free_port, pieces
 
 SOURCES = Path(__file__).resolve().parents[2] / "imagebuild/rootfs/usr/src/bootfarm"
@@ -53,17 +54,20 @@ int main(int argc, char **argv)
 SIZE = 3 * 1024 * 1024 + 4096
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("relay")
+def compile_relay(folder: Path, *flags: str) -> Path:
     (folder / "main.c").write_text(MAIN)
-    flags = ["-O1", "-g", "-Wall", "-fsanitize=address,undefined"]
-    quick = ["-DSILENT_MS=400", "-DLOOK_MS=20", "-DCONNECT_MS=300"]
     names = ("clock.c", "handshake.c", "log.c", "relay.c", "scout.c")
     sources = [folder / "main.c", *(SOURCES / name for name in names)]
-    output = ["-I", SOURCES, "-o", folder / "relay"]
-    subprocess.run(["gcc", *flags, *quick, *output, *sources], check=True)
+    words = ["-O1", "-g", "-Wall", "-fsanitize=address,undefined", "-I", str(SOURCES)]
+    subprocess.run(["gcc", *words, *flags, "-o", folder / "relay", *sources], check=True)
     return folder / "relay"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that is less patient than the node's."""
+    quick = ("-DSILENT_MS=400", "-DLOOK_MS=20", "-DCONNECT_MS=300")
+    return compile_relay(tmp_path_factory.mktemp("relay"), *quick)
 
 
 @pytest.fixture
@@ -76,19 +80,23 @@ def image(tmp_path: Path) -> Path:
 class Relay:
     """The program under test, its driver, and what it says and writes."""
 
-    def __init__(self, program: Path, folder: Path, ports: list[int], home: int = 0) -> None:
+    def __init__(
+        self, argv: list[str], folder: Path, servers: list[tuple[str, int]], home: int = 0
+    ) -> None:
         ours, its = socket.socketpair()
         self.state = folder / "state"
         self.state.mkdir()
         self.log = folder / "log"
-        servers = [f"127.0.0.1:{8000 + number}:{port}" for number, port in enumerate(ports)]
-        words = [str(its.fileno()), str(home), str(self.state), NAME, *servers]
+        named = [f"{ip}:{8000 + number}:{port}" for number, (ip, port) in enumerate(servers)]
+        words = [str(its.fileno()), str(home), str(self.state), NAME, *named]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [program, *words], pass_fds=[its.fileno()], stderr=log, stdout=log
+                [*argv, *words], pass_fds=[its.fileno()], stderr=log, stdout=log
             )
         its.close()
         self.driver = Driver(ours)
+        self.driver.ask(0, 512)
+        self.driver.take()  # it is attached
 
     def said(self) -> str:
         return self.log.read_text()
@@ -118,10 +126,9 @@ def start(program: Path, tmp_path: Path) -> Iterator[Callable[..., Relay]]:
     started: list[Relay] = []
 
     def start(*ports: int, home: int = 0) -> Relay:
-        started.append(relay := Relay(program, tmp_path, list(ports), home))
-        relay.driver.ask(0, 512)
-        relay.driver.take()  # it is attached
-        return relay
+        servers = [("127.0.0.1", port) for port in ports]
+        started.append(Relay([str(program)], tmp_path, servers, home))
+        return started[-1]
 
     yield start
     for relay in started:
@@ -338,6 +345,48 @@ def test_a_machine_of_another_image_is_no_home(
     assert relay.server() == 1
     read_all(relay, data)
     back.close()
+
+
+@pytest.mark.integration
+def test_black_holes(image: Path, tmp_path: Path) -> None:
+    """Real ones: packets of the first server are dropped under reads; SYNs of the second always
+    were. The third one serves."""
+    data, port = image.read_bytes(), 10809
+    with contextlib.closing(Namespace()) as inside:
+        inside.run(["ip", "link", "set", "lo", "up"])
+        for ip in ("127.0.0.2", "127.0.0.4"):
+            words = ["--read-only", "--persistent", "--shared=0", "--format=raw", f"--bind={ip}"]
+            words += [f"--port={port}", f"--export-name={NAME}", str(image)]
+            inside.start(ip, ["qemu-nbd", *words], tmp_path / "qemu-nbd")
+            connect_to(inside, ip, port)
+        drop(inside, "127.0.0.3")
+        servers = [(f"127.0.0.{number}", port) for number in (2, 3, 4)]
+        relay = Relay(inside.enter_argv([compile_relay(tmp_path)]), tmp_path, servers)
+        read_all(relay, data, 20)
+        drop(inside, "127.0.0.2")
+        began = time.monotonic()
+        relay.driver.ask(4096, 4096)
+        take_one(relay, data)
+        print(f"a read waited {time.monotonic() - began:.2f} s for the third server")
+        read_all(relay, data)
+        relay.wait(lambda: relay.server() == 2)
+        assert f"lost 127.0.0.2 ({os.strerror(errno.ETIMEDOUT)})" in relay.said()
+        relay.end()
+
+
+def drop(inside: Namespace, ip: str) -> None:
+    """No packet from or to that address any more, and no word of it."""
+    for end in ("-s", "-d"):
+        inside.run(["iptables", "-A", "INPUT", end, ip, "-j", "DROP"])
+
+
+def connect_to(inside: Namespace, ip: str, port: int) -> None:
+    """Wait until something listens there."""
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            inside.connect(ip, port).close()
+            return
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("words", [["x", "127.0.0.1:1"], ["127.0.0.1:0:1"], ["127.0.0.1:1:2"] * 18])

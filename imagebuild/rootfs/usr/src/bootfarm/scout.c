@@ -20,7 +20,7 @@
 /* A server is given so long to take a connection, and to open the export; doubled with each round
  * in which nobody did, up to SLOWEST times as long. */
 #ifndef CONNECT_MS
-#define CONNECT_MS 1000
+#define CONNECT_MS 500
 #endif
 #define OPEN_MS 3000
 #define SLOWEST 8
