@@ -312,9 +312,13 @@ def test_it_goes_home_and_reads_go_on(
         read_all(relay, data, 20)
     relay.wait_said("back with 127.0.0.1")
     assert (relay.state / "root-elsewhere").read_text() == "127.0.0.1:8001 127.0.0.1:8000\n"
+    (relay.state / "root-elsewhere").unlink()
     second.kill()
     read_all(relay, data)
     assert relay.said().count("lost") == 1
+    second.start()
+    relay.wait((relay.state / "root-elsewhere").exists)
+    assert (relay.state / "root-elsewhere").read_text() == "127.0.0.1:8000 127.0.0.1:8001\n"
 
 
 def test_it_stays_where_it_is_when_it_is_told_to(

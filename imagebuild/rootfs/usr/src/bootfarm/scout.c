@@ -36,7 +36,8 @@
 #define NOBODY (-1)
 
 /* better: the first server that answers since `since`, NOBODY while none does. home_ms: how long it
- * has to. came_home: when it was that, 0 for never. elsewhere: was told that we live elsewhere. */
+ * has to. came_home: when it was that, 0 for never. owed: has served us, and is to be told that
+ * another one does. */
 struct scout {
 	const struct farm *farm;
 	int relay;
@@ -48,7 +49,7 @@ struct scout {
 	long long home_ms;
 	long long came_home;
 	long long looked;
-	bool elsewhere[MOST_SERVERS];
+	bool owed[MOST_SERVERS];
 };
 
 static struct scout scout;
@@ -149,9 +150,9 @@ static void put_server(const char *why, int waited)
 
 static void put_elsewhere(int server)
 {
+	char text[128];
 	const struct server *now = &scout.farm->servers[scout.serving];
 	const struct server *back = &scout.farm->servers[server];
-	char text[128];
 
 	snprintf(text, sizeof(text), "%s:%d %s:%d\n", now->name, now->http, back->name, back->http);
 	put_state("root-elsewhere", text);
@@ -244,14 +245,9 @@ static void look_home(void)
 {
 	int better = NOBODY, fd;
 
-	scout.looked = now_ms();
 	for (int server = 0; server < scout.serving && better == NOBODY; server++)
 		if (answers(server))
 			better = server;
-	if (better != NOBODY && !scout.elsewhere[better]) {
-		scout.elsewhere[better] = true;
-		put_elsewhere(better);
-	}
 	if (better != scout.better) {
 		scout.better = better;
 		scout.since = now_ms();
@@ -264,6 +260,27 @@ static void look_home(void)
 		offer(better, fd, true);
 	else
 		scout.better = NOBODY;
+}
+
+/* One server that has served us and is back, at most: tell-root reads one line. */
+static void look_for_owed(void)
+{
+	for (int server = 0; server < scout.farm->count; server++) {
+		if (!scout.owed[server] || !answers(server))
+			continue;
+		scout.owed[server] = false;
+		put_elsewhere(server);
+		return;
+	}
+}
+
+static bool has_to_look(void)
+{
+	bool owes = false;
+
+	for (int server = 0; server < scout.farm->count; server++)
+		owes |= scout.owed[server];
+	return owes || scout.serving != 0;
 }
 
 /* ---- news of the relay -------------------------------------------------------------------- */
@@ -294,7 +311,8 @@ static void hear_serving(const struct news_of *news)
 	scout.before = scout.serving;
 	scout.serving = news->server;
 	scout.better = NOBODY;
-	memset(scout.elsewhere, 0, sizeof(scout.elsewhere));
+	scout.owed[scout.before] = true;
+	scout.owed[scout.serving] = false;
 	if (home) {
 		scout.came_home = now_ms();
 		say("back with %s, from %s", now->name, scout.farm->servers[scout.before].name);
@@ -313,11 +331,13 @@ static void *run_scout(void *unused)
 		long long due = scout.looked + LOOK_MS - now_ms();
 		struct news_of news;
 
-		if (scout.serving == 0)
+		if (!has_to_look())
 			due = -1;
 		else if (due < 0)
 			due = 0;
 		if (!is_called((int)due)) {
+			scout.looked = now_ms();
+			look_for_owed();
 			look_home();
 			continue;
 		}
