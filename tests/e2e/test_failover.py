@@ -29,16 +29,16 @@ KEEP_SYSTEM_SERVICES = ssh
 KERNEL_CMDLINE = "bootfarm.home={HOME_SECONDS}"
 RCFILE_01_SSH = "mkdir -p /root/.ssh; echo '{{{{ ssh_key }}}}' >> /root/.ssh/authorized_keys"
 """
-# Files that nobody has read yet, one after the other; what it runs is in memory. Each line: when
-# the file was read, in seconds of uptime, and that its bytes could be read.
+# Files that nobody has read yet, some each second; what it runs is in memory. Each line: when
+# the file was read, in seconds of uptime, and whether its bytes could be read.
 READER = """
-find /rofs/usr -xdev -type f -size +8k >/run/files
 reads() {
-    while read -r file; do
-        cat "$file" >/dev/null && good=ok || good=error
+    find /rofs/usr -xdev -type f -size +8k | while read -r file; do
+        cat "$file" >/dev/null 2>&1 && good=ok || good=error
         read -r now idle </proc/uptime
         echo "$now $good"
-    done </run/files >/run/reads 2>&1
+        sleep 0.1
+    done >/run/reads
 }
 reads </dev/null >/dev/null 2>&1 &
 """
@@ -91,6 +91,7 @@ def live(farm: Rack) -> Node:
     assert served_by(node) == SERVER_IP
     assert f"bootfarm.servers={SECOND_IP}" in node.ssh("cat /proc/cmdline")
     node.ssh(READER)
+    wait(lambda: len(node.ssh("cat /run/reads").splitlines()) > 20)
     return node
 
 
