@@ -68,7 +68,8 @@ def digests(server: Server) -> set[str]:
 
 
 def sees_all(server: Server) -> bool:
-    return all(peer["state"] != "away" for peer in server.get_json("/api/overview")["peers"])
+    states = {peer["state"] for peer in server.get_json("/api/overview")["peers"]}
+    return states == {"here", "self"}
 
 
 def at_home_with_first() -> str:

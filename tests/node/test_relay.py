@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import socket
 import subprocess
 import time
@@ -223,6 +224,40 @@ def test_the_rest_of_a_reply_comes_from_another_server(
     read_all(relay, data)
     for server in servers:
         server.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_servers_that_break_off_anywhere(
+    start: Callable[..., Relay], image: Path, seed: int
+) -> None:
+    """Each of three hangs up within every tenth reply, wherever that is; and errors go by."""
+    data, dice = image.read_bytes(), random.Random(seed)
+
+    def misbehave(offset: int, length: int) -> Reply | None:
+        if length <= 4096:  # as the handshake reads
+            return None
+        if dice.random() < 0.01:
+            return Reply(error=errno.EIO)
+        return Reply(cut=dice.randrange(16 + length)) if dice.random() < 0.1 else None
+
+    servers = [FakeNbd(data, misbehave) for _ in range(3)]
+    relay = start(*(server.port for server in servers))
+    for offset, length in pieces(SIZE, 400):
+        relay.driver.ask(offset, length)
+        while relay.driver.pending() >= 30:
+            take_what_comes(relay, data)
+    while relay.driver.pending():
+        take_what_comes(relay, data)
+    assert relay.said().count("lost") > 10
+    for server in servers:
+        server.close()
+
+
+def take_what_comes(relay: Relay, data: bytes) -> None:
+    """An error only after each of three servers had one for that read."""
+    _, error, offset, found = relay.driver.take()
+    assert error in (0, errno.EIO)
+    assert found == data[offset : offset + len(found)]
 
 
 def test_a_server_that_falls_silent_is_left(
