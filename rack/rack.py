@@ -33,7 +33,7 @@ from rack.kvm import find_accelerator, static_busybox
 from rack.ltsconf import render_lts_conf
 from rack.machine import TCG, MachineFiles, NodeSpec
 from rack.namespace import Namespace
-from rack.network import NETCONSOLE_IP, SERVER_IP, node_address, set_up_network
+from rack.network import NETCONSOLE_IP, SECOND_IP, SERVER_IP, node_address, set_up_network
 from rack.node import Node
 from rack.pods import PodResult, run_pod
 from rack.process import Process
@@ -75,6 +75,7 @@ class Rack:
         self.directory = directory.resolve()
         self.nodes: dict[str, Node] = {}
         self.server: Server | None = None
+        self.second: Server | None = None
         self._progress = progress
         self._packages = packages
         self._kubernetes: Source = kubernetes
@@ -125,8 +126,9 @@ class Rack:
         """Stop what wants to be stopped, and end everything else. May be called twice."""
         for node in self.nodes.values():
             node.power_cut()
-        if self.server is not None and self.server.is_running():
-            self.server.stop()
+        for server in (self.server, self.second):
+            if server is not None and server.is_running():
+                server.stop()
         self.namespace.close()
         shutil.rmtree(self.sockets, ignore_errors=True)
 
@@ -261,6 +263,24 @@ class Rack:
         if self._accelerator is None:
             self._accelerator = self._find_accelerator(store)
         return self.server
+
+    def serve_beside(self, store: Path, *, config: Mapping[str, Any]) -> Server:
+        """Start another server, with the lts.conf of the first one, on a machine of its own at
+        10.9.0.3. config: farm.yaml's content, whose `peers` make the two know each other."""
+        if self.server is None:
+            raise RackError("the rack serves nothing", hint="call serve() first")
+        farm = {"hosts_file": str(self._hosts_file), "address": SECOND_IP, **config}
+        self.second = Server(
+            self.namespace,
+            self._subdirectory("second"),
+            store,
+            self.server.lts_conf,
+            farm,
+            address=SECOND_IP,
+            cable="second",
+        )
+        self.second.start()
+        return self.second
 
     def _find_accelerator(self, store: Path) -> Sequence[str] | None:
         try:

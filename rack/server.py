@@ -11,7 +11,7 @@ import yaml
 
 from rack.errors import RackError
 from rack.namespace import Namespace
-from rack.network import SERVER_IP
+from rack.network import SERVER_IP, SUBNET, host_argv, plug_in
 from rack.process import Process, wait_for
 
 HTTP_PORT = 8080
@@ -21,7 +21,11 @@ BOOTFARM = (sys.executable, "-c", "from bootfarm import main; main()")
 
 
 class Server:
-    """The process; it may be stopped and started again while nodes run."""
+    """The process; it may be stopped and started again while nodes run.
+
+    address: the one that nodes reach it by. cable: its network device, where it is a machine
+    of its own on the bridge; "": it is the rack's own.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,9 @@ class Server:
         lts_conf: Path,
         config: Mapping[str, Any] | None = None,
         arguments: Sequence[str] = (),
+        *,
+        address: str = SERVER_IP,
+        cable: str = "",
     ) -> None:
         self._namespace = namespace
         self._directory = directory
@@ -38,6 +45,8 @@ class Server:
         self.lts_conf = lts_conf
         self._config = dict(config or {})
         self._arguments = tuple(arguments)
+        self.address = address
+        self._cable = cable
         self._process: Process | None = None
         self._peak = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,9 +77,21 @@ class Server:
         if self._config:
             (self._directory / "farm.yaml").write_text(yaml.safe_dump(self._config))
         (self._directory / "state").mkdir(exist_ok=True)
-        process = self._namespace.start("bootfarm serve", self.argv(), self.log)
+        process = self._launch()
         self._process = process
         wait_for(self.is_healthy, timeout, "an answer of /healthz", processes=(process,))
+
+    def _launch(self) -> Process:
+        if not self._cable:
+            return self._namespace.start("bootfarm serve", self.argv(), self.log)
+        pid_file = self._directory / "pid"
+        pid_file.unlink(missing_ok=True)
+        addresses = (f"{self.address}/{SUBNET.prefixlen}",)
+        argv = host_argv(pid_file, self._cable, addresses, self.argv())
+        process = self._namespace.start("bootfarm serve", argv, self.log)
+        wait_for(pid_file.exists, 10, "the server's host", processes=(process,), interval=0.05)
+        plug_in(self._namespace, pid_file, self._cable)
+        return process
 
     def stop(self) -> int:
         """Stop it in an orderly way; its exit code."""
@@ -107,8 +128,8 @@ class Server:
 
     def get(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
         """GET from inside the rack's network: status and body. Raises OSError."""
-        connection = http.client.HTTPConnection(SERVER_IP, HTTP_PORT, timeout=timeout)
-        connection.sock = self._namespace.connect(SERVER_IP, HTTP_PORT, timeout)
+        connection = http.client.HTTPConnection(self.address, HTTP_PORT, timeout=timeout)
+        connection.sock = self._namespace.connect(self.address, HTTP_PORT, timeout)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

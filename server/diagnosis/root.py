@@ -18,6 +18,9 @@ def _root_lost(case: Case) -> Values | None:
         return None
     if not case.boot.facts.get(LIVE_ROOT):
         return None  # its root is in memory
+    told = case.phase("root")
+    if told is not None and told.cause == "root_elsewhere":
+        return None  # another server of the farm has it
     attached = case.farm.attached_at(case.node.key)
     if attached is None or case.now - attached <= LOST_SECONDS:
         return None
@@ -37,7 +40,8 @@ RULES: Final = (
         severity="error",
         when=f"It runs on its root over NBD, and has had no connection for {LOST_SECONDS:.0f} s;"
         " it has not said that it shuts down. Told by a server process that serves NBD, of"
-        " machines that have not their root in memory (LTSP_NBD_TO_RAM).",
+        " machines that have not their root in memory (LTSP_NBD_TO_RAM), and that did not say that"
+        " another of the farm's servers has it.",
         headline="Its root has not been attached for {span}: it is off, hangs, or cannot reach"
         " {server}",
         expected="an open connection to TCP {nbd_port} of {server} for as long as it runs",

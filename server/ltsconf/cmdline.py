@@ -17,8 +17,10 @@ CMDLINE_MAX: Final = 2047
 """Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""
 _OWN: Final = {
     "bootfarm.on_error": ("shell", "reboot"),
+    "bootfarm.home": ("never", "SECONDS"),
 }
-"""Our own parameters that people may set, and their values."""
+"""Our own parameters that people may set, and their values; SECONDS: a number."""
+_SECONDS: Final = re.compile(r"[0-9]{1,5}")
 _MACHINE_ID: Final = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}|firmware")
 """machine-id(5), kernel-command-line(7); systemd takes no notice of any other."""
 
@@ -49,10 +51,17 @@ def check_parameters(text: str) -> Wrong | None:
             return f"{key[:40]!r} is no parameter of bootfarm's", f"There is {known}."
         if key == "systemd.machine_id" and not _MACHINE_ID.fullmatch(value):
             return f"systemd.machine_id is {value[:40]!r}", "Write 32 hexadecimal digits."
-        if key in _OWN and value not in _OWN[key]:
+        if key in _OWN and not _takes(key, value):
             choices = " or ".join(_OWN[key])
             return f"{key} is {value[:40]!r}", f"Write {choices}."
     return None
+
+
+def _takes(key: str, value: str) -> bool:
+    """Whether a parameter of our own takes a value."""
+    if "SECONDS" in _OWN[key]:
+        return value == "never" or _SECONDS.fullmatch(value) is not None
+    return value in _OWN[key]
 
 
 def check_cmdline(text: str) -> Wrong | None:

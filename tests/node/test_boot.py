@@ -310,6 +310,37 @@ def test_the_farms_other_servers_are_known_in_their_order(node: Any) -> None:
     assert node.read("run/bootfarm/servers") == "10.9.0.1:8080:10809\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", ""),
+        ("bootfarm.servers=10.9.0.2:8081", "300 10.9.0.1:8080:10809 10.9.0.2:8081:10809"),
+        (
+            "bootfarm.servers=10.9.0.2 bootfarm.home=never",
+            "0 10.9.0.1:8080:10809 10.9.0.2:8080:10809",
+        ),
+        (
+            "bootfarm.servers=10.9.0.2 bootfarm.home=60",
+            "60 10.9.0.1:8080:10809 10.9.0.2:8080:10809",
+        ),
+        (
+            "bootfarm.servers=10.9.0.2 bootfarm.home=x",
+            "300 10.9.0.1:8080:10809 10.9.0.2:8080:10809",
+        ),
+    ],
+)
+def test_nbdroot_is_told_all_servers_in_the_machines_order(
+    node: Any, words: str, expected: str
+) -> None:
+    node.write("proc/cmdline", f"nbdroot=10.9.0.1:/opt/ltsp/amd64 {words}\n")
+    node.write("usr/lib/bootfarm/nbdroot", '#!/bin/sh\nshift 6; echo "told: $*"\n', mode=0o755)
+    script = "modprobe() { :; }\nnbd_ready() { :; }\nread_server\nnext_server\nattach_root"
+    done = node.boot(script)
+    assert done.returncode == 0, done.stderr
+    assert f"told: {expected}" in done.stdout.replace("told: \n", "told: \n")
+    assert ("bootfarm.home=x is no number" in done.stderr) == ("home=x" in words)
+
+
 def test_lts_conf_and_root_come_from_the_next_server_when_the_first_is_dead(
     node: Any, served: Callable[[], Any]
 ) -> None:

@@ -50,7 +50,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "main.c").write_text(MAIN)
     program = folder / "client"
     flags = ["-O1", "-g", "-fsanitize=address,undefined", f"-DWHOLE_HANDSHAKE_SECONDS={SECONDS}"]
-    sources = [folder / "main.c", SOURCES / "handshake.c", SOURCES / "log.c"]
+    names = ("clock.c", "handshake.c", "log.c")
+    sources = [folder / "main.c", *(SOURCES / name for name in names)]
     subprocess.run(["gcc", *flags, "-I", SOURCES, "-o", program, *sources], check=True)
     return program
 

@@ -81,9 +81,17 @@ def test_a_lease_without_a_mask_is_of_its_class(node: Any, ip: str, prefix: int)
     ],
 )
 def test_the_server_has_a_route_of_its_own(node: Any, route: str, expected: str) -> None:
-    node.state(server="10.9.0.2", interface="eth0")
+    node.state(interface="eth0")
     node.stub("ip", f'case $* in "route get"*) echo "{route}" ;; *) echo "$*" ;; esac')
-    assert node.boot("pin_server").stdout.strip() == expected
+    assert node.boot("pin_server 10.9.0.2").stdout.strip() == expected
+
+
+def test_each_server_of_the_farm_has_a_route_of_its_own(node: Any) -> None:
+    node.state(interface="eth0", farm="10.9.0.1:8080:10809 10.9.0.2:1:2", server="10.9.0.2")
+    node.stub("ip", 'case $* in "route get"*) echo "$3 dev eth0 src x" ;; *) echo "$*" ;; esac')
+    done = node.boot("run_udhcpc() { :; }\ndhcp_get() { echo 10.9.0.7; }\nask_dhcp")
+    added = [line for line in done.stdout.splitlines() if "route add" in line]
+    assert added == [f"route add 10.9.0.{number}/32 dev eth0" for number in (1, 2)]
 
 
 def test_networkd_is_told_the_card_of_the_root(node: Any) -> None:

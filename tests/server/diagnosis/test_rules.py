@@ -727,6 +727,10 @@ def test_a_root_that_is_gone_is_told_after_90_seconds_of_what_runs() -> None:
     assert found.headline.startswith("Its root has not been attached for 4 min: ")
     again = unattached().attach()
     assert again.rule() is None, "it is back"
+    moved = unattached().beacon("root", "live NBD, from 10.9.0.3", cause="root_elsewhere").wait(91)
+    assert moved.rule() is None, "another server has it"
+    home = moved.attach().beacon("root", "live NBD", cause="root_moved").wait(91)
+    assert home.rule() == "root-lost"
     anew = unattached().dhcp()
     assert anew.rule() != "root-lost", "it boots anew"
 

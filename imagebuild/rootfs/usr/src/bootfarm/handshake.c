@@ -2,24 +2,25 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "log.h"
 
 #define NBD_INIT_MAGIC 0x4e42444d41474943ULL /* "NBDMAGIC" */
 #define NBD_OPTS_MAGIC 0x49484156454f5054ULL /* "IHAVEOPT" */
 #define NBD_REP_MAGIC 0x0003e889045565a9ULL
-#define NBD_REQUEST_MAGIC 0x25609513U
-#define NBD_SIMPLE_REPLY_MAGIC 0x67446698U
 #define NBD_FLAG_FIXED_NEWSTYLE 1U
 #define NBD_FLAG_NO_ZEROES 2U
 #define NBD_OPT_EXPORT_NAME 1U
+#define NBD_OPT_ABORT 2U
+#define NBD_OPT_INFO 6U
 #define NBD_OPT_GO 7U
 #define NBD_REP_ACK 1U
 #define NBD_REP_INFO 3U
@@ -28,22 +29,31 @@
 #define NBD_REP_ERR_UNKNOWN 0x80000006U
 #define NBD_INFO_EXPORT 0U
 
-/* Without a byte, and from the first to the last: a server that lies, or drips, holds no boot. */
-#define HANDSHAKE_SECONDS 10
-#ifndef WHOLE_HANDSHAKE_SECONDS
-#define WHOLE_HANDSHAKE_SECONDS 30
-#endif
 #define MAX_GO_REPLIES 16 /* an honest server sends one NBD_REP_INFO and the ACK */
-#define PEER_TIMEOUT_MS 20000U
 
-static time_t deadline; /* of the handshake under way, seconds of CLOCK_MONOTONIC */
+static long long deadline; /* of the handshake under way, ms of CLOCK_MONOTONIC */
+static int patience;	   /* ms without a byte */
+static int interrupt;	   /* the target's, or -1 */
 
-static time_t now(void)
+/* Until the socket is ready for it, or the handshake's time is over (ETIMEDOUT). */
+static int wait_for(int fd, short events)
 {
-	struct timespec time;
+	long long left = deadline - now_ms();
+	struct pollfd polled[2] = {{fd, events, 0}, {interrupt, POLLIN, 0}};
+	int ready;
 
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec;
+	if (left > patience)
+		left = patience;
+	do
+		ready = left > 0 ? poll(polled, 2, (int)left) : 0;
+	while (ready < 0 && errno == EINTR);
+	if (ready == 0)
+		errno = ETIMEDOUT;
+	if (ready > 0 && polled[0].revents == 0) {
+		errno = ECANCELED;
+		return -1;
+	}
+	return ready > 0 ? 0 : -1;
 }
 
 static int read_all(int fd, void *buffer, size_t length)
@@ -53,13 +63,10 @@ static int read_all(int fd, void *buffer, size_t length)
 	while (length > 0) {
 		ssize_t got;
 
-		if (now() >= deadline) {
-			errno = ETIMEDOUT;
+		if (wait_for(fd, POLLIN) < 0)
 			return -1;
-		}
-		got = recv(fd, at, length, 0);
-
-		if (got < 0 && errno == EINTR)
+		got = recv(fd, at, length, MSG_DONTWAIT);
+		if (got < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (got == 0)
 			errno = ECONNRESET;
@@ -76,9 +83,12 @@ static int write_all(int fd, const void *buffer, size_t length)
 	const unsigned char *at = buffer;
 
 	while (length > 0) {
-		ssize_t put = send(fd, at, length, MSG_NOSIGNAL);
+		ssize_t put;
 
-		if (put < 0 && errno == EINTR)
+		if (wait_for(fd, POLLOUT) < 0)
+			return -1;
+		put = send(fd, at, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (put < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (put < 0)
 			return -1;
@@ -102,20 +112,16 @@ static int skip(int fd, uint32_t length)
 	return 0;
 }
 
-static void set_timeouts(int fd, long seconds)
+/* A server that loses power sends no FIN: keepalive and the user timeout notice within silence. */
+static void set_liveness(int fd, int silence)
 {
-	struct timeval limit = {seconds, 0};
+	unsigned int user = (unsigned int)silence;
+	int on = 1, count = 2, idle = silence / 2000, interval = silence / 4000;
 
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-}
-
-/* A server that loses power sends no FIN: keepalive and the user timeout notice within 20 s. */
-static void set_liveness(int fd)
-{
-	int on = 1, idle = 10, interval = 5, count = 2;
-	unsigned int user = PEER_TIMEOUT_MS;
-
+	if (idle < 1)
+		idle = 1;
+	if (interval < 1)
+		interval = 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
@@ -156,8 +162,10 @@ static int open_by_name(int fd, const char *name, bool no_zeroes, struct export 
 	return 0;
 }
 
-/* One reply to NBD_OPT_GO: 1 more to come, 0 done, -1 failed, -2 the server has no NBD_OPT_GO. */
-static int read_go_reply(int fd, const char *name, struct export *export, bool *known)
+/* One reply to NBD_OPT_GO or NBD_OPT_INFO: 1 more to come, 0 done, -1 failed, -2 the server has no
+ * such option. */
+static int read_go_reply(int fd, uint32_t asked, const char *name, struct export *export,
+			 bool *known)
 {
 	unsigned char head[20], info[12];
 	uint64_t magic;
@@ -171,7 +179,7 @@ static int read_go_reply(int fd, const char *name, struct export *export, bool *
 	memcpy(&length, head + 16, 4);
 	type = be32toh(type);
 	length = be32toh(length);
-	if (be64toh(magic) != NBD_REP_MAGIC || be32toh(option) != NBD_OPT_GO || length > 65536) {
+	if (be64toh(magic) != NBD_REP_MAGIC || be32toh(option) != asked || length > 65536) {
 		errno = EPROTO;
 		return -1;
 	}
@@ -211,7 +219,8 @@ static int read_go_reply(int fd, const char *name, struct export *export, bool *
 	return 1;
 }
 
-static int open_by_go(int fd, const char *name, struct export *export)
+/* NBD_OPT_GO opens the export, NBD_OPT_INFO only asks for it; both answer alike. */
+static int ask_for(int fd, uint32_t asked, const char *name, struct export *export)
 {
 	unsigned char data[4 + 4096 + 2];
 	uint32_t length = (uint32_t)strlen(name), wire = htobe32(length);
@@ -220,10 +229,10 @@ static int open_by_go(int fd, const char *name, struct export *export)
 	memcpy(data, &wire, 4);
 	memcpy(data + 4, name, length);
 	memset(data + 4 + length, 0, 2); /* no information requests */
-	if (send_option(fd, NBD_OPT_GO, data, 4 + length + 2) < 0)
+	if (send_option(fd, asked, data, 4 + length + 2) < 0)
 		return -1;
 	for (int replies = 0; replies < MAX_GO_REPLIES; replies++) {
-		int more = read_go_reply(fd, name, export, &known);
+		int more = read_go_reply(fd, asked, name, export, &known);
 
 		if (more <= 0)
 			return more;
@@ -253,13 +262,13 @@ static int read_part(int fd, uint64_t offset, uint32_t length, unsigned char *in
 	return read_all(fd, into, length);
 }
 
-static int negotiate(int fd, const struct target *target, struct export *export)
+/* The server's greeting and our answer to it. Its flags, or -1. */
+static int greet(int fd, const struct target *target)
 {
 	unsigned char greeting[18];
 	uint64_t first, second;
 	uint16_t flags;
 	uint32_t answer = NBD_FLAG_FIXED_NEWSTYLE;
-	int done;
 
 	if (read_all(fd, greeting, sizeof(greeting)) < 0)
 		return -1;
@@ -275,9 +284,16 @@ static int negotiate(int fd, const struct target *target, struct export *export)
 	}
 	answer |= flags & NBD_FLAG_NO_ZEROES;
 	answer = htobe32(answer);
-	if (write_all(fd, &answer, sizeof(answer)) < 0)
+	return write_all(fd, &answer, sizeof(answer)) < 0 ? -1 : flags;
+}
+
+static int open_it(int fd, const struct target *target, struct export *export)
+{
+	int flags = greet(fd, target), done;
+
+	if (flags < 0)
 		return -1;
-	done = open_by_go(fd, target->name, export);
+	done = ask_for(fd, NBD_OPT_GO, target->name, export);
 	if (done == -2)
 		done = open_by_name(fd, target->name, flags & NBD_FLAG_NO_ZEROES, export);
 	if (done < 0)
@@ -294,22 +310,66 @@ static int negotiate(int fd, const struct target *target, struct export *export)
 	return 0;
 }
 
-int open_export(const struct target *target, struct export *export)
+static int ask_it(int fd, const struct target *target, struct export *export)
 {
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), saved;
+	int done = greet(fd, target) < 0 ? -1 : ask_for(fd, NBD_OPT_INFO, target->name, export);
+
+	if (done == -2)
+		errno = EOPNOTSUPP;
+	return done < 0 ? -1 : send_option(fd, NBD_OPT_ABORT, NULL, 0);
+}
+
+/* Connects within the target's time. 0, or -1 with errno set. */
+static int reach(int fd, const struct target *target)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	patience = target->connect_ms;
+	if (connect(fd, (const struct sockaddr *)&target->address, sizeof(target->address)) == 0)
+		return 0;
+	if (errno != EINPROGRESS || wait_for(fd, POLLOUT) < 0)
+		return -1;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+		return -1;
+	errno = error;
+	return error == 0 ? 0 : -1;
+}
+
+static int converse(const struct target *asked, struct export *export,
+		    int (*talk)(int, const struct target *, struct export *))
+{
+	struct target target = *asked;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), saved;
 
 	if (fd < 0)
 		return -1;
-	deadline = now() + WHOLE_HANDSHAKE_SECONDS;
-	set_timeouts(fd, HANDSHAKE_SECONDS);
-	set_liveness(fd);
-	if (connect(fd, (const struct sockaddr *)&target->address, sizeof(target->address)) == 0 &&
-	    negotiate(fd, target, export) == 0) {
-		set_timeouts(fd, 0);
-		return fd;
+	if (target.connect_ms == 0)
+		target.connect_ms = HANDSHAKE_MS;
+	interrupt = target.interrupt ? target.interrupt : -1;
+	deadline = now_ms() + (target.whole_ms ? target.whole_ms : WHOLE_HANDSHAKE_SECONDS * 1000);
+	set_liveness(fd, target.silence_ms ? target.silence_ms : PEER_TIMEOUT_MS);
+	if (reach(fd, &target) == 0) {
+		patience = HANDSHAKE_MS;
+		if (talk(fd, &target, export) == 0 && fcntl(fd, F_SETFL, 0) == 0)
+			return fd;
 	}
-	saved = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
+	saved = errno;
 	close(fd);
 	errno = saved;
 	return -1;
+}
+
+int open_export(const struct target *target, struct export *export)
+{
+	return converse(target, export, open_it);
+}
+
+int ask_export(const struct target *target, struct export *export)
+{
+	int fd = converse(target, export, ask_it);
+
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 ? -1 : 0;
 }

@@ -8,8 +8,6 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-/* How long the driver lets a request wait for its reply before it gives the link up. */
-#define REQUEST_SECONDS 30ULL
 /* How long it then lets it wait for another link. */
 #define DEAD_SECONDS (10ULL * 365 * 24 * 3600)
 
@@ -198,7 +196,8 @@ int open_listener(uint32_t group)
 }
 
 int connect_device(struct netlink *netlink, uint32_t index,
-		   const struct export *export, const int *fds, int count)
+		   const struct export *export, const int *fds, int count,
+		   unsigned int request_seconds)
 {
 	struct message message;
 	uint64_t block = export->size % 4096 == 0 ? 4096 : export->size % 1024 == 0 ? 1024 : 512;
@@ -207,7 +206,7 @@ int connect_device(struct netlink *netlink, uint32_t index,
 	put_u32(&message, NBD_ATTR_INDEX, index);
 	put_u64(&message, NBD_ATTR_SIZE_BYTES, export->size);
 	put_u64(&message, NBD_ATTR_BLOCK_SIZE_BYTES, block);
-	put_u64(&message, NBD_ATTR_TIMEOUT, REQUEST_SECONDS);
+	put_u64(&message, NBD_ATTR_TIMEOUT, request_seconds);
 	put_u64(&message, NBD_ATTR_SERVER_FLAGS,
 		export->flags | NBD_TFLAG_HAS_FLAGS | NBD_TFLAG_READ_ONLY);
 	put_u64(&message, NBD_ATTR_DEAD_CONN_TIMEOUT, DEAD_SECONDS);

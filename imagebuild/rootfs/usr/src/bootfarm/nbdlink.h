@@ -23,8 +23,10 @@ int open_listener(uint32_t group);
 /* Empties the listener. True if a link of this device died, or if messages were lost. */
 bool heard_link_dead(const struct netlink *netlink, int listener, uint32_t device);
 
+/* request_seconds: how long the driver lets a request wait for its reply before it gives the link
+ * up; 0: for ever. */
 int connect_device(struct netlink *netlink, uint32_t index, const struct export *export,
-		   const int *fds, int count);
+		   const int *fds, int count, unsigned int request_seconds);
 int reconfigure(struct netlink *netlink, uint32_t index, int fd);
 int disconnect(struct netlink *netlink, uint32_t index);
 

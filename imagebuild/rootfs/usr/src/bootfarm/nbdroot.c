@@ -1,7 +1,7 @@
 /*
  * nbdroot: keeps a root file system on NBD alive.
  *
- *   nbdroot attach DEVICE SERVER PORT EXPORT [PIDFILE]
+ *   nbdroot attach DEVICE SERVER PORT EXPORT [PIDFILE [HOME_SECONDS IP:HTTP:NBD...]]
  *   nbdroot detach DEVICE
  *
  * attach makes the fixed newstyle handshake (NBD protocol, "Fixed newstyle negotiation") in user
@@ -12,6 +12,12 @@
  * (NBD_ATTR_DEAD_CONN_TIMEOUT). A server that comes back with another image under the same name
  * would corrupt the mounted file system, so the size and the first and last 4 KiB are compared
  * before a socket is handed over.
+ *
+ * Where the farm has more servers (IP:HTTP:NBD, of which SERVER and PORT are one), the driver gets
+ * no socket of theirs: a driver's request that was on its way when a server died waits for its
+ * timeout, half a minute. It gets a pipe to relay.c instead, which has the requests answered by
+ * whichever server is there, and scout.c finds that one. Size, first and last 4 KiB and the
+ * export's name, which holds the image's digest, must be the same. HOME_SECONDS: scout.h.
  *
  * The process must outlive the initramfs and be the last to go at shutdown: it is static, locked
  * into memory, holds no file of the root it serves, and its argv[0] begins with '@', which
@@ -29,32 +35,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <time.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "handshake.h"
 #include "log.h"
 #include "nbdlink.h"
+#include "relay.h"
+#include "scout.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
 
 #define MAX_CONNECTIONS 2
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 5000
 #define CHECK_MS 15000
+/* How long the driver lets a request of a server's own link wait before it gives the link up. */
+#define REQUEST_SECONDS 30U
 #define BUSY_TRIES 50
 #define BUSY_MS 100
 /* Exit statuses of attach, for boot/nbd.sh; 1 is any other failure, 2 a wrong command line. */
 #define EXIT_REFUSED 3
 #define EXIT_NO_ANSWER 4
 #define EXIT_NO_EXPORT 5
-
-static void sleep_ms(long ms)
-{
-	struct timespec pause = {ms / 1000, (ms % 1000) * 1000000L};
-
-	while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
-		;
-}
 
 struct watch {
 	struct netlink netlink;
@@ -121,27 +129,11 @@ static int revive(struct watch *watch, int slot)
 	return 0;
 }
 
-static long jitter(long limit)
-{
-	unsigned int random = 0;
-
-	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random))
-		random = (unsigned int)getpid();
-	return (long)(random % (unsigned long)(limit + 1));
-}
-
-static long uptime(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec;
-}
-
 /* Tries until every link is back. False if the kernel gave the device up on purpose. */
 static bool recover(struct watch *watch)
 {
-	long since = uptime(), backoff = BACKOFF_MIN_MS;
+	long long since = now_ms();
+	long backoff = BACKOFF_MIN_MS;
 	bool told = false, speculative = true;
 	int reason = 0;
 
@@ -164,8 +156,8 @@ static bool recover(struct watch *watch)
 		}
 		heard_link_dead(&watch->netlink, watch->listener, watch->index);
 		if (all) {
-			say("connected to %s again after %ld s", watch->target.server,
-			    uptime() - since);
+			say("connected to %s again after %lld s", watch->target.server,
+			    (now_ms() - since) / 1000);
 			return true;
 		}
 		if (!told)
@@ -233,11 +225,11 @@ static int write_pid(const char *path, pid_t pid)
 /* ---- the command line -------------------------------------------------------------------- */
 
 /* udev looks into a new device, and while it has it open the kernel says EBUSY. */
-static int take_device(struct watch *watch)
+static int take_device(struct watch *watch, unsigned int request_seconds)
 {
 	for (int try = 0;; try++) {
 		if (connect_device(&watch->netlink, watch->index, &watch->export, watch->fds,
-				   watch->count) == 0)
+				   watch->count, request_seconds) == 0)
 			return 0;
 		if (errno != EBUSY || try == BUSY_TRIES)
 			return -1;
@@ -261,51 +253,137 @@ static int status_of(int error)
 	}
 }
 
+static int usage(void)
+{
+	fprintf(stderr, "usage: nbdroot attach /dev/nbdN IPV4 PORT EXPORT "
+			"[PIDFILE [HOME_SECONDS IPV4:HTTP:NBD...]]\n"
+			"       nbdroot detach /dev/nbdN\n");
+	return 2;
+}
+
+/* The first links to the one server. 0, or the exit status. */
+static int open_links(struct watch *watch, bool more)
+{
+	do {
+		struct export again = {0};
+		struct export *export = watch->count == 0 ? &watch->export : &again;
+		int fd = open_export(&watch->target, export);
+
+		if (fd < 0 && watch->count == 0) {
+			int status = status_of(errno);
+
+			say("no export %s from %s port %u (%s)", watch->target.name,
+			    watch->target.server, ntohs(watch->target.address.sin_port),
+			    strerror(errno));
+			return status;
+		}
+		if (fd < 0 || export->size != watch->export.size)
+			break; /* one connection is enough to go on with */
+		watch->fds[watch->count++] = fd;
+	} while (more && watch->count < MAX_CONNECTIONS &&
+		 watch->export.flags & NBD_TFLAG_MULTI_CONN);
+	return 0;
+}
+
+/* The farm's servers by the command line. Which of them is the target; -1: none. */
+static int read_farm(struct farm *farm, const struct target *target, char **words, int count)
+{
+	int serving = -1;
+
+	for (int i = 0; i < count; i++) {
+		const struct sockaddr_in *address = &farm->servers[farm->count].address;
+
+		if (add_server(farm, words[i]) < 0)
+			return -1;
+		if (address->sin_addr.s_addr == target->address.sin_addr.s_addr &&
+		    address->sin_port == target->address.sin_port)
+			serving = farm->count - 1;
+	}
+	return serving;
+}
+
+static int open_directory_of(const char *path)
+{
+	char directory[256];
+	const char *slash = strrchr(path, '/');
+
+	snprintf(directory, sizeof(directory), "%.*s", slash ? (int)(slash - path) : 1,
+		 slash ? path : ".");
+	return open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* In the background: until the device is detached. */
+static void relay_links(const struct farm *farm, int kernel, int fd, int serving)
+{
+	int pair[2];
+
+	/* We are part of the way to the root: nothing of ours may wait for pages of it. */
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
+		say("cannot be a flusher (%s)", strerror(errno));
+	if (setpriority(PRIO_PROCESS, 0, -10) < 0)
+		say("cannot set the priority (%s)", strerror(errno));
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 ||
+	    start_scout(farm, pair[1], serving) < 0)
+		say("no scout (%s): the root stays with %s", strerror(errno),
+		    farm->servers[serving].name);
+	relay(kernel, pair[0], fd, serving, farm->count);
+}
+
 static int attach(char **argv, int argc)
 {
 	static struct watch watch;
+	static struct farm farm;
+	int status, serving = 0, pair[2] = {-1, -1}, link;
+	bool many = argc > 8;
 	pid_t pid;
 
 	if (argc < 6 || sscanf(argv[2], "/dev/nbd%u", &watch.index) != 1 ||
 	    strlen(argv[5]) > 4000 ||
 	    inet_pton(AF_INET, argv[3], &watch.target.address.sin_addr) != 1 ||
-	    atoi(argv[4]) <= 0 || atoi(argv[4]) > 65535) {
-		fprintf(stderr, "usage: nbdroot attach /dev/nbdN IPV4 PORT EXPORT [PIDFILE]\n"
-				"       nbdroot detach /dev/nbdN\n");
-		return 2;
-	}
+	    atoi(argv[4]) <= 0 || atoi(argv[4]) > 65535)
+		return usage();
 	watch.target.address.sin_family = AF_INET;
 	watch.target.address.sin_port = htons((uint16_t)atoi(argv[4]));
 	watch.target.server = argv[3];
 	watch.target.name = argv[5];
+	if (many) {
+		serving = read_farm(&farm, &watch.target, argv + 8, argc - 8);
+		farm.name = argv[5];
+		farm.home_seconds = atoi(argv[7]);
+		farm.state = open_directory_of(argv[6]);
+		if (serving < 0 || farm.home_seconds < 0)
+			return usage();
+		watch.target.silence_ms = LINK_SILENCE_MS;
+	}
 	if (open_netlink(&watch.netlink) < 0 ||
 	    (watch.listener = open_listener(watch.netlink.group)) < 0) {
 		say("the kernel has no nbd netlink family (%s): is the module nbd loaded?",
 		    strerror(errno));
 		return 1;
 	}
-	do {
-		struct export again = {0};
-		struct export *export = watch.count == 0 ? &watch.export : &again;
-		int fd = open_export(&watch.target, export);
-
-		if (fd < 0 && watch.count == 0) {
-			int status = status_of(errno);
-
-			say("no export %s from %s port %s (%s)", argv[5], argv[3], argv[4],
-			    strerror(errno));
-			return status;
+	status = open_links(&watch, !many);
+	if (status != 0)
+		return status;
+	link = watch.fds[0];
+	farm.export = watch.export;
+	if (many) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+			say("no pipe for the kernel (%s)", strerror(errno));
+			return 1;
 		}
-		if (fd < 0 || export->size != watch.export.size)
-			break; /* one connection is enough to go on with */
-		watch.fds[watch.count++] = fd;
-	} while (watch.count < MAX_CONNECTIONS && watch.export.flags & NBD_TFLAG_MULTI_CONN);
-	if (take_device(&watch) < 0) {
+		watch.fds[0] = pair[1];
+		watch.export.flags = 0;
+	}
+	if (take_device(&watch, many ? 0 : REQUEST_SECONDS) < 0) {
 		say("the kernel does not take %s (%s)", argv[2],
 		    errno == EBUSY ? "it is attached already" : strerror(errno));
 		return 1;
 	}
-	printf("size=%llu connections=%d\n", (unsigned long long)watch.export.size, watch.count);
+	if (many)
+		printf("size=%llu servers=%d\n", (unsigned long long)watch.export.size, farm.count);
+	else
+		printf("size=%llu connections=%d\n", (unsigned long long)watch.export.size,
+		       watch.count);
 	fflush(stdout);
 	pid = fork();
 	if (pid < 0) {
@@ -319,7 +397,13 @@ static int attach(char **argv, int argc)
 		return 0;
 	}
 	detach_from_terminal(argv[0]);
-	watch_links(&watch);
+	if (many) {
+		close(pair[1]);
+		relay_links(&farm, pair[0], link, serving);
+		say("/dev/nbd%u was detached: done", watch.index);
+	} else {
+		watch_links(&watch);
+	}
 	return 0;
 }
 
@@ -328,10 +412,8 @@ static int detach(const char *device)
 	struct netlink netlink;
 	unsigned int index;
 
-	if (sscanf(device, "/dev/nbd%u", &index) != 1) {
-		fprintf(stderr, "usage: nbdroot detach /dev/nbdN\n");
-		return 2;
-	}
+	if (sscanf(device, "/dev/nbd%u", &index) != 1)
+		return usage();
 	if (open_netlink(&netlink) < 0 || disconnect(&netlink, index) < 0) {
 		say("cannot detach %s (%s)", device, strerror(errno));
 		return 1;
@@ -345,7 +427,5 @@ int main(int argc, char **argv)
 		return detach(argv[2]);
 	if (argc >= 2 && strcmp(argv[1], "attach") == 0)
 		return attach(argv, argc);
-	fprintf(stderr, "usage: nbdroot attach /dev/nbdN IPV4 PORT EXPORT [PIDFILE]\n"
-			"       nbdroot detach /dev/nbdN\n");
-	return 2;
+	return usage();
 }

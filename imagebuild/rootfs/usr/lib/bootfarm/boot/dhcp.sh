@@ -9,10 +9,10 @@ run_udhcpc() {
         -O routes -O staticroutes -O msstaticroutes >/dev/null 2>&1
 }
 
-# pin_server: a route to the server alone, by the card of the root. No lease of another card and no
+# pin_server ADDRESS: a route to the server alone, by the card of the root. No lease of another card and no
 # network plugin has one that goes before it.
 pin_server() {
-    pin_server=$(state_get server)
+    pin_server=$1
     pin_nic=$(state_get interface)
     pin_route=$(ip route get "$pin_server" 2>/dev/null) || return 0
     case $pin_route in
@@ -45,5 +45,8 @@ ask_dhcp() {
     state_put ip "$(dhcp_get ip)"
     say "address $(dhcp_get ip)/$(dhcp_get prefix) on $dhcp_nic," \
         "gateway $(dhcp_get router || echo none)"
-    pin_server || say "no route of its own to $(state_get server): the usual one is used"
+    for dhcp_server in $(state_get farm || state_get server); do
+        pin_server "${dhcp_server%%:*}" ||
+            say "no route of its own to ${dhcp_server%%:*}: the usual one is used"
+    done
 }

@@ -3,6 +3,7 @@
 
 NBD_TRIES=${NBD_TRIES-30}
 NBD_TELL=${NBD_TELL-3}
+NBD_HOME_SECONDS=300
 
 nbd_ready() {
     [ -b /dev/nbd0 ]
@@ -18,6 +19,26 @@ nbd_cause() {
     esac
 }
 
+# farm_words: what nbdroot is told of the farm's other servers, so that it goes on with one of them
+# when this one is gone: how long a better one has to answer until the root moves back, and all of
+# them in this machine's order. Nothing where there is but one.
+farm_words() {
+    farm_all=$(state_get farm) || return 0
+    case $farm_all in
+    *' '*) ;;
+    *) return 0 ;;
+    esac
+    farm_home=$(cmdline_value bootfarm.home) || farm_home=$NBD_HOME_SECONDS
+    case $farm_home in
+    never) farm_home=0 ;;
+    '' | *[!0-9]* | ??????*)
+        shout "bootfarm.home=$farm_home is no number of seconds: $NBD_HOME_SECONDS" >&2
+        farm_home=$NBD_HOME_SECONDS
+        ;;
+    esac
+    printf '%s %s\n' "$farm_home" "$farm_all"
+}
+
 attach_root() {
     if [ "$(cat /sys/class/block/nbd0/size 2>/dev/null || echo 0)" != 0 ]; then
         return 0 # a try before this one got so far
@@ -29,8 +50,10 @@ attach_root() {
         return 1
     }
     nbd_try=1
+    nbd_farm=$(farm_words)
+    # shellcheck disable=SC2086 # a server a word
     until nbd_said=$("$BOOTFARM_LIB/nbdroot" attach /dev/nbd0 "$(state_get server)" \
-        "$(state_get nbd)" "$(state_get export)" "$BOOTFARM_STATE/nbdroot.pid" 2>&1); do
+        "$(state_get nbd)" "$(state_get export)" "$BOOTFARM_STATE/nbdroot.pid" $nbd_farm 2>&1); do
         nbd_why=$(nbd_cause $?)
         if [ "$nbd_try" -ge "$NBD_TRIES" ]; then
             fail "$nbd_why" "no root: $nbd_said" \

@@ -86,6 +86,7 @@ read_server() {
     server_others=$(other_servers "$server_http" "$server_nbd" | tr '\n' ' ')
     server_others="$server_ip:$server_http:$server_nbd $server_others"
     state_put servers "${server_others%" "}"
+    state_put farm "${server_others%" "}"
     # The boot environment, for PREINIT_*: /init unsets its own variables before the real init.
     state_put bootif "$(cmdline_value BOOTIF)"
     return 0

@@ -1,8 +1,9 @@
 # shellcheck shell=sh
 # What this boot knows about itself: one small file a fact below /run/bootfarm. Sourced.
 #
-#   server servers http nbd name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
-#   memory serial
+#   server servers farm http nbd name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
+#   memory serial reported
+# nbdroot writes server, http, nbd, root-moved and root-elsewhere anew when the root moves.
 
 BOOTFARM_ROOT=${BOOTFARM_ROOT-}
 BOOTFARM_STATE=$BOOTFARM_ROOT/run/bootfarm
