@@ -114,6 +114,7 @@ COPY imagebuild/recipe/compatibility.py imagebuild/recipe/places.py /farm/src/im
 COPY imagebuild/sbom/__init__.py imagebuild/sbom/licences.py imagebuild/sbom/parts.py \
      /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/
+COPY imagebuild/rootfs.links /farm/src/imagebuild/
 COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
 COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
 RUN python3 -m imagebuild.container ltsp-image

@@ -108,18 +108,9 @@ def code_files(code: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def tree_files(directory: Path, label: str) -> list[tuple[str, Path]]:
-    """Every file below `directory`, labelled by its path from there; links are `tree_links`."""
+    """Every file below `directory`, labelled by its path from there; links are none."""
     return [
         (f"{label}/{path.relative_to(directory)}", path)
         for path in sorted(directory.rglob("*"))
         if path.is_file() and not path.is_symlink()
-    ]
-
-
-def tree_links(directory: Path) -> list[list[str]]:
-    """Every symlink below `directory`: its path from there, and what it says."""
-    return [
-        [str(path.relative_to(directory)), str(path.readlink())]
-        for path in sorted(directory.rglob("*"))
-        if path.is_symlink()
     ]

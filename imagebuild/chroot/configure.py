@@ -16,12 +16,14 @@ from imagebuild.recipe.ingredients import AddedFile, Recipe
 from imagebuild.recipe.places import EMPTIED, REMOVED
 
 ROOTFS = Path(__file__).parents[1] / "rootfs"
+LINKS = Path(__file__).parents[1] / "rootfs.links"
+"""Symbolic links of the node's own files, one a line: path from the root, and what it says."""
 """The node's own files at their final paths."""
 NOT_IN_IMAGE = ("usr/src",)
 
 
-def install_rootfs(root: Path, source: Path = ROOTFS) -> None:
-    """Lay the node's own files into the image: root's, 0644 or 0755, links as they are.
+def install_rootfs(root: Path, source: Path = ROOTFS, links: Path = LINKS) -> None:
+    """Lay the node's own files into the image: root's, 0644 or 0755; then its links.
 
     A link whose place a package's directory has taken is left out: /opt/cni/bin
     with plugins of its own needs none to /usr/lib/cni.
@@ -31,17 +33,24 @@ def install_rootfs(root: Path, source: Path = ROOTFS) -> None:
         if any(relative.is_relative_to(prefix) for prefix in NOT_IN_IMAGE):
             continue
         target = root / relative
-        if path.is_symlink() and target.is_dir() and not target.is_symlink():
-            continue
-        if path.is_symlink():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.symlink_to(path.readlink())
-        elif path.is_dir():
+        if path.is_dir():
             target.mkdir(parents=True, exist_ok=True)
         else:
             mode = 0o755 if path.stat().st_mode & 0o111 else 0o644
             write_file(target, path.read_bytes(), mode)
+    for place, says in read_links(links).items():
+        target = root / place
+        if target.is_dir() and not target.is_symlink():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(says)
+
+
+def read_links(path: Path = LINKS) -> dict[str, str]:
+    """Path from the root to what the link says, of rootfs.links."""
+    rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {place: says for place, says in rows}
 
 
 def write_file(path: Path, data: str | bytes, mode: int = 0o644) -> None:

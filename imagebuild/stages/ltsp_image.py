@@ -17,7 +17,7 @@ from imagebuild.recipe import compatibility
 from imagebuild.recipe.ingredients import ContainerRuntime, Recipe, Repository
 from imagebuild.run import run as run_command
 from imagebuild.sbom.parts import Parts, list_built, list_packages
-from imagebuild.stage import Inputs, StageContext, code_files, tree_files, tree_links
+from imagebuild.stage import Inputs, StageContext, code_files, tree_files
 from imagebuild.stages import basesystem, builder
 
 NAME = "ltsp-image"
@@ -55,7 +55,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
     chosen = _without_paths(recipe.container_runtime)
     whole = dataclasses.asdict(dataclasses.replace(recipe, container_runtime=chosen))
     files = code_files(CODE)
-    files += tree_files(configure.ROOTFS, "rootfs")
+    files += [*tree_files(configure.ROOTFS, "rootfs"), ("rootfs.links", configure.LINKS)]
     for index, file in enumerate(recipe.files):
         files += [(f"files/{index}/{path.name}", path) for path in _sources(file.source)]
     files += _registry_cas(recipe.container_runtime)
@@ -68,7 +68,6 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
     values = {
         "packages": packages,
         "pins": [{"package": pin.package, "version": pin.version} for pin in apt.pins],
-        "links": tree_links(configure.ROOTFS),
         "repositories": [
             {key: getattr(item, key) for key in ("name", "uri", "suite", "components")}
             for item in recipe.repositories

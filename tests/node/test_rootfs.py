@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from imagebuild.chroot.configure import read_links
+
 ROOTFS = Path(__file__).resolve().parents[2] / "imagebuild" / "rootfs"
 FILES = sorted(path for path in ROOTFS.rglob("*") if path.is_file() and not path.is_symlink())
 SHELL = [
@@ -40,16 +42,34 @@ def test_what_is_called_is_executable_and_what_is_sourced_is_not() -> None:
         assert bool(path.stat().st_mode & 0o100) is is_program, path
 
 
+def test_the_tree_holds_no_links() -> None:
+    """They stand in rootfs.links: a copy of a checkout may lose them, and nothing would tell."""
+    assert [path for path in ROOTFS.rglob("*") if path.is_symlink()] == []
+    assert [path for path in ROOTFS.rglob("*.wants") if any(path.iterdir())] == []
+
+
 def test_links_lead_to_units_of_ours_or_of_systemd() -> None:
-    for link in ROOTFS.rglob("*"):
-        if link.is_symlink():
-            target = link.readlink().as_posix()
-            if target == "/dev/null":
-                assert link.parent.name == "system-generators", link
-            elif target.startswith("/usr/lib/systemd/system/bootfarm"):
-                assert (ROOTFS / target.lstrip("/")).is_file(), link
-            else:
-                assert target.startswith("/lib/systemd/system/systemd-networkd"), link
+    for place, target in read_links().items():
+        if target == "/dev/null":
+            assert place.split("/")[-2] == "system-generators", place
+        elif target.startswith("/usr/lib/systemd/system/bootfarm"):
+            assert (ROOTFS / target.lstrip("/")).is_file(), place
+        else:
+            assert target.startswith("/lib/systemd/system/systemd-networkd"), place
+
+
+def test_each_unit_of_ours_is_started_by_something() -> None:
+    """By a link, by another unit of ours, or by a name that the node's programs call."""
+    called = "\n".join(
+        path.read_text(errors="replace")
+        for path in FILES
+        if path not in UNITS or path.suffix in (".path", ".timer", ".socket")
+    )
+    wanted = {place.rpartition("/")[2] for place in read_links()}
+    for path in UNITS:
+        twin = {path.with_suffix(kind).name for kind in (".path", ".timer", ".socket")}
+        if path.parent.name == "system" and path.name not in wanted:
+            assert path.name in called or path.stem in called or wanted & twin, path
 
 
 def test_programs_of_units_are_there() -> None:

@@ -82,7 +82,8 @@ def run(words: Sequence[str], directory: Path) -> None:
 
 
 def copy_checkout(into: Path) -> None:
-    """Every file of the checkout that git knows or would take, and the compiled fast path."""
+    """Every file of the checkout that git knows or would take, links as links, and the compiled
+    fast path."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=HOUSE,
@@ -94,10 +95,10 @@ def copy_checkout(into: Path) -> None:
     compiled = [str(path.relative_to(HOUSE)) for path in HOUSE.glob("server/fastpath/*.so")]
     for name in filter(None, [*listed.stdout.decode().split("\0"), *compiled]):
         source, target = HOUSE / name, into / name
-        if not source.is_file():
+        if not source.is_file() and not source.is_symlink():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target)
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def image_name(version: str) -> str:

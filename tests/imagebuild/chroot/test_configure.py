@@ -35,22 +35,24 @@ def test_rootfs_files_links_and_modes(root: Path, tmp_path: Path) -> None:
     (source / "etc").mkdir()
     (source / "etc/conf").write_text("x")
     (source / "etc/conf").chmod(0o600)
-    (source / "etc/link").symlink_to("/nowhere")
-    configure.install_rootfs(root, source)
+    links = tmp_path / "rootfs.links"
+    links.write_text("# path  what it says\netc/link  /nowhere\nnew/place/link  ../x\n")
+    configure.install_rootfs(root, source, links)
     assert (root / "sbin/init-ltsp").stat().st_mode & 0o777 == 0o755
     assert (root / "etc/conf").stat().st_mode & 0o777 == 0o644
     assert os.readlink(root / "etc/link") == "/nowhere"
+    assert os.readlink(root / "new/place/link") == "../x"
     assert not (root / "usr/src").exists()
-    configure.install_rootfs(root, source)
+    configure.install_rootfs(root, source, links)
+    assert os.readlink(root / "etc/link") == "/nowhere"
 
 
 def test_a_link_gives_way_to_a_packages_directory(root: Path, tmp_path: Path) -> None:
-    source = tmp_path / "rootfs"
-    (source / "opt/cni").mkdir(parents=True)
-    (source / "opt/cni/bin").symlink_to("/usr/lib/cni")
+    links = tmp_path / "rootfs.links"
+    links.write_text("opt/cni/bin /usr/lib/cni\n")
     (root / "opt/cni/bin").mkdir(parents=True)
     (root / "opt/cni/bin/loopback").write_text("")
-    configure.install_rootfs(root, source)
+    configure.install_rootfs(root, tmp_path / "empty", links)
     assert (root / "opt/cni/bin/loopback").is_file()
 
 
@@ -58,6 +60,9 @@ def test_our_own_rootfs_can_be_installed(root: Path) -> None:
     configure.install_rootfs(root)
     assert (root / "usr/share/initramfs-tools/hooks/bootfarm-drivers").stat().st_mode & 0o100
     assert (root / "usr/sbin/init-ltsp").stat().st_mode & 0o100
+    wants = root / "etc/systemd/system/multi-user.target.wants/bootfarm-rcfile.service"
+    assert os.readlink(wants) == "/usr/lib/systemd/system/bootfarm-rcfile.service"
+    assert wants.name in (root / os.readlink(wants).lstrip("/")).name
 
 
 def test_apparmor_profiles_are_disabled_by_links(root: Path) -> None:
