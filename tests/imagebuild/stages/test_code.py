@@ -51,7 +51,7 @@ def test_the_dockerfile_copies_the_code_of_a_stage_and_no_other(stage: Stage) ->
     have = {
         name
         for name in copied_before_runs()[stage.NAME]
-        if name.startswith("imagebuild/") and not name.startswith("imagebuild/rootfs/")
+        if name.startswith("imagebuild/") and not name.startswith("imagebuild/rootfs")
     }
     so_far = STAGES[: NAMES.index(stage.NAME) + 1]
     beside = RUNNER | (PUBLISHER if stage.NAME == "final" else set())
@@ -99,6 +99,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: Callable[..
         (house / "ipxe" / name).write_text("loader")
     monkeypatch.setattr("imagebuild.stage.HOUSE", house)
     monkeypatch.setattr(configure, "ROOTFS", house / "imagebuild/rootfs")
+    monkeypatch.setattr(configure, "LINKS", house / "imagebuild/rootfs.links")
     monkeypatch.setattr(builder, "NBDROOT_SOURCES", house / "imagebuild/rootfs/usr/src/bootfarm")
     monkeypatch.setattr(ltsp_base, "GRUB", house / "grub")
     monkeypatch.setattr(final, "IPXE", house / "ipxe")
