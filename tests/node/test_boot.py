@@ -135,6 +135,40 @@ def test_a_card_is_taken_once_udev_has_named_it(node: Any) -> None:
     assert done.stdout.splitlines()[-1] == "enp1s0"
 
 
+def test_a_card_that_udev_is_about_to_rename_is_not_taken(node: Any) -> None:
+    """udev's record is there before the new name is. Seen on a slow machine: the card was found
+    as eth0, and a moment later there was none of that name."""
+    add_card(node, "eth0", "52:54:00:12:34:56", 2)
+    node.write("proc/cmdline", "BOOTIF=01-52-54-00-12-34-56\n")
+    node.write("run/udev/control", "")
+    node.write("run/udev/data/n2", "I:9605433\nE:ID_BUS=pci\nE:ID_RENAMING=1\n")
+    node.stub("ip", 'echo "ip $*"')
+    done = node.boot('choose_nic || echo "$FAILED_WHAT"', NIC_SECONDS="1")
+    assert "no network card with the address 52:54:00:12:34:56" in done.stdout
+    rename = (
+        '( sleep 0.5; mv "$BOOTFARM_ROOT/sys/class/net/eth0" "$BOOTFARM_ROOT/sys/class/net/enp1s0"'
+        '; echo I:9605433 >"$BOOTFARM_ROOT/run/udev/data/n2" ) &\n'
+    )
+    done = node.boot(f"{rename}choose_nic; state_get interface; wait", NIC_SECONDS="20")
+    assert done.stdout.splitlines()[-1] == "enp1s0"
+    assert "set dev eth0" not in done.stdout
+
+
+def test_a_card_that_gets_another_name_while_its_link_comes_up(node: Any) -> None:
+    add_card(node, "eth0", "52:54:00:12:34:56", 2)
+    node.write("sys/class/net/eth0/carrier", "0\n")
+    node.write("proc/cmdline", "BOOTIF=01-52-54-00-12-34-56\n")
+    node.stub("ip", 'echo "ip $*"')
+    rename = (
+        '( sleep 0.5; mv "$BOOTFARM_ROOT/sys/class/net/eth0" "$BOOTFARM_ROOT/sys/class/net/enp1s0"'
+        '; echo 1 >"$BOOTFARM_ROOT/sys/class/net/enp1s0/carrier" ) &\n'
+    )
+    done = node.boot(f"{rename}choose_nic; state_get interface; wait", LINK_SECONDS="20")
+    assert "ip link set dev eth0 up" in done.stdout
+    assert "ip link set dev enp1s0 up" in done.stdout
+    assert done.stdout.splitlines()[-1] == "enp1s0"
+
+
 def test_without_bootif_no_card_is_taken_before_all_are_named(node: Any) -> None:
     for index, name in enumerate(("eth0", "eth1"), 2):
         add_card(node, name, f"52:54:00:12:34:0{index}", index)

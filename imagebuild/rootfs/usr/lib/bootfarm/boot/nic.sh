@@ -37,21 +37,35 @@ nic_address() {
 }
 
 # is_named NIC: udev has given it its lasting name. Nobody has waited for all devices
-# (patches/udev), and a card that is in use cannot be renamed any more.
+# (patches/udev), and a card that is in use cannot be renamed any more. Before udev renames one it
+# writes ID_RENAMING=1 into the card's record (systemd, udev-event.c).
 is_named() {
     [ -e "$BOOTFARM_ROOT/run/udev/control" ] || return 0
     { IFS= read -r nic_index <"$BOOTFARM_ROOT/sys/class/net/$1/ifindex"; } 2>/dev/null || return 1
-    [ -e "$BOOTFARM_ROOT/run/udev/data/n$nic_index" ]
+    nic_record=$BOOTFARM_ROOT/run/udev/data/n$nic_index
+    [ -e "$nic_record" ] || return 1
+    while IFS= read -r nic_line; do
+        [ "$nic_line" != "E:ID_RENAMING=1" ] || return 1
+    done <"$nic_record"
 }
 
+# nic_with_address MAC: nic becomes its name, or empty where there is none that udev has named.
 nic_with_address() {
     for nic in $(ethernet_nics); do
         if [ "$(nic_address "$nic")" = "$1" ] && is_named "$nic"; then
-            printf '%s\n' "$nic"
             return 0
         fi
     done
+    nic=
     return 1
+}
+
+# link_with_address MAC: that card has a link; one that has got another name is set up again.
+link_with_address() {
+    nic_before=$nic
+    nic_with_address "$1" || return 1
+    [ "$nic" = "$nic_before" ] || link_up "$nic"
+    has_carrier "$nic"
 }
 
 has_carrier() {
@@ -88,30 +102,30 @@ link_up() {
     ip link set dev "$1" up
 }
 
-# Without BOOTIF: the first card that gets a link.
+# nic_with_link: without BOOTIF, nic becomes the first card that gets a link.
 nic_with_link() {
     for nic in $(ethernet_nics); do
         if has_carrier "$nic"; then
-            printf '%s\n' "$nic"
             return 0
         fi
     done
+    nic=
     return 1
 }
 
 choose_by_mac() {
-    wait_for "$NIC_SECONDS" "network card $1" nic_with_address "$1" >/dev/null || {
+    wait_for "$NIC_SECONDS" "network card $1" nic_with_address "$1" || {
         warn_of_nics_without_driver
         fail no_card "no network card with the address $1 (BOOTIF) appeared" \
             "the card that PXE used, with a driver; Linux has: $(known_nics)" \
             "cards without a driver: $(nics_without_driver | tr '\n' ';')"
         return 1
     }
-    nic=$(nic_with_address "$1")
     link_up "$nic"
-    wait_for "$LINK_SECONDS" "link on $nic" has_carrier "$nic" || {
-        fail no_link "$nic ($1) has no link" "carrier on the card that PXE used" \
-            "cable, switch port, ip link show $nic"
+    nic_chosen=$nic
+    wait_for "$LINK_SECONDS" "link on $nic" link_with_address "$1" || {
+        fail no_link "$nic_chosen ($1) has no link" "carrier on the card that PXE used" \
+            "cable, switch port, ip link show $nic_chosen"
         return 1
     }
 }
@@ -126,12 +140,11 @@ choose_by_link() {
     for nic in $(ethernet_nics); do
         link_up "$nic"
     done
-    wait_for "$LINK_SECONDS" "link on any card" nic_with_link >/dev/null || {
+    wait_for "$LINK_SECONDS" "link on any card" nic_with_link || {
         fail no_link "no network card has a link" "carrier on one of: $(known_nics)" \
             "cable, switch port"
         return 1
     }
-    nic=$(nic_with_link)
 }
 
 # any_nic: there is one, and none that udev has not named yet.
