@@ -43,6 +43,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         *("command_line", "no_driver", "no_card", "no_link", "no_dhcp"),
         *("own_ltsconf", "no_ltsconf"),
         *("no_device", "nbd_refused", "nbd_no_answer", "no_export", "nbd_failed"),
+        *("verity_mismatch", "no_verity", "image_corrupt"),
         *("too_large", "copy_failed", "no_loop", "no_squashfs", "no_overlay", "step"),
         *("gave_up", "mount_failed", "emergency"),
         *("setting", "exit", "lines_failed", "all_lines", "kubelet_ended", "pods_blocked"),

@@ -19,6 +19,7 @@ from imagebuild.sbom.parts import Parts
 from imagebuild.stage import Inputs, StageContext, code_files
 from imagebuild.stages import basesystem, ltsp_base, ltsp_image
 from imagebuild.store.manifest import MANIFEST_NAME, SBOMS, FileEntry, Manifest
+from imagebuild.store.verity import Verity
 
 NAME = "final"
 TOOLS = {"grub-mkimage": "grub-common"}
@@ -28,7 +29,6 @@ CODE = (
     "imagebuild/sbom/spdx.py",
     "imagebuild/sbom/cyclonedx.py",
     "imagebuild/stages/ltsp_base.py",
-    "imagebuild/store/__init__.py",
     "imagebuild/store/manifest.py",
     "imagebuild/stages/final.py",
 )
@@ -90,7 +90,8 @@ def run(context: StageContext) -> None:
     files = list_files(image)
     parts = Parts.from_json((parts_of / ltsp_image.PARTS).read_text())
     files |= write_boms(context.recipe, image, files, parts, context.ids)
-    manifest = make_manifest(context.recipe, files, packages, context.ids)
+    verity = read_verity(parts_of / ltsp_image.VERITY)
+    manifest = make_manifest(context.recipe, files, packages, context.ids, verity)
     (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
@@ -183,6 +184,7 @@ def make_manifest(
     files: Mapping[str, FileEntry],
     packages: Mapping[str, str],
     ids: Mapping[str, str],
+    verity: Verity | None = None,
 ) -> Manifest:
     """The manifest of an image directory that is complete but for it. files: all in it."""
     return Manifest(
@@ -197,7 +199,13 @@ def make_manifest(
         lts_defaults=recipe.lts_defaults,
         files=files,
         stages=dict(ids),
+        verity=verity,
     )
+
+
+def read_verity(path: Path) -> Verity | None:
+    """What ltsp-image says of the hash tree; None where it made none."""
+    return Verity(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def short_versions(packages: Mapping[str, str]) -> dict[str, str]:

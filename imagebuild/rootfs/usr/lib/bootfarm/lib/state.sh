@@ -2,7 +2,7 @@
 # What this boot knows about itself: one small file a fact below /run/bootfarm. Sourced.
 #
 #   server servers http nbd name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
-#   memory serial
+#   root-device memory serial
 
 BOOTFARM_ROOT=${BOOTFARM_ROOT-}
 BOOTFARM_STATE=$BOOTFARM_ROOT/run/bootfarm
