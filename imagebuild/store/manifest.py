@@ -196,7 +196,9 @@ class _Reader:
         values = self._get(key, dict)
         names = {"data_blocks", "hash_start", "root", "salt"}
         if set(values) != names:
-            raise ManifestError(f"{MANIFEST_NAME}: {key}: expected exactly {', '.join(sorted(names))}")
+            raise ManifestError(
+                f"{MANIFEST_NAME}: {key}: expected exactly {', '.join(sorted(names))}"
+            )
         blocks, start = values["data_blocks"], values["hash_start"]
         if type(blocks) is not int or type(start) is not int or not 0 < blocks < start < 1 << 48:
             raise ManifestError(f"{MANIFEST_NAME}: {key}: data_blocks and hash_start are no blocks")

@@ -12,8 +12,8 @@ import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 BLOCK = 4096
 """Bytes of a block, of data and of hashes alike."""
@@ -103,7 +103,7 @@ def _hash_blocks(blocks: Iterator[bytes], salt: bytes) -> tuple[bytes, int]:
     return bytes(hashes), len(hashes) // _HASH
 
 
-def _read_blocks(file: BinaryIO) -> Iterator[bytes]:
+def _read_blocks(file: BufferedRandom) -> Iterator[bytes]:
     """All blocks of a file that holds whole ones."""
     file.seek(0)
     while chunk := file.read(_READ):
@@ -111,7 +111,7 @@ def _read_blocks(file: BinaryIO) -> Iterator[bytes]:
             yield chunk[at : at + BLOCK]
 
 
-def _digest(file: BinaryIO) -> bytes:
+def _digest(file: BufferedRandom) -> bytes:
     file.seek(0)
     return hashlib.file_digest(file, "sha256").digest()
 

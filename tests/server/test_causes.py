@@ -39,7 +39,11 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
     given: set[str] = set()
     for name, text in scripts().items():
         given |= set(re.findall(r"(?:^|[ ;\n])fail ([a-z_]+) [\"']", text))
-        given |= set(re.findall(r"[0-9*]\) echo ([a-z_]+) ;;", text)) if re.search("nbd|verity", name) else set()
+        given |= (
+            set(re.findall(r"[0-9*]\) echo ([a-z_]+) ;;", text))
+            if re.search("nbd|verity", name)
+            else set()
+        )
         given |= set(re.findall(r"state_put root-cause \"?([a-z_]+)", text))
         given |= set(re.findall(r"FAILED_CAUSE=([a-z_]+)", text))
         for words in re.findall(
