@@ -255,7 +255,7 @@ BAD = [
         "name images as m:5000/",
     ),
     (MINIMAL + "verity: 1\n", "verity: expected true or false", ""),
-    (MINIMAL + "cmdline: [bootfarm.verity=x]\n", "bootfarm.verity= is set by the server", "leave"),
+    (MINIMAL + "cmdline: [bootfarm.verity=x]\n", "cmdline[0]: bootfarm.verity= is set by", "leave"),
     (MINIMAL + "extends: other.yaml\n", "extends: no such file", ""),
     (MINIMAL + "extends: recipe.yaml\n", "extends itself", ""),
 ]
