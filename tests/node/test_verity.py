@@ -309,3 +309,34 @@ def test_an_image_that_is_refused_is_let_go_of_and_told(
     assert (told["phase"], told["status"], told["cause"]) == ("root", "error", cause)
     assert told["detail"] == words
     assert node.read("calls").splitlines()[-1] == "nbdroot detach /dev/nbd0"
+
+
+def test_the_farms_next_server_may_have_the_image_right(
+    node: Any, served: Callable[[], Server]
+) -> None:
+    """What the first one serves is refused and told; each server is tried once."""
+    server = served()
+    give_root(node, 0, "/dev/dm-0")
+    refused = """#!/bin/sh
+echo "verityroot $*" >>"$BOOTFARM_ROOT/calls"
+[ "$1" = open ] || exit 0
+[ "$(cat "$BOOTFARM_ROOT/run/bootfarm/nbd")" = "$GOOD" ] || { echo why; exit 3; }
+echo /dev/dm-0
+"""
+    node.write("usr/lib/bootfarm/verityroot", refused, mode=0o755)
+    node.write("proc/cmdline", f"bootfarm.verity={TABLE}\n")
+    port = server.port
+    servers = f"127.0.0.1:{port}:10809 127.0.0.1:{port}:10810"
+    node.state(server="127.0.0.1", http=str(port), nbd="10809", servers=servers)
+    done = node.boot(f"{QUIET}verify_root && root_device", GOOD="10810")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "/dev/dm-0"
+    assert [told["cause"] for told in server.beacons] == ["verity_mismatch"]
+    attached = [line for line in node.read("calls").splitlines() if " attach " in line]
+    assert [line.split()[4] for line in attached] == ["10809", "10810"]
+    node.state(nbd="10809", servers=servers)
+    (node.root / "run/bootfarm/root-device").unlink()
+    done = node.boot(f"{QUIET}verify_root", GOOD="none")
+    assert done.returncode == 1
+    attached = [line for line in node.read("calls").splitlines() if " attach " in line]
+    assert [line.split()[4] for line in attached[2:]] == ["10809", "10810"]

@@ -47,18 +47,31 @@ refuse_root() {
     esac
 }
 
+# attach_and_check TABLE: the image (anew, after one that was refused), and its device; prints
+# nothing, leaves it in verity_said.
+attach_and_check() {
+    attach_root || return 1
+    verity_said=$("$BOOTFARM_LIB/verityroot" open "$VERITY_NAME" /dev/nbd0 "$1" 2>&1) || {
+        verity_why=$(verity_cause $?)
+        refuse_root "$verity_why" "$verity_said"
+    }
+}
+
 verify_root() {
     verity_table=$(cmdline_value bootfarm.verity) || return 0
     if [ -b "$(state_get root-device)" ]; then
         return 0 # a try before this one got so far
     fi
-    attach_root || return 1 # anew, after an image that was refused
     load_verity
-    verity_said=$("$BOOTFARM_LIB/verityroot" open "$VERITY_NAME" /dev/nbd0 "$verity_table" 2>&1) || {
-        verity_why=$(verity_cause $?)
-        refuse_root "$verity_why" "$verity_said"
-        return 1
-    }
+    verity_tries=$(state_get servers | wc -w)
+    until attach_and_check "$verity_table"; do
+        verity_tries=$((verity_tries - 1))
+        if [ "$FAILED_CAUSE" != verity_mismatch ] || [ "$verity_tries" -le 0 ]; then
+            return 1
+        fi
+        tell_failure root # of this server; the farm's next one may have it right
+        next_server || return 1
+    done
     state_put root-device "$verity_said"
     state_put root-mode "live NBD, verified"
     "$BOOTFARM_LIB/verityroot" watch "$verity_said" "$(state_get server)" "$(state_get http)" \

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "beacon.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -86,10 +87,11 @@ static int post(const struct reporter *reporter, const char *body)
 	const long end = now_ms() + SECONDS * 1000L;
 	int fd, status = 0;
 	int length = snprintf(request, sizeof(request),
-			      "POST /beacon HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n"
+			      "POST /beacon HTTP/1.1\r\nHost: %s:%u\r\nConnection: close\r\n"
 			      "Content-Type: application/x-www-form-urlencoded\r\n"
 			      "Content-Length: %zu\r\n\r\n%s",
-			      reporter->address, strlen(body), body);
+			      reporter->address, (unsigned int)ntohs(reporter->server.sin_port),
+			      strlen(body), body);
 
 	if (length < 0 || (size_t)length >= sizeof(request))
 		return 0;
