@@ -98,11 +98,11 @@ def test_a_machine_runs_on_a_root_that_is_checked(farm: Rack, image: Image, chec
         "findmnt -no SOURCE /rofs": "/dev/dm-0",
         "tr ' ' '\\n' </proc/cmdline | grep bootfarm.verity": image.manifest.verity.argument(),
         "cat /sys/block/dm-0/size": str(image.manifest.verity.data_blocks * 8),
-        "pgrep -c -f '^@usr/lib/bootfarm/verityroot|^@.*verityroot watch'": "1",
+        "pgrep -c -f '^@usr/lib/bootfarm/verityroot watch /dev/dm-0 '": "1",
     }
     assert {command: checked.ssh(f"{command}; true").strip() for command in found} == found
     assert wait_phase(farm, checked, "root")["detail"] == "live NBD, verified"
-    locked = checked.ssh("grep VmLck /proc/$(pgrep -f 'verityroot watch')/status")
+    locked = checked.ssh("grep VmLck /proc/$(pgrep -f '^@.*verityroot')/status")
     assert int(locked.split()[1]) > 0
 
 
@@ -162,7 +162,7 @@ def test_an_image_in_memory_was_checked_on_its_way(farm: Rack) -> None:
     node.wait_ssh()
     assert node.ssh("findmnt -no SOURCE /rofs").strip() == "/dev/loop0"
     assert node.ssh("ls /sys/block | grep -c ^dm-; true").strip() == "0"
-    assert node.ssh("pgrep -c -f 'verityroot watch'; true").strip() == "0"
+    assert node.ssh("pgrep -c -f '^@.*verityroot'; true").strip() == "0"
     assert node.ssh("cat /sys/block/nbd0/size").strip() == "0"
     assert node.ssh("sha256sum </srv/probe").split()[0] == hashlib.sha256(PROBE).hexdigest()
     assert "/dev/dm-0 checks each block of the image" in node.console.text()
