@@ -130,6 +130,19 @@ def test_a_block_that_is_changed_while_it_runs_is_told(
     assert digest == hashlib.sha256(PROBE).hexdigest()
 
 
+def test_reads_go_on_after_a_server_that_died(farm: Rack, checked: Node) -> None:
+    assert farm.server is not None
+    count = "dmesg | grep -c 'device-mapper: verity.*corrupted'; true"
+    before = checked.ssh(count)
+    farm.server.kill()
+    farm.server.start()
+    checked.ssh("echo 3 >/proc/sys/vm/drop_caches")
+    digest = checked.ssh("sha256sum </srv/probe", timeout=120).split()[0]
+    assert digest == hashlib.sha256(PROBE).hexdigest()
+    assert f"connected to {SERVER_IP} again" in checked.ssh("dmesg")
+    assert checked.ssh(count) == before
+
+
 def test_it_shuts_down_and_its_watcher_with_it(checked: Node) -> None:
     checked.ssh("systemctl poweroff --no-block")
     checked.wait_off(timeout=180)
