@@ -33,7 +33,7 @@ refuse_root() {
     verity_mismatch)
         fail "$1" "the image is not the one that the kernel command line names: $2" \
             "the image with the root hash of bootfarm.verity=, as it was built" \
-            "the image's files on $(state_get server) against its manifest (bootfarm images list); who else answers on this network"
+            "the image's files on $(state_get server) against its manifest (bootfarm doctor --store DIR --full); who else answers on this network"
         ;;
     command_line)
         fail "$1" "bootfarm.verity= cannot be read: $2" "the word that the server's menu has" \
