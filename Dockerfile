@@ -115,10 +115,11 @@ COPY imagebuild/sbom/__init__.py imagebuild/sbom/licences.py imagebuild/sbom/par
      /farm/src/imagebuild/sbom/
 COPY imagebuild/stages/builder.py imagebuild/stages/ltsp_image.py /farm/src/imagebuild/stages/
 COPY imagebuild/rootfs.links /farm/src/imagebuild/
+COPY imagebuild/store/__init__.py imagebuild/store/verity.py /farm/src/imagebuild/store/
 COPY imagebuild/rootfs /farm/src/imagebuild/rootfs
 COPY --from=recipe /farm/slices/ltsp-image /farm/recipe/ltsp-image
 RUN python3 -m imagebuild.container ltsp-image
-COPY imagebuild/store/__init__.py imagebuild/store/manifest.py imagebuild/store/images.py \
+COPY imagebuild/store/manifest.py imagebuild/store/images.py \
      imagebuild/store/disk.py imagebuild/store/moves.py imagebuild/store/signatures.py \
      /farm/src/imagebuild/store/
 COPY imagebuild/sbom/document.py imagebuild/sbom/spdx.py imagebuild/sbom/cyclonedx.py \

@@ -45,6 +45,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         *("no_device", "nbd_refused", "nbd_no_answer", "no_export", "nbd_failed"),
         # Where a running machine's root comes from: this server now, or another one.
         *("root_moved", "root_elsewhere"),
+        *("verity_mismatch", "no_verity", "image_corrupt"),
         *("too_large", "copy_failed", "no_loop", "no_squashfs", "no_overlay", "step"),
         *("gave_up", "mount_failed", "emergency"),
         *("setting", "exit", "lines_failed", "all_lines", "kubelet_ended", "pods_blocked"),

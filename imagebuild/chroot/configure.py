@@ -92,6 +92,12 @@ def write_initramfs_modules(root: Path, recipe: Recipe) -> None:
         "# Read by hooks/bootfarm-drivers: every network driver with its firmware, or not.\n"
         f"BOOTFARM_ALL_NETWORK_DRIVERS={all_drivers}\nexport BOOTFARM_ALL_NETWORK_DRIVERS\n",
     )
+    if recipe.verity:
+        write_file(
+            root / "etc/initramfs-tools/conf.d/bootfarm-verity",
+            "# Read by hooks/bootfarm: the root is checked as it is read.\n"
+            "BOOTFARM_VERITY=y\nexport BOOTFARM_VERITY\n",
+        )
 
 
 def set_console(root: Path, recipe: Recipe) -> None:

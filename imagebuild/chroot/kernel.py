@@ -19,3 +19,12 @@ def kernel_version(root: Path) -> str:
             hint="kernel.package must be the only linux-image package of the recipe",
         )
     return versions[0]
+
+
+def has_module(root: Path, module: str) -> bool:
+    """Whether the image's one kernel has a module, built in or as a file. module: dm-verity."""
+    directory = root / "usr/lib/modules" / kernel_version(root)
+    builtin = directory / "modules.builtin"
+    if builtin.is_file() and f"/{module}.ko\n" in builtin.read_text():
+        return True
+    return any(directory.rglob(f"{module}.ko*"))

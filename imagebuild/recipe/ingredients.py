@@ -159,7 +159,10 @@ class Squashfs:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `file` is where it was read from; relative paths are resolved already."""
+    """A whole recipe. `file` is where it was read from; relative paths are resolved already.
+
+    `verity`: the root file system gets a hash tree, and nodes check each block that they read.
+    """
 
     file: Path
     name: str
@@ -183,6 +186,7 @@ class Recipe:
     console: Console
     skip_maintainer_scripts: Mapping[str, tuple[str, ...]]
     squashfs: Squashfs
+    verity: bool = False
 
     def repository(self, name: str) -> Repository | None:
         """The further repository of that name."""

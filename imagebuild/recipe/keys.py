@@ -215,6 +215,7 @@ CONSOLE = Keys(
 )
 SKIPS = MapOf(ListOf(Choice(SCRIPTS)), PACKAGE.pattern)
 LEVEL = Whole(1, 22)
+VERITY = Flag()
 SQUASHFS = Keys({"level": Key(LEVEL, "zstd's level: 3 is quick, 15 small, 19 smaller and slow.")})
 
 _RECIPE: dict[str, Key] = {
@@ -240,6 +241,7 @@ _RECIPE: dict[str, Key] = {
     "console": Key(CONSOLE, "root's way in; none: locked."),
     "skip_maintainer_scripts": Key(SKIPS, "Package to scripts of it that are not run."),
     "squashfs": Key(SQUASHFS, "How the root file system is packed."),
+    "verity": Key(VERITY, "A preview: nodes check each block of the root that they read."),
 }
 RECIPE = Keys(_RECIPE)
 MERGED = Keys({name: key for name, key in _RECIPE.items() if name != "extends"})

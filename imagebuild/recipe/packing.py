@@ -35,7 +35,7 @@ _EVERYTHING = tuple(
 SLICES: Mapping[str, tuple[str, ...]] = {
     "ltsp-base": ("architecture",),
     "basesystem": _BASE,
-    "builder": (*(name for name in _BASE if name != "patches"), "builds"),
+    "builder": (*(name for name in _BASE if name != "patches"), "builds", "verity"),
     "ltsp-image": tuple(name for name in _EVERYTHING if name not in ("name", "patches", "builds")),
     "final": ("name", "distribution", "release", "architecture", "cmdline", "lts_defaults"),
 }
@@ -63,6 +63,7 @@ _NOTHING: Mapping[str, Any] = {
     "console": ingredients.Console(),
     "skip_maintainer_scripts": {},
     "squashfs": ingredients.Squashfs(),
+    "verity": False,
 }
 
 

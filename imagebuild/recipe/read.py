@@ -121,6 +121,7 @@ def _read_recipe(node: Node, path: Path) -> Recipe:
         console=top.get("console", _read_console, Console()),
         skip_maintainer_scripts=top.get("skip_maintainer_scripts", keys.SKIPS.read, {}),
         squashfs=top.get("squashfs", _read_squashfs, Squashfs()),
+        verity=top.get("verity", keys.VERITY.read, False),
     )
 
 
@@ -359,7 +360,7 @@ def _read_cmdline(node: Node) -> tuple[str, ...]:
 def _read_word(node: Node) -> str:
     word = keys.WORD.read(node)
     key = word.split("=", 1)[0]
-    if key in {"root", "nbdroot", "nbdport", "init", "BOOTIF", "boot", "ip"}:
+    if key in {"root", "nbdroot", "nbdport", "init", "BOOTIF", "boot", "ip", "bootfarm.verity"}:
         raise node.error(f"{key}= is set by the server's boot menu", "leave it out")
     if '"' in word or "'" in word:
         raise node.error("no quotes here", "one word for each parameter")

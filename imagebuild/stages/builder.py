@@ -27,6 +27,9 @@ OUTPUTS = "outputs.tar"
 
 NBDROOT_SOURCES = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm"
 NBDROOT = "/usr/lib/bootfarm/nbdroot"
+VERITYROOT = "/usr/lib/bootfarm/verityroot"
+FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s")
+_SOURCES = "usr/src/bootfarm"
 _WORK = "usr/src/bootfarm-build"
 _COMPILER = ("gcc", "libc6-dev", "make")
 
@@ -42,6 +45,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
                 {**dataclasses.asdict(build), "file": build.file.name if build.file else ""}
                 for build in recipe.builds
             ],
+            **({"verity": True} if recipe.verity else {}),
         },
         [*code_files(CODE), *tree_files(NBDROOT_SOURCES, "nbdroot")],
     )
@@ -74,6 +78,9 @@ def run(context: StageContext) -> None:
     chrootapt.install(context, _COMPILER, "builds")
     patterns = [NBDROOT]
     build_nbdroot(context)
+    if context.recipe.verity:
+        patterns.append(VERITYROOT)
+        build_verityroot(context)
     for build in context.recipe.builds:
         context.say(build.name)
         if build.dkms:
@@ -88,15 +95,27 @@ def run(context: StageContext) -> None:
 
 def build_nbdroot(context: StageContext) -> None:
     """The static program that attaches the node's root."""
-    directory = "usr/src/bootfarm"
-    shutil.copytree(NBDROOT_SOURCES, context.root / directory, dirs_exist_ok=True)
-    sources = [f"/{directory}/{path.name}" for path in sorted(NBDROOT_SOURCES.glob("*.c"))]
+    shutil.copytree(NBDROOT_SOURCES, context.root / _SOURCES, dirs_exist_ok=True)
     (context.root / NBDROOT.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
     context.chroot.run(
-        ["gcc", *flags, "-o", NBDROOT, *sources],
+        ["gcc", *FLAGS, "-o", NBDROOT, *_list_sources("*.c")],
         what="cannot compile nbdroot",
     )
+
+
+def build_verityroot(context: StageContext) -> None:
+    """The static program that sets up dm-verity and tells of blocks that are wrong."""
+    sources = [*_list_sources("verity/*.c"), *_list_sources("log.c")]
+    context.chroot.run(
+        ["gcc", *FLAGS, '-DPROGRAM="verityroot"', f"-I/{_SOURCES}", "-o", VERITYROOT, *sources],
+        what="cannot compile verityroot",
+    )
+
+
+def _list_sources(pattern: str) -> list[str]:
+    """Sources of ours by their paths in the builder."""
+    found = sorted(NBDROOT_SOURCES.glob(pattern))
+    return [f"/{_SOURCES}/{path.relative_to(NBDROOT_SOURCES)}" for path in found]
 
 
 def build_dkms(context: StageContext, build: Build, kernel: str) -> None:

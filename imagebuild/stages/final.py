@@ -20,6 +20,7 @@ from imagebuild.sbom.parts import Package, Parts, list_packages
 from imagebuild.stage import Inputs, StageContext, code_files
 from imagebuild.stages import basesystem, ltsp_base, ltsp_image
 from imagebuild.store.manifest import MANIFEST_NAME, SBOMS, FileEntry, Manifest
+from imagebuild.store.verity import Verity
 
 NAME = "final"
 TOOLS = {"grub-mkimage": "grub-common"}
@@ -30,7 +31,6 @@ CODE = (
     "imagebuild/sbom/cyclonedx.py",
     "imagebuild/sbom/notices.py",
     "imagebuild/stages/ltsp_base.py",
-    "imagebuild/store/__init__.py",
     "imagebuild/store/manifest.py",
     "imagebuild/stages/final.py",
 )
@@ -94,7 +94,8 @@ def run(context: StageContext) -> None:
     files |= write_boms(
         context.recipe, image, files, parts, context.ids, list_loaders(context.recipe)
     )
-    manifest = make_manifest(context.recipe, files, packages, context.ids)
+    verity = read_verity(parts_of / ltsp_image.VERITY)
+    manifest = make_manifest(context.recipe, files, packages, context.ids, verity)
     (image / MANIFEST_NAME).write_bytes(manifest.to_bytes())
 
 
@@ -202,6 +203,7 @@ def make_manifest(
     files: Mapping[str, FileEntry],
     packages: Mapping[str, str],
     ids: Mapping[str, str],
+    verity: Verity | None = None,
 ) -> Manifest:
     """The manifest of an image directory that is complete but for it. files: all in it."""
     return Manifest(
@@ -216,7 +218,13 @@ def make_manifest(
         lts_defaults=recipe.lts_defaults,
         files=files,
         stages=dict(ids),
+        verity=verity,
     )
+
+
+def read_verity(path: Path) -> Verity | None:
+    """What ltsp-image says of the hash tree; None where it made none."""
+    return Verity(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def short_versions(packages: Mapping[str, str]) -> dict[str, str]:

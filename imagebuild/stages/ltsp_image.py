@@ -10,7 +10,7 @@ from pathlib import Path
 from imagebuild.apt import AptView
 from imagebuild.chroot import apt as chrootapt
 from imagebuild.chroot import configure, runtime
-from imagebuild.chroot.kernel import kernel_version
+from imagebuild.chroot.kernel import has_module, kernel_version
 from imagebuild.chroot.listing import render_listing
 from imagebuild.errors import BuildError
 from imagebuild.recipe import compatibility
@@ -19,6 +19,7 @@ from imagebuild.run import run as run_command
 from imagebuild.sbom.parts import Parts, list_built, list_packages
 from imagebuild.stage import Inputs, StageContext, code_files, tree_files
 from imagebuild.stages import basesystem, builder
+from imagebuild.store.verity import append_tree
 
 NAME = "ltsp-image"
 TOOLS = {"mksquashfs": "squashfs-tools", "chroot": "coreutils"}
@@ -33,6 +34,8 @@ CODE = (
     "imagebuild/sbom/licences.py",
     "imagebuild/sbom/parts.py",
     "imagebuild/stages/ltsp_image.py",
+    "imagebuild/store/__init__.py",
+    "imagebuild/store/verity.py",
 )
 
 SQUASHFS = "rootfs.squashfs"
@@ -41,6 +44,8 @@ KERNEL = "vmlinuz"
 INITRD = "initrd.img"
 PACKAGES = "packages.json"
 PARTS = "parts.json"
+VERITY = "verity.json"
+"""In the product, where the recipe says `verity`: fields of store.verity.Verity."""
 
 _READ = (
     *("container_runtime", "kubernetes", "services", "initramfs", "lts_defaults", "console"),
@@ -76,6 +81,7 @@ def inputs(recipe: Recipe, apt: AptView) -> Inputs:
         # Sources of files count by their bytes, not by their paths on this machine.
         "files": [{**file, "source": ""} for file in whole["files"]],
         **{name: whole[name] for name in _READ},
+        **({"verity": True} if recipe.verity else {}),
     }
     return Inputs(values, files)
 
@@ -138,6 +144,8 @@ def _sources(pattern: str) -> list[Path]:
 def run(context: StageContext) -> None:
     """Finish the root in `context.root` and squash it into `context.product`."""
     root, recipe = context.root, context.recipe
+    if recipe.verity:
+        refuse_without_verity(context)
     builder.unpack_outputs(context.products[builder.NAME] / builder.OUTPUTS, root)
     chrootapt.prepare(context)
     chrootapt.add_repositories(context)
@@ -168,6 +176,22 @@ def run(context: StageContext) -> None:
     )
     context.say("squashfs")
     squash(context)
+    if recipe.verity:
+        context.say("hash tree")
+        verity = append_tree(context.product / SQUASHFS)
+        (context.product / VERITY).write_text(json.dumps(vars(verity), sort_keys=True))
+
+
+def refuse_without_verity(context: StageContext) -> None:
+    """BuildError where the image's kernel cannot check blocks."""
+    for module in ("dm-mod", "dm-verity"):
+        if not has_module(context.root, module):
+            kernel = kernel_version(context.root)
+            raise BuildError(
+                f"{context.recipe.file}: verity: the kernel {kernel} has no {module}",
+                hint="take a kernel.package that has it, as Debian's linux-image-amd64 and"
+                " linux-image-cloud-amd64, or leave `verity: true` out",
+            )
 
 
 def list_parts(context: StageContext) -> Parts:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imagebuild.errors import BuildError
+from imagebuild.store.verity import Verity
 
 FORMAT = 1
 """Of manifest.json (docs/contracts.md); readers refuse others."""
@@ -67,7 +68,8 @@ class Manifest:
     """An image's description; field by field as in docs/contracts.md.
 
     `files` maps paths relative to the image's directory (POSIX, no `..`) to
-    their entries; manifest.json itself is not among them.
+    their entries; manifest.json itself is not among them. `verity`: of the root file
+    system, where its recipe asked for it; without it there is no such key.
     """
 
     name: str
@@ -81,10 +83,11 @@ class Manifest:
     lts_defaults: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
+    verity: Verity | None = None
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of `manifest.json`."""
-        data = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
             "distribution": self.distribution,
@@ -101,6 +104,8 @@ class Manifest:
             },
             "stages": dict(self.stages),
         }
+        if self.verity is not None:
+            data["verity"] = vars(self.verity)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return text.encode() + b"\n"
 
@@ -145,6 +150,7 @@ def parse_manifest(data: bytes) -> Manifest:
         lts_defaults=reader.mapping("lts_defaults"),
         files=reader.files("files"),
         stages=reader.mapping("stages"),
+        verity=reader.verity("verity"),
     )
     if unknown := sorted(set(raw) - reader.seen - {"format"}):
         raise ManifestError(f"{MANIFEST_NAME}: unknown key {unknown[0]!r}")
@@ -182,6 +188,24 @@ class _Reader:
         if not all(isinstance(value, str) for value in values.values()):
             raise ManifestError(f"{MANIFEST_NAME}: {key} holds something that is not a string")
         return dict(values)
+
+    def verity(self, key: str) -> Verity | None:
+        self.seen.add(key)
+        if key not in self.raw:
+            return None
+        values = self._get(key, dict)
+        names = {"data_blocks", "hash_start", "root", "salt"}
+        if set(values) != names:
+            raise ManifestError(
+                f"{MANIFEST_NAME}: {key}: expected exactly {', '.join(sorted(names))}"
+            )
+        blocks, start = values["data_blocks"], values["hash_start"]
+        if type(blocks) is not int or type(start) is not int or not 0 < blocks < start < 1 << 48:
+            raise ManifestError(f"{MANIFEST_NAME}: {key}: data_blocks and hash_start are no blocks")
+        for name in ("root", "salt"):
+            if not isinstance(values[name], str) or not is_digest(values[name]):
+                raise ManifestError(f"{MANIFEST_NAME}: {key}.{name} is not 64 hex digits")
+        return Verity(blocks, start, values["root"], values["salt"])
 
     def files(self, key: str) -> dict[str, FileEntry]:
         entries: dict[str, FileEntry] = {}

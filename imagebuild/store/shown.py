@@ -93,6 +93,7 @@ def describe_whole(image: Image, in_use: bool | None) -> dict[str, Any]:
         "lts_defaults": dict(manifest.lts_defaults),
         "files": {path: vars(entry) for path, entry in sorted(manifest.files.items())},
         "stages": dict(manifest.stages),
+        "verity": vars(manifest.verity) if manifest.verity else None,
     }
 
 
@@ -118,6 +119,7 @@ def render_image(
         ("system", f"{manifest.distribution} {manifest.release}, {manifest.architecture}"),
         ("kernel", manifest.kernel),
         ("cmdline", " ".join(manifest.cmdline) or "nothing of its own"),
+        *([("verity", f"root hash {manifest.verity.root}")] if manifest.verity else []),
         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())) or "-"),
         # Names only: a value may be a password.
         ("defaults", ", ".join(sorted(manifest.lts_defaults)) or "none"),

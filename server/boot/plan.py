@@ -353,6 +353,8 @@ def _make_cmdline(
     for argument in (*image.manifest.cmdline, *farm.cmdline):
         words += split_cmdline(argument)
     words += split_cmdline(extra)
+    if image.manifest.verity is not None:
+        words.append(image.manifest.verity.argument())  # last: of several the node takes that one
     for word in words:
         if "\\" in word or "'" in word:
             raise PlanError(

@@ -13,6 +13,7 @@ from server.diagnosis import (
     stall,
     system,
     transfer,
+    verity,
 )
 from server.diagnosis.case import Case, FarmFacts
 from server.diagnosis.rule import SEVERITIES, Finding, Rule
@@ -24,6 +25,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *root.RULES,
     *firmware.RULES,
     *transfer.RULES,
+    *verity.RULES,
     *initramfs.RULES,
     *space.RULES,
     *certificate.RULES,

@@ -11,7 +11,10 @@ from server.ltsconf.shapes import Wrong
 IPXE_ENDS: Final = ("||", "&&", ";")
 """Words behind which iPXE reads another command."""
 OTHER_WAY: Final = "boot this node by GRUB, or set the value on the running node (RCFILE_*)"
-RESERVED: Final = ("root", "nbdroot", "nbdport", "init", "BOOTIF", "boot", "ip", "bootfarm.http")
+RESERVED: Final = (
+    *("root", "nbdroot", "nbdport", "init", "BOOTIF", "boot", "ip", "bootfarm.http"),
+    "bootfarm.verity",
+)
 """Parameters that the server's menu sets for each machine."""
 CMDLINE_MAX: Final = 2047
 """Bytes of a kernel command line on x86 (COMMAND_LINE_SIZE less its NUL)."""

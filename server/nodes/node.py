@@ -16,6 +16,7 @@ FACTS = (
     *("memory", "serial", "panic", "cards"),
     *("ram_image", "ram_system", "ram_free", "ram_total"),
     *("rcfile", "exit", "last", "said", "bootstrap"),
+    *("corrupted", "served"),
     *("join_issued", "join_ms", "join_until", JOIN_KEYS),
 )
 """What a boot remembers of its events: of DHCP's, and of the node's own words."""

@@ -15,7 +15,7 @@ STATUSES = frozenset(("start", "ok", "error"))
 FACTS = frozenset(
     (
         *("cards", "ram_image", "ram_system", "ram_free", "ram_total", "rcfile", "exit", "last"),
-        *("said", "bootstrap"),
+        *("said", "bootstrap", "corrupted", "served"),
     )
 )
 """What a cause is about, where it is about something; docs/contracts.md says which."""

@@ -33,6 +33,7 @@ PAGE = HOUSE / "docs" / "farm.yaml.md"
 # What no schema can say: other files, two places at once, words inside of words.
 BEYOND_RECIPE = (
     *("mirrors.security: missing", "cmdline[0]: root=", "cmdline[0]: no quotes"),
+    "cmdline[0]: bootfarm.verity=",
     *("lts_defaults.IMAGE: an image", "builds[0].file: no such", "builds[0].sha256: needs url"),
     *("outputs[0]: no ..", "builds[1]: a second build", "files[0].path: no . or .."),
     *("files[0].source: no such file", "files[0].path: a pattern", "patches[0].series: no file"),

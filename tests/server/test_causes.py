@@ -39,7 +39,11 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
     given: set[str] = set()
     for name, text in scripts().items():
         given |= set(re.findall(r"(?:^|[ ;\n])fail ([a-z_]+) [\"']", text))
-        given |= set(re.findall(r"[0-9*]\) echo ([a-z_]+) ;;", text)) if "nbd" in name else set()
+        given |= (
+            set(re.findall(r"[0-9*]\) echo ([a-z_]+) ;;", text))
+            if re.search("nbd|verity", name)
+            else set()
+        )
         given |= set(re.findall(r"state_put root-cause \"?([a-z_]+)", text))
         given |= set(re.findall(r"FAILED_CAUSE=([a-z_]+)", text))
         for words in re.findall(
@@ -48,6 +52,8 @@ def test_the_node_gives_each_cause_and_no_other() -> None:
             if match := re.match(r" +([a-z_]+)", words):
                 given.add(match[1])
         given |= set(re.findall(r"\bblame \"\$[0-9]\" ([a-z_]+)", text))
+    for source in (NODE / "src/bootfarm").rglob("*.c"):
+        given |= set(re.findall(r'"cause", "([a-z_]+)"', source.read_text()))
     given |= set(CAUSES["join"])  # it says again what the server has answered
     assert given == set(CAUSES["beacon"])
 

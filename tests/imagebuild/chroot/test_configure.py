@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import stat
 from collections.abc import Callable
@@ -91,6 +92,10 @@ def test_initramfs_modules_and_drivers(root: Path, recipe_of: RecipeOf) -> None:
     assert (root / "etc/initramfs-tools/modules").read_text() == "e1000\nbnx2x\n"
     conf = (root / "etc/initramfs-tools/conf.d/bootfarm-drivers").read_text()
     assert "BOOTFARM_ALL_NETWORK_DRIVERS=y\n" in conf
+    verity = root / "etc/initramfs-tools/conf.d/bootfarm-verity"
+    assert not verity.exists()
+    configure.write_initramfs_modules(root, dataclasses.replace(recipe, verity=True))
+    assert "BOOTFARM_VERITY=y\nexport BOOTFARM_VERITY\n" in verity.read_text()
 
 
 def with_console(recipe: Recipe, console: Console) -> Recipe:

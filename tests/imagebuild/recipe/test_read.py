@@ -48,6 +48,7 @@ def test_the_least_recipe_has_every_default(tmp_path: Path) -> None:
     assert recipe.kubernetes is None
     assert recipe.container_runtime is None
     assert recipe.squashfs.level == 15
+    assert recipe.verity is False
     assert recipe.console.password_hash == ""
     assert recipe.initramfs.network_drivers == "listed"
 
@@ -258,6 +259,8 @@ BAD = [
         "container_runtime.mirrors.quay.io: Docker mirrors docker.io only, not quay.io",
         "name images as m:5000/",
     ),
+    (MINIMAL + "verity: 1\n", "verity: expected true or false", ""),
+    (MINIMAL + "cmdline: [bootfarm.verity=x]\n", "cmdline[0]: bootfarm.verity= is set by", "leave"),
     (MINIMAL + "extends: other.yaml\n", "extends: no such file", ""),
     (MINIMAL + "extends: recipe.yaml\n", "extends itself", ""),
 ]

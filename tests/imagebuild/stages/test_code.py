@@ -116,7 +116,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe_of: Callable[..
         ("imagebuild/chroot/patches.py", "basesystem"),
         ("imagebuild/chroot/kernel.py", "builder"),
         ("imagebuild/rootfs/usr/src/bootfarm/nbdroot.c", "builder"),
+        ("imagebuild/rootfs/usr/src/bootfarm/verity/verityroot.c", "builder"),
         ("imagebuild/chroot/configure.py", "ltsp-image"),
+        ("imagebuild/store/verity.py", "ltsp-image"),
         ("imagebuild/rootfs/usr/sbin/init-ltsp", "ltsp-image"),
         ("imagebuild/store/manifest.py", "final"),
         ("ipxe/snponly.efi", "final"),
@@ -172,6 +174,7 @@ OTHER: dict[str, Any] = {
     "console": Console(password_hash="$y$"),
     "skip_maintainer_scripts": {"udev": ("postinst",)},
     "squashfs": Squashfs(level=3),
+    "verity": True,
 }
 
 

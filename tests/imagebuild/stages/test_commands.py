@@ -1,6 +1,7 @@
 """The command lines of the stages, word for word."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from imagebuild.recipe.ingredients import Mirrors, Recipe
 from imagebuild.run import NAMESPACES, Log
 from imagebuild.stage import StageContext, stage_id
 from imagebuild.stages import basesystem, builder, final, ltsp_image
+from imagebuild.store.verity import Verity
 
 RecipeOf = Callable[..., Recipe]
 GRUBS = {
@@ -272,3 +274,71 @@ def test_a_pair_that_apt_would_install_and_that_cannot_work(
             ltsp_image.refuse_pairs(recipe, packages)
     else:
         assert ltsp_image.refuse_pairs(recipe, packages).kubelet is not None
+
+
+@pytest.mark.parametrize(
+    ("files", "lacks"),
+    [
+        ({"kernel/drivers/md/dm-mod.ko.xz": "", "kernel/drivers/md/dm-verity.ko.xz": ""}, None),
+        ({"modules.builtin": "kernel/md/dm-mod.ko\nkernel/md/dm-verity.ko\n"}, None),
+        ({"modules.builtin": "kernel/md/dm-mod.ko\n"}, "dm-verity"),
+        ({"kernel/drivers/md/dm-verity.ko": ""}, "dm-mod"),
+        ({"modules.builtin": "kernel/md/not-dm-mod.ko\n", "x/dm-verity-x.ko": ""}, "dm-mod"),
+    ],
+)
+def test_a_kernel_that_cannot_check_blocks_is_refused(
+    context: StageContext, tmp_path: Path, files: dict[str, str], lacks: str | None
+) -> None:
+    root = tmp_path / "root"
+    for name, text in {"boot/vmlinuz-6.1": "", "usr/lib/modules/6.1/x": ""}.items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text(text)
+    (root / "usr/lib/modules/6.1/x").unlink()
+    for name, text in files.items():
+        path = root / "usr/lib/modules/6.1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    context = dataclasses.replace(context, root=root)
+    if lacks is None:
+        ltsp_image.refuse_without_verity(context)
+        return
+    with pytest.raises(BuildError, match=f"verity: the kernel 6.1 has no {lacks}$") as caught:
+        ltsp_image.refuse_without_verity(context)
+    assert "kernel.package" in caught.value.hint
+
+
+def test_the_hash_trees_facts_reach_the_manifest(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    verity = Verity(5, 6, "0" * 64, "1" * 64)
+    path = tmp_path / ltsp_image.VERITY
+    assert final.read_verity(path) is None
+    path.write_text(json.dumps(vars(verity)))
+    found = final.read_verity(path)
+    assert final.make_manifest(recipe_of(), {}, {}, {}, found).verity == verity
+    assert final.make_manifest(recipe_of(), {}, {}, {}).verity is None
+
+
+class Said:
+    """A chroot that notes what it would run."""
+
+    def __init__(self) -> None:
+        self.argv: list[list[str]] = []
+
+    def run(self, argv: list[str], what: str = "") -> str:
+        self.argv.append(argv)
+        return ""
+
+
+def test_verityroot_is_static_and_shares_the_log(tmp_path: Path) -> None:
+    said = Said()
+    context = SimpleNamespace(root=tmp_path, chroot=said)
+    builder.build_nbdroot(cast(StageContext, context))
+    builder.build_verityroot(cast(StageContext, context))
+    nbdroot, verityroot = said.argv
+    assert "-static" in nbdroot
+    assert not any("verity" in word for word in nbdroot)
+    assert "-static" in verityroot
+    assert verityroot[verityroot.index("-o") + 1] == builder.VERITYROOT
+    sources = {word for word in verityroot if word.endswith(".c")}
+    assert {"/usr/src/bootfarm/log.c", "/usr/src/bootfarm/verity/verityroot.c"} <= sources
+    assert "/usr/src/bootfarm/nbdroot.c" not in sources
+    assert all((tmp_path / word.lstrip("/")).is_file() for word in sources)

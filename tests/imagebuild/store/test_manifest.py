@@ -15,6 +15,7 @@ from imagebuild.store.manifest import (
     is_image_name,
     parse_manifest,
 )
+from imagebuild.store.verity import Verity
 
 WHOLE = Manifest(
     name="amd64",
@@ -70,12 +71,27 @@ mappings = st.dictionaries(texts, texts, max_size=4)
             max_size=4,
         ),
         stages=mappings,
+        verity=st.none()
+        | st.builds(
+            Verity,
+            st.integers(1, 1 << 40),
+            st.integers((1 << 40) + 1, 1 << 41),
+            st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+            st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        ),
     )
 )
 def test_round_trip(manifest: Manifest) -> None:
     again = parse_manifest(manifest.to_bytes())
     assert again == manifest
     assert again.to_bytes() == manifest.to_bytes()
+
+
+VERITY: dict[str, Any] = vars(Verity(5, 6, "0" * 64, "1" * 64))
+
+
+def test_an_image_without_verity_has_no_such_key() -> None:
+    assert b"verity" not in WHOLE.to_bytes()
 
 
 def changed(**changes: Any) -> bytes:
@@ -97,6 +113,12 @@ def changed(**changes: Any) -> bytes:
         (changed(name="Amd64"), "name 'Amd64' is not an image name"),
         (changed(name=3), "name is of type int, expected str"),
         (changed(kernel=None), "kernel is missing"),
+        (changed(verity=1), "verity is of type int"),
+        (changed(verity={**VERITY, "fec": 1}), "expected exactly data_blocks, hash_start, root,"),
+        (changed(verity={**VERITY, "data_blocks": 6}), "are no blocks"),
+        (changed(verity={**VERITY, "data_blocks": True}), "are no blocks"),
+        (changed(verity={**VERITY, "root": "0" * 63}), "verity.root is not 64 hex digits"),
+        (changed(verity={**VERITY, "salt": None}), "verity.salt is not 64 hex digits"),
         (changed(extra=1), "unknown key 'extra'"),
         (changed(cmdline=[1]), "cmdline holds something that is not a string"),
         (changed(packages={"a": 1}), "packages holds something that is not a string"),

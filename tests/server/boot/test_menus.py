@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagebuild.store.images import Store
+from imagebuild.store.verity import Verity
 from server.boot.menus import (
     render_grub_cfg,
     render_grub_error,
@@ -54,6 +55,23 @@ def test_grub_cfg(plan: BootPlan, tmp_path: Path) -> None:
     text = render_grub_cfg(plan, Menu())
     check_grub_script(text, tmp_path)
     compare("grub.cfg", text)
+
+
+def test_a_checked_root_has_its_whole_table_in_both_menus(tmp_path: Path) -> None:
+    """Behind whatever lts.conf says: of several words the node takes the last."""
+    verity = Verity(60941, 60942, "a1" * 32, "b2" * 32)
+    publish(tmp_path / "store", verity=verity)
+    conf = LtsConf.parse(b'[default]\nKERNEL_CMDLINE = "quiet"\n')
+    site = Site(tuple(Store(tmp_path / "store").images()), conf)
+    plan = plan_node(site, NODE, Farm(address="10.9.0.1"))
+    word = f"bootfarm.verity=1,4096,4096,60941,60942,sha256,{verity.root},{verity.salt}"
+    assert plan.cmdline[-2:] == ("quiet", word)
+    text = render_grub_cfg(plan, Menu())
+    check_grub_script(text, tmp_path)
+    assert f" 'quiet' '{word}' \"BOOTIF=" in text
+    assert f" quiet {word} BOOTIF=" in render_ipxe(
+        plan, Menu(), "http://10.9.0.1:8080", "/ltsp/amd64/boot.ipxe"
+    )
 
 
 def test_grub_cfg_without_serial_line(plan: BootPlan, tmp_path: Path) -> None:

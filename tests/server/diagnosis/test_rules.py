@@ -23,6 +23,9 @@ CSINODE = (
     "failed to initialize CSINode: error updating CSINode annotation: timed out waiting for the"
     ' condition; caused by: nodes "node-1" not found'
 )
+CORRUPT = {
+    **{"cause": "image_corrupt", "corrupted": "data 17089, hash 61004", "served": "10.9.0.2"},
+}
 NO_ANSWER = "curl: (28) Connection timed out"
 COPY_FAILED = {"root": "live NBD (the copy into memory failed)", "cause": "copy_failed"}
 NO_LOADER = "no loader for UEFI IA32: images are for machines that boot by BIOS"
@@ -342,6 +345,18 @@ STORIES: dict[str, tuple[Callable[[], Story], Callable[[], Story]]] = {
     "root-failed": (
         lambda: rooted("cannot mount /dev/nbd0 as squashfs", "no_squashfs"),
         lambda: rooted("live NBD", status="ok"),
+    ),
+    "image-corrupt": (
+        lambda: Story().to_ready().beacon("root", "1 block", "error", **CORRUPT),
+        lambda: Story().to_ready().beacon("root", "1 block", "error", cause="image_corrupt"),
+    ),
+    "image-mismatch": (
+        lambda: rooted("block 0 of /dev/nbd0 cannot be read", "verity_mismatch"),
+        lambda: rooted("block 0 of /dev/nbd0 cannot be read", "no_verity"),
+    ),
+    "image-unchecked": (
+        lambda: rooted("the kernel makes no verity device", "no_verity"),
+        lambda: rooted("the kernel makes no verity device", "no_device"),
     ),
     "image-too-large": (
         lambda: Story().to_ready(**TOO_LARGE),
@@ -744,6 +759,21 @@ def test_a_root_is_not_missed_by_who_serves_none_or_sees_it() -> None:
     assert story.rule() is None
 
 
+def test_a_corrupt_image_is_told_with_image_server_and_blocks() -> None:
+    """Also of a machine that had its root before and is long up; until it boots anew."""
+    story = Story().to_ready().wait(5000).beacon("root", "2 blocks", "error", **CORRUPT)
+    found = story.finding()
+    assert found is not None
+    assert (found.severity, found.phase, found.since) == ("error", "ready", story.now)
+    assert found.headline.startswith(
+        f"It read blocks of amd64@{DIGEST[:12]} from 10.9.0.2 that are not as they were built:"
+        " data 17089, hash 61004."
+    )
+    assert any("bootfarm doctor --store" in line for line in found.check)
+    assert any("exec cat {} +" in line for line in found.check)
+    assert story.to_initrd().rule() != "image-corrupt"
+
+
 def test_errors_come_before_stalls_and_stalls_before_notes() -> None:
     story = Story().to_systemd(**TOO_LARGE)
     assert story.rule() == "image-too-large"
@@ -758,7 +788,7 @@ def test_a_machine_that_came_up_has_no_error_of_its_way(rule: str) -> None:
     boots = story.node.boots
     if rule in ("kernel-panic", "root-lost", "rcfile-failed", "ready-failed", "dhcp-conflict"):
         return
-    if rule.endswith("-full"):
+    if rule.endswith("-full") or rule == "image-corrupt":
         return  # it says how the machine is now, not how a step went
     for phase in ("menu", "kernel", "initrd"):
         story.see("plan", phase, status="ok")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imagebuild.store.images import Image, Store
 from imagebuild.store.manifest import MANIFEST_NAME, FileEntry, Manifest
+from imagebuild.store.verity import Verity
 
 FILES = {
     "rootfs.squashfs": b"hsqs" + bytes(range(256)) * 64,
@@ -29,6 +30,7 @@ def publish(
     tags: Sequence[str] = ("current",),
     files: Mapping[str, bytes] = FILES,
     architecture: str = "amd64",
+    verity: Verity | None = None,
 ) -> Image:
     """Publish an image; another `kernel` makes another digest."""
     opened = Store(store)
@@ -49,6 +51,7 @@ def publish(
             lts_defaults=dict(lts_defaults or {}),
             files={path: FileEntry.of(work / path) for path in files},
             stages={"final": "0" * 64},
+            verity=verity,
         )
         (work / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         return opened.publish(name, work, tags=tags)

@@ -156,6 +156,17 @@ def test_a_beacon_goes_to_the_asking_nodes_timeline(site: Site) -> None:
     assert site.json("/api/nodes/52:54:00:00:00:99")["error"] == "no such node was seen"
 
 
+def test_a_corrupt_image_is_a_fact_of_the_boot(site: Site) -> None:
+    facts = {"cause": "image_corrupt", "corrupted": "data 17089, hash 61004", "served": "10.9.0.2"}
+    assert (
+        site.beacon(mac=MAC, phase="root", status="error", detail="2 blocks", **facts).status == 204
+    )
+    boot = site.json(f"/api/nodes/{MAC}")["boot"]
+    assert boot["phases"]["root"]["cause"] == "image_corrupt"
+    assert boot["facts"]["corrupted"] == "data 17089, hash 61004"
+    assert boot["facts"]["served"] == "10.9.0.2"
+
+
 def test_a_beacon_for_another_node_is_refused(site: Site) -> None:
     response = site.beacon(mac="52:54:00:00:00:02", phase="join")
     assert response.status == 403
@@ -181,7 +192,7 @@ def test_a_beacon_of_a_stranger_is_kept_under_its_address(site: Site) -> None:
         ({"phase": "space", "space": "/:1:1"}, "is not PATH:PERCENT:FILES:MIB"),
         ({"phase": "space", "space": "/:1:1:-1"}, "has no three numbers"),
         ({"phase": "space", "space": "/:1:1:1 " * 9}, "more than 8 file systems"),
-        ({"phase": "join", **{f"f{n}": "x" for n in range(20)}}, "not a form"),
+        ({"phase": "join", **{f"f{n}": "x" for n in range(40)}}, "not a form"),
     ],
 )
 def test_a_bad_beacon(site: Site, fields: dict[str, str], words: str) -> None:

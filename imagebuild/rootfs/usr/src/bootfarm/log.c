@@ -6,6 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Who speaks: programs that share this file say it when it is compiled. */
+#ifndef PROGRAM
+#define PROGRAM "nbdroot"
+#endif
+
 static int kmsg = -1;
 
 void log_to_kernel(void)
@@ -15,7 +20,7 @@ void log_to_kernel(void)
 
 void say(const char *format, ...)
 {
-	char text[512] = "<4>nbdroot: ";
+	char text[512] = "<4>" PROGRAM ": ";
 	const size_t start = strlen(text);
 	va_list arguments;
 	int length;

@@ -18,6 +18,7 @@ BOOTFARM_LIB=$BOOTFARM_ROOT/usr/lib/bootfarm
 . "$BOOTFARM_LIB/boot/clock.sh"
 . "$BOOTFARM_LIB/boot/ltsconf.sh"
 . "$BOOTFARM_LIB/boot/nbd.sh"
+. "$BOOTFARM_LIB/boot/verity.sh"
 . "$BOOTFARM_LIB/boot/ram.sh"
 . "$BOOTFARM_LIB/boot/overlay.sh"
 
@@ -40,6 +41,7 @@ bootfarm_mountroot() {
     step ltsconf get_ltsconf
     apply_cmdline_settings
     step root attach_root
+    step root verify_root
     step root move_root_to_ram
     step root mount_overlay
     # shellcheck disable=SC2046 # a cause and its facts, a word each

@@ -23,7 +23,7 @@ mount_overlay() {
     if [ "$(state_get root-mode)" = RAM ]; then
         overlay_device=/dev/loop0
     else
-        overlay_device=/dev/nbd0
+        overlay_device=$(root_device)
     fi
     modprobe -a squashfs overlay
     mkdir -p "$overlay_dir/ro" "$overlay_dir/rw"

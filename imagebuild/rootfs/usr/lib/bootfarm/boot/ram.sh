@@ -53,21 +53,22 @@ move_root_to_ram() {
     if [ "$(state_get root-mode)" = RAM ]; then
         return 0
     fi
-    ram_bytes=$(($(cat /sys/class/block/nbd0/size) * 512))
+    ram_device=$(root_device)
+    ram_bytes=$(($(cat "/sys/class/block/${ram_device##*/}/size") * 512))
     if ! fits_into_ram "$ram_bytes"; then
         ram_why="LTSP_NBD_TO_RAM: the image ($(mib "$ram_bytes") MiB and $(headroom_mib) MiB for the system) does not fit into the $(available_mib) MiB of free memory, of $(total_mib) MiB in all"
         shout "$ram_why: staying on live NBD"
-        state_put root-mode "live NBD ($ram_why)"
+        state_put root-mode "$(state_get root-mode) ($ram_why)"
         state_put root-cause "too_large ram_image=$(mib "$ram_bytes") ram_system=$RAM_HEADROOM_MIB ram_free=$(available_mib) ram_total=$(total_mib)"
         return 0
     fi
     ram_dir=/run/initramfs/bootfarm/ram
     mkdir -p "$ram_dir"
     mount -t tmpfs -o "size=$(($(mib "$ram_bytes") + 1))m,mode=0700" tmpfs "$ram_dir"
-    if ! copy_with_progress /dev/nbd0 "$ram_dir/image.squashfs" "$ram_bytes"; then
+    if ! copy_with_progress "$ram_device" "$ram_dir/image.squashfs" "$ram_bytes"; then
         umount "$ram_dir"
         shout "LTSP_NBD_TO_RAM: the copy failed: staying on live NBD"
-        state_put root-mode "live NBD (the copy into memory failed)"
+        state_put root-mode "$(state_get root-mode) (the copy into memory failed)"
         state_put root-cause copy_failed
         return 0
     fi
@@ -80,6 +81,7 @@ move_root_to_ram() {
         return 1
     }
     umount -l "$ram_dir" # the loop device holds it; nothing is left to unmount at shutdown
+    let_go_of_verity # each block was checked on its way into memory
     "$BOOTFARM_LIB/nbdroot" detach /dev/nbd0
     state_put root-mode RAM
     state_put image-mib "$(($(mib "$ram_bytes") + 1))"

@@ -2,7 +2,7 @@
 # What this boot knows about itself: one small file a fact below /run/bootfarm. Sourced.
 #
 #   server servers farm http nbd name export mac interface ip boot-id lts.conf lts.conf-from root-mode root-cause dhcp
-#   memory serial reported
+#   root-device memory serial reported
 # nbdroot writes server, http, nbd, root-moved and root-elsewhere anew when the root moves.
 
 BOOTFARM_ROOT=${BOOTFARM_ROOT-}
