@@ -62,8 +62,8 @@ compile:
 test: ## every test, end-to-end boots included; prints the minutes of each part
 	@tests/run
 
-test-cluster: install ## not in CI: a cluster network over two nodes, production.yaml's boots, joins by certificate; an hour
-	$(VENV)/bin/pytest -m e2e tests/e2e/test_network.py tests/e2e/test_production.py tests/e2e/test_join.py
+test-cluster: install ## not in CI: a cluster network over two nodes, production.yaml's boots, joins by certificate, two servers; an hour
+	$(VENV)/bin/pytest -m e2e tests/e2e/test_network.py tests/e2e/test_production.py tests/e2e/test_join.py tests/e2e/test_failover.py
 
 test-kubernetes: install ## not in CI: kubelets of five versions join; hours when cold; table in docs/kubernetes.md
 	$(VENV)/bin/python -m tests.versions --record
