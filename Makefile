@@ -62,9 +62,9 @@ compile:
 test: ## every test, end-to-end boots included; prints the minutes of each part
 	@tests/run
 
-test-cluster: install ## not in CI: a cluster network over two nodes, production.yaml's boots, joins by certificate, rollouts; an hour and a half
+test-cluster: install ## not in CI: cluster network, production.yaml, certificates, rollouts, two servers, a checked root; two hours
 	$(VENV)/bin/pytest -m e2e tests/e2e/test_network.py tests/e2e/test_production.py tests/e2e/test_join.py \
-		tests/e2e/test_rollout.py
+		tests/e2e/test_rollout.py tests/e2e/test_failover.py tests/e2e/test_verity.py
 
 test-kubernetes: install ## not in CI: kubelets of five versions join; hours when cold; table in docs/kubernetes.md
 	$(VENV)/bin/python -m tests.versions --record

@@ -130,6 +130,7 @@ def test_reads_go_on_when_the_server_is_killed(farm: Rack, live: Node) -> None:
     assert farm.server is not None
     assert farm.second is not None
     since = uptime(live)
+    print(f"undisturbed: a read waited {longest_wait(live, 0):.2f} s")
     farm.server.kill()
     wait_moved(live, SECOND_IP, "SIGKILL", since)
     second = farm.second
@@ -158,6 +159,7 @@ def test_reads_go_on_when_the_server_is_in_a_black_hole(farm: Rack, live: Node) 
     drop_nbd(farm, live, "-D")
     wait_moved(live, SERVER_IP, "the way home again", since)
     assert farm.timeline(live)["finding"] is None
+    print(live.ssh("dmesg | grep nbdroot"))
 
 
 def drop_nbd(farm: Rack, node: Node, how: str) -> None:

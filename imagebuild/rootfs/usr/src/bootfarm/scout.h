@@ -9,7 +9,7 @@
 
 #define MOST_SERVERS 17 /* farm.yaml has 16 peers at most */
 /* A link without a sign of life, also one that nothing is asked of, is given up after these. */
-#define LINK_SILENCE_MS 3000
+#define LINK_SILENCE_MS 2500
 
 struct server {
 	struct sockaddr_in address;
