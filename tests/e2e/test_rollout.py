@@ -17,7 +17,6 @@ import yaml
 from imagebuild.store.images import Store
 from rack.kubernetes.images import TEST_IMAGE
 from rack.machine import NodeSpec
-from rack.network import SERVER_IP
 from rack.node import Node
 from rack.rack import Rack
 from rack.server import BOOTFARM, HTTP_PORT
@@ -107,7 +106,7 @@ class Farm:
 
     def bootfarm(self, *words: str) -> str:
         """A command of the terminal's, as a person runs it."""
-        server = f"http://{SERVER_IP}:{HTTP_PORT}"
+        server = f"http://127.0.0.1:{HTTP_PORT}"  # orders are taken from its own machine
         return self.rack.namespace.run([*BOOTFARM, *words, "--server", server])
 
     def start(self, image: str, **spec: object) -> None:
@@ -233,8 +232,8 @@ def test_a_good_image_reaches_all_though_the_server_is_killed(farm: Farm) -> Non
     assert server is not None
     rack.kubectl("create", "-f", "-", stdin=make_workload("DaemonSet", "daemon"))
     rack.kubectl("create", "-f", "-", stdin=make_workload("Deployment", "web"))
-    rack.kubectl("rollout", "status", "daemonset/daemon", "--timeout=150s", timeout=180.0)
-    rack.kubectl("rollout", "status", "deployment/web", "--timeout=150s", timeout=180.0)
+    wait_workload(rack, "daemonset/daemon")
+    wait_workload(rack, "deployment/web")
     server.lts_conf.write_text(
         server.lts_conf.read_text().replace("rack=r1 example.org/pool=demo", "rack=r2")
     )
@@ -265,8 +264,14 @@ def test_a_good_image_reaches_all_though_the_server_is_killed(farm: Farm) -> Non
         assert found["status"]["nodeInfo"]["bootID"] == read_boot_id(node)
         assert farm.reasons(node.name) == [f"RolloutProven: booted amd64@{target[:12]}, and holds"]
         assert "bootfarm.on_error=reboot" in node.ssh("cat /proc/cmdline"), "it was on trial"
-    rack.kubectl("rollout", "status", "deployment/web", "--timeout=150s", timeout=180.0)
+    wait_workload(rack, "deployment/web")
     assert farm.metric('bootfarm_rollout_state{state="done"} 1.0')
+
+
+def wait_workload(rack: Rack, name: str) -> None:
+    """Until all of its pods run; on a loaded machine a first pod takes minutes."""
+    words = ("rollout", "status", name, f"--timeout={BOOT:.0f}s")
+    rack.kubectl(*words, timeout=BOOT + 30)
 
 
 def read_annotations(rack: Rack, node: Node) -> dict[str, str]:
