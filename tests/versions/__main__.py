@@ -237,8 +237,8 @@ def record(rows: Sequence[Row]) -> None:
 
 
 def first_line(text: str) -> str:
-    """Its first line; empty for an empty text."""
-    return text.strip().partition("\n")[0]
+    """Its first line, without where this checkout lies; empty for an empty text."""
+    return text.strip().partition("\n")[0].replace(f"{HOUSE}/", "")
 
 
 def main(words: Sequence[str] | None = None) -> int:
