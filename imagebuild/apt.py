@@ -159,7 +159,7 @@ class AptView:
 
     def identity(self) -> str:
         """What the distribution's packages come from, as stages' ids hold it."""
-        return render_distribution(self.recipe, self.mirrors)
+        return self.outside()
 
     def outside(self) -> str:
         """deb822 sources of the distribution for apt on this machine, and for the bootstrap."""
@@ -167,7 +167,7 @@ class AptView:
 
     def inside(self) -> str:
         """The same for apt in the image's root while the image is built."""
-        return render_distribution(self.recipe, self.mirrors)
+        return self.outside()
 
     def repositories(self) -> tuple[Repository, ...]:
         """The recipe's further repositories that packages are taken from."""

@@ -28,6 +28,8 @@ OUTPUTS = "outputs.tar"
 NBDROOT_SOURCES = Path(__file__).parents[1] / "rootfs/usr/src/bootfarm"
 NBDROOT = "/usr/lib/bootfarm/nbdroot"
 VERITYROOT = "/usr/lib/bootfarm/verityroot"
+SHARED = ("background.c", "clock.c", "log.c")
+"""Sources of nbdroot that verityroot is made of, too."""
 FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s")
 _SOURCES = "usr/src/bootfarm"
 _WORK = "usr/src/bootfarm-build"
@@ -105,7 +107,7 @@ def build_nbdroot(context: StageContext) -> None:
 
 def build_verityroot(context: StageContext) -> None:
     """The static program that sets up dm-verity and tells of blocks that are wrong."""
-    sources = [*_list_sources("verity/*.c"), *_list_sources("log.c")]
+    sources = [path for one in ("verity/*.c", *SHARED) for path in _list_sources(one)]
     context.chroot.run(
         ["gcc", *FLAGS, '-DPROGRAM="verityroot"', f"-I/{_SOURCES}", "-o", VERITYROOT, *sources],
         what="cannot compile verityroot",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from imagebuild.stages.builder import SHARED
 from tests.node.conftest import ROOTFS, Server
 
 SOURCES = ROOTFS / "usr/src/bootfarm"
@@ -87,14 +88,14 @@ def compile_part(folder: Path, name: str, main: str) -> Path:
     """A program of that main function and one of verityroot's sources."""
     (folder / "main.c").write_text(main)
     program = folder / name
-    sources = [folder / "main.c", SOURCES / f"verity/{name}.c"]
+    sources = [folder / "main.c", SOURCES / f"verity/{name}.c", SOURCES / "clock.c"]
     subprocess.run(["gcc", *FLAGS, *SANITIZED, "-o", program, *sources], check=True)
     return program
 
 
 def test_verityroot_compiles_without_a_warning_and_says_how_it_is_used(tmp_path: Path) -> None:
     program = tmp_path / "verityroot"
-    sources = [*sorted((SOURCES / "verity").glob("*.c")), SOURCES / "log.c"]
+    sources = [*sorted((SOURCES / "verity").glob("*.c")), *(SOURCES / name for name in SHARED)]
     subprocess.run(["gcc", "-O2", *FLAGS, "-static", "-o", program, *sources], check=True)
     dynamic = subprocess.run(["readelf", "--dynamic", program], capture_output=True, text=True)
     assert "no dynamic section" in dynamic.stdout

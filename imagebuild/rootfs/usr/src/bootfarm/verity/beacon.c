@@ -7,31 +7,24 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "clock.h"
 
 #define BODY_MAX 3000
 #define REQUEST_MAX 3500
 #define SECONDS 5
 
-static long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Waits until the socket is ready, no longer than until `end`. */
-static bool wait_for(int fd, short events, long end)
+static bool wait_for(int fd, short events, long long end)
 {
 	struct pollfd polled = {fd, events, 0};
-	long left = end - now_ms();
+	long long left = end - now_ms();
 
 	return left > 0 && poll(&polled, 1, (int)left) > 0;
 }
 
-static int connect_by(const struct sockaddr_in *server, long end)
+static int connect_by(const struct sockaddr_in *server, long long end)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	int error = 0;
@@ -48,7 +41,7 @@ static int connect_by(const struct sockaddr_in *server, long end)
 	return -1;
 }
 
-static bool send_by(int fd, const char *data, size_t length, long end)
+static bool send_by(int fd, const char *data, size_t length, long long end)
 {
 	while (length > 0) {
 		ssize_t sent = send(fd, data, length, MSG_NOSIGNAL);
@@ -64,7 +57,7 @@ static bool send_by(int fd, const char *data, size_t length, long end)
 }
 
 /* The status of the answer, or 0 where none came. */
-static int read_status(int fd, long end)
+static int read_status(int fd, long long end)
 {
 	char answer[64];
 	size_t length = 0;
@@ -84,7 +77,7 @@ static int read_status(int fd, long end)
 static int post(const struct reporter *reporter, const char *body)
 {
 	char request[REQUEST_MAX];
-	const long end = now_ms() + SECONDS * 1000L;
+	const long long end = now_ms() + SECONDS * 1000L;
 	int fd, status = 0;
 	int length = snprintf(request, sizeof(request),
 			      "POST /beacon HTTP/1.1\r\nHost: %s:%u\r\nConnection: close\r\n"

@@ -20,16 +20,15 @@
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "background.h"
 #include "beacon.h"
+#include "clock.h"
 #include "corruption.h"
 #include "dmverity.h"
 #include "log.h"
@@ -194,25 +193,17 @@ static enum news take_uevents(int fd, int number, struct corruption *corruption)
 	}
 }
 
-static long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Until the device is taken away. A report that fails is made again, with all that came since. */
 static void watch_blocks(int fd, int number, const struct reporter *reporter)
 {
 	static struct corruption corruption;
 	static char words[WORDS_MAX];
-	long next = now_ms();
+	long long next = now_ms();
 	bool untold = false;
 
 	for (;;) {
 		struct pollfd polled = {fd, POLLIN, 0};
-		long left = untold ? next - now_ms() : -1;
+		long long left = untold ? next - now_ms() : -1;
 		enum news news = NEWS_NONE;
 
 		if (poll(&polled, 1, untold && left < 0 ? 0 : (int)left) > 0)
@@ -225,34 +216,6 @@ static void watch_blocks(int fd, int number, const struct reporter *reporter)
 		describe_blocks(&corruption, words);
 		untold = !report_corruption(reporter, words, corruption.count);
 		next = now_ms() + PAUSE_MS;
-	}
-}
-
-static void detach_from_terminal(char *name)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	log_to_kernel();
-	if (score >= 0) {
-		if (write(score, "-1000\n", 6) < 0)
-			say("cannot set oom_score_adj (%s)", strerror(errno));
-		close(score);
-	}
-	setsid();
-	if (chdir("/") < 0)
-		say("cannot change to / (%s)", strerror(errno));
-	name[0] = '@';
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGPIPE, SIG_IGN);
-	if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
-		say("cannot lock memory (%s)", strerror(errno));
-	if (null >= 0) {
-		dup2(null, 0);
-		dup2(null, 1);
-		dup2(null, 2);
 	}
 }
 
