@@ -40,7 +40,7 @@ def render_page(report: dict[str, Any]) -> str:
         f"{report['date']}: {machine['cores']} cores of an {machine['cpu']},"
         f" {machine['memory_gib']} GiB, {machine['system']}, Linux {machine['kernel']};"
         f" QEMU by TCG, one core and 1 GiB a machine; load average before:"
-        f" {report['load_average'][0]}.",
+        f" {report['load_average']:.1f}.",
     ]
     for firmware in dict.fromkeys(boot["firmware"] for boot in report["rounds"]):
         boots = [boot for boot in report["rounds"] if boot["firmware"] == firmware]
